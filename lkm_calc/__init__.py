@@ -1,0 +1,10 @@
+"""Machine-learned force fields trained with Layer-to-Layer Knowledge Mixing."""
+
+from .energy import EnergyModel as EnergyModel
+from .energy import Prediction as Prediction
+from .forces import EnergyForces as EnergyForces
+from .forces import energy_and_forces as energy_and_forces
+from .graph import Graph as Graph
+from .lkm import lkm_loss as lkm_loss
+from .models import MODELS as MODELS
+from .models import build_model as build_model

@@ -1,0 +1,154 @@
+"""Radial bases of a pair distance and the smooth cut-off that multiplies them.
+
+Every function here takes distances in Å and is twice continuously differentiable at the cut-off,
+where it and its first two derivatives vanish (Gasteiger et al. 2020, arXiv:2003.03123).
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import spherical_jn
+from torch import Tensor, nn
+
+
+def envelope(x: Float[Tensor, " edges"], exponent: int) -> Float[Tensor, " edges"]:
+    """Return u(x) = 1/x + a x^(p-1) + b x^p + c x^(p+1) for x < 1 and zero beyond.
+
+    Args:
+        x: Distance over cut-off, dimensionless.
+        exponent: p. u, u' and u'' vanish at x = 1 (arXiv:2003.03123, equation 8).
+    """
+    p = exponent
+    a, b, c = -(p + 1) * (p + 2) / 2, p * (p + 2), -p * (p + 1) / 2
+    power = x.pow(p - 1)
+    value = 1 / x + power * (a + x * (b + c * x))
+    return torch.where(x < 1, value, torch.zeros_like(value))
+
+
+class BesselBasis(nn.Module):
+    """Radial basis u(x) sin(n π x), n = 1..num_radial, with trainable frequencies.
+
+    Args:
+        num_radial: Number of functions.
+        cutoff: Cut-off in Å.
+        exponent: Exponent p of the envelope.
+    """
+
+    def __init__(self, num_radial: int, cutoff: float, exponent: int) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.exponent = exponent
+        frequencies = math.pi * torch.arange(1, num_radial + 1, dtype=torch.get_default_dtype())
+        self.frequencies = nn.Parameter(frequencies)
+
+    def forward(self, distances: Float[Tensor, " edges"]) -> Float[Tensor, "edges radial"]:
+        """Return the basis functions at each distance (Å)."""
+        x = distances / self.cutoff
+        u = envelope(x, self.exponent)
+        return u.unsqueeze(-1) * torch.sin(self.frequencies * x.unsqueeze(-1))
+
+
+@cache
+def spherical_bessel_zeros(max_degree: int, count: int) -> NDArray[np.float64]:
+    """Return the first ``count`` positive zeros of j_0 .. j_max_degree, (max_degree+1, count).
+
+    The zeros of j_l interlace with those of j_(l-1), which brackets each one.
+    """
+    brackets = np.pi * np.arange(1, count + max_degree + 1)
+    zeros = [brackets[:count]]
+    for degree in range(1, max_degree + 1):
+        brackets = np.array(
+            [
+                brentq(lambda r, n=degree: spherical_jn(n, r), low, high, xtol=1e-14, rtol=1e-15)
+                for low, high in zip(brackets[:-1], brackets[1:], strict=True)
+            ]
+        )
+        zeros.append(brackets[:count])
+    return np.stack(zeros)
+
+
+@cache
+def _spherical_bessel_pieces(
+    max_degree: int, count: int, intervals: int
+) -> NDArray[np.float64]:
+    """Return the coefficients of quintic Hermite pieces of the normalised j_l(z_ln x) on [0, 1].
+
+    Shape (intervals, 6, (max_degree+1)*count); piece k is a polynomial in t = intervals·x − k.
+    Values and two derivatives agree at the knots, so the interpolant is C² and its error is of
+    sixth order in the spacing (below 1e-12 with 512 intervals).
+    """
+    zeros = spherical_bessel_zeros(max_degree, count)
+    x = np.linspace(0, 1, intervals + 1)[:, None]
+    values, slopes, curvatures = [], [], []
+    for degree in range(max_degree + 1):
+        z = zeros[degree]
+        norm = math.sqrt(2) / np.abs(spherical_jn(degree + 1, z))
+        r = z * x
+        j, dj = spherical_jn(degree, r), spherical_jn(degree, r, derivative=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # Spherical Bessel equation: r² j'' + 2 r j' + (r² − l(l+1)) j = 0 (DLMF 10.47.1).
+            ddj = -2 * dj / r - (1 - degree * (degree + 1) / r**2) * j
+        ddj[0] = {0: -1 / 3, 2: 2 / 15}.get(degree, 0.0)  # limits of the series at the origin
+        values.append(norm * j)
+        slopes.append(norm * z / intervals * dj)
+        curvatures.append(norm * (z / intervals) ** 2 * ddj)
+    f, g, h = (np.concatenate(part, axis=1) for part in (values, slopes, curvatures))
+    f0, f1, g0, g1, h0, h1 = f[:-1], f[1:], g[:-1], g[1:], h[:-1], h[1:]
+    d = f1 - f0 - g0 - h0 / 2
+    e = g1 - g0 - h0
+    k = h1 - h0
+    pieces = [f0, g0, h0 / 2, 10 * d - 4 * e + k / 2, -15 * d + 7 * e - k, 6 * d - 3 * e + k / 2]
+    return np.stack(pieces, axis=1)
+
+
+class SphericalBesselBasis(nn.Module):
+    """Radial part u(x) j_l(z_ln x) of the spherical basis, normalised on the unit interval.
+
+    Evaluated from a table of quintic Hermite pieces built in float64: exact to 1e-12, twice
+    continuously differentiable, and free of the cancellation that the closed forms of j_l suffer
+    at small x in float32.
+
+    Args:
+        num_spherical: Number of degrees l = 0 .. num_spherical-1.
+        num_radial: Number of functions n for each degree.
+        cutoff: Cut-off in Å.
+        exponent: Exponent p of the envelope.
+    """
+
+    intervals = 512
+    pieces: Tensor
+
+    def __init__(
+        self, num_spherical: int, num_radial: int, cutoff: float, exponent: int
+    ) -> None:
+        super().__init__()
+        self.shape = (num_spherical, num_radial)
+        self.cutoff = cutoff
+        self.exponent = exponent
+        pieces = _spherical_bessel_pieces(num_spherical - 1, num_radial, self.intervals)
+        # The float64 table is kept, so that casting the module down and up again loses nothing.
+        self._table = torch.from_numpy(pieces)
+        self.register_buffer("pieces", self._table.to(torch.get_default_dtype()), persistent=False)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self.pieces = self._table.to(self.pieces)
+        return self
+
+    def forward(
+        self, distances: Float[Tensor, " edges"]
+    ) -> Float[Tensor, "degrees edges radial"]:
+        """Return the basis at each distance (Å), degrees first."""
+        x = distances / self.cutoff
+        position = (x * self.intervals).clamp(max=self.intervals)
+        piece = position.detach().floor().clamp(max=self.intervals - 1)
+        t = (position - piece).unsqueeze(-1)
+        c0, c1, c2, c3, c4, c5 = self.pieces.index_select(0, piece.long()).unbind(1)
+        radial = c0 + t * (c1 + t * (c2 + t * (c3 + t * (c4 + t * c5))))
+        radial = radial * envelope(x, self.exponent).unsqueeze(-1)
+        return radial.view(-1, *self.shape).transpose(0, 1)

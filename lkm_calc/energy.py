@@ -1,0 +1,135 @@
+"""What an energy model is: local atomic energies, their scale and the reference energies."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .graph import Graph
+from .layers import sum_to
+
+MAX_NUMBER = 94
+"""The heaviest element that has an embedding (plutonium)."""
+
+
+class Prediction(NamedTuple):
+    """What a model computes for a graph."""
+
+    energy: Float[Tensor, " graphs"]
+    """Total energies in eV, float64, reference energies included."""
+    atom_energies: Float[Tensor, " atoms"]
+    """The atoms' shares of it in eV, float64; they sum to the energy."""
+    embeddings: tuple[Float[Tensor, "atoms dim"], ...]
+    """Per-atom embeddings of each layer, for :func:`lkm_calc.lkm_loss`."""
+
+
+class AtomOutput(NamedTuple):
+    """What an architecture writes for each atom, in the model's own dtype and scale."""
+
+    values: Float[Tensor, " atoms"]
+    embeddings: tuple[Float[Tensor, "atoms dim"], ...]
+
+
+class EnergyModel(nn.Module, ABC):
+    """A potential energy surface: E = Σ_i (scale · y_i + reference energy of element Z_i).
+
+    An architecture implements :meth:`atom_output`; everything that turns y_i into eV stands here.
+    Forces and stress are functions over a model, see :func:`lkm_calc.energy_and_forces`.
+
+    Args:
+        cutoff: Radius in Å of the neighbour list that the model needs.
+        hypers: The arguments that rebuild the same architecture.
+    """
+
+    name: str
+    scale: Tensor
+    reference_energies: Tensor
+    known_elements: Tensor
+
+    def __init__(self, cutoff: float, hypers: Mapping[str, Any]) -> None:
+        super().__init__()
+        if not cutoff > 0:
+            raise ValueError(f"cutoff is {cutoff}; it must be a positive length in Å.")
+        self.cutoff = float(cutoff)
+        self.hypers = dict(hypers)
+        # Float64 whatever the model's dtype: see _apply.
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        reference = torch.zeros(MAX_NUMBER + 1, dtype=torch.float64)
+        self.register_buffer("reference_energies", reference)
+        known = torch.ones(MAX_NUMBER + 1, dtype=torch.bool)
+        known[0] = False
+        self.register_buffer("known_elements", known)
+
+    @abstractmethod
+    def atom_output(self, graph: Graph) -> AtomOutput:
+        """Return each atom's value y_i and its embedding after each layer."""
+
+    def forward(self, graph: Graph) -> Prediction:
+        """Return energies and embeddings of a graph.
+
+        The sum over atoms and the reference energies are float64 in every dtype: a total energy
+        of −10⁴ eV leaves no digits for the forces in float32.
+        """
+        output = self.atom_output(graph)
+        reference = self.reference_energies.index_select(0, graph.numbers)
+        atom_energies = output.values.double() * self.scale + reference
+        energy = sum_to(atom_energies, graph.graph_index, graph.n_graphs)
+        return Prediction(energy, atom_energies, output.embeddings)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.scale.device
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Symbols of the elements that the model accepts, by atomic number."""
+        return tuple(chemical_symbols[z] for z in self.known_elements.nonzero().flatten().tolist())
+
+    def calibrate(
+        self, scale: float, reference_energies: Mapping[int, float], elements: Iterable[int]
+    ) -> None:
+        """Set what a training set tells: energy scale, reference energies, known elements.
+
+        Args:
+            scale: Factor in eV on every atom's value.
+            reference_energies: Energy in eV by atomic number.
+            elements: Atomic numbers that occur in the training set.
+        """
+        with torch.no_grad():
+            self.scale.fill_(scale)
+            self.reference_energies.zero_()
+            for number, energy in reference_energies.items():
+                self.reference_energies[number] = energy
+            self.known_elements.zero_()
+            self.known_elements[sorted(set(elements))] = True
+
+    def check_elements(self, numbers: Iterable[int]) -> None:
+        """Raise a ValueError that names the elements the model was not trained on."""
+        known = set(self.known_elements.nonzero().flatten().tolist())
+        strange = sorted({int(z) for z in numbers} - known)
+        if strange:
+            names = [
+                chemical_symbols[z] if z < len(chemical_symbols) else str(z) for z in strange
+            ]
+            raise ValueError(
+                f"The model does not know {', '.join(names)}: it was trained on "
+                f"{', '.join(self.elements)}. Use a model whose training set holds these elements."
+            )
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        """Move and cast like any module, but leave energies and their scale in float64."""
+        kept = {"scale": self.scale, "reference_energies": self.reference_energies}
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            setattr(self, name, value.to(getattr(self, name).device))
+        return self

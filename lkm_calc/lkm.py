@@ -1,0 +1,43 @@
+"""Layer-to-Layer Knowledge Mixing (See, Zhang, Boley and Chalmers, arXiv:2510.20236)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def lkm_loss(
+    embeddings: Sequence[Float[Tensor, "atoms dim"]],
+    distance: Literal["mse", "mae"] = "mse",
+) -> Float[Tensor, ""]:
+    """Return how far each layer's atom embeddings lie from their mean over the layers.
+
+    With e_ij the embedding of atom i after layer j of m, ē_i = (1/m) Σ_j e_ij and the loss is the
+    mean over atoms, layers and channels of (e_ij − ē_i)², or of |e_ij − ē_i|. The paper adds it
+    to the task loss with a weight γ. It has no parameters and costs nothing at inference.
+
+    Args:
+        embeddings: One tensor a layer, all of one shape.
+        distance: The squared or the absolute difference.
+
+    Returns:
+        A scalar in the embeddings' units. One layer alone gives zero.
+
+    Raises:
+        ValueError: There is no layer, the shapes differ, or the distance is unknown.
+    """
+    shapes = {tuple(layer.shape) for layer in embeddings}
+    if len(shapes) != 1:
+        raise ValueError(
+            "lkm_loss needs at least one layer and one shape for all of them; got "
+            f"{[tuple(layer.shape) for layer in embeddings]}."
+        )
+    layers = torch.stack(list(embeddings))
+    difference = layers - layers.mean(0)
+    if distance == "mse":
+        return difference.square().mean()
+    if distance == "mae":
+        return difference.abs().mean()
+    raise ValueError(f"distance is {distance!r}; choose 'mse' or 'mae'.")

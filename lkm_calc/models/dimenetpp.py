@@ -1,0 +1,267 @@
+"""DimeNet++ (Gasteiger, Giri, Margraf and Günnemann 2020, arXiv:2011.14115)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..basis import BesselBasis, SphericalBesselBasis
+from ..energy import MAX_NUMBER, AtomOutput, EnergyModel
+from ..geometry import lengths_and_directions, spherical_harmonics
+from ..graph import Graph
+from ..layers import Residual, dense, sum_to
+
+silu = nn.functional.silu
+
+
+class EdgeGrid(NamedTuple):
+    """Edges laid out by target atom, each atom's in consecutive slots, for batched products."""
+
+    rows: Int[Tensor, " edges"]
+    """Row of each edge in a (atoms · slots) grid."""
+    degree_rows: Int[Tensor, " degrees*edges"]
+    """Its row in a (atoms · degrees · slots) grid, for each degree in turn."""
+    shape: tuple[int, int]
+    """Atoms and slots, the largest number of neighbours."""
+
+    @classmethod
+    def from_graph(cls, graph: Graph, degrees: int) -> "EdgeGrid":
+        """Give every edge a slot at its target atom."""
+        target = graph.edge_index[1]
+        atoms, edges = len(graph.numbers), len(target)
+        counts = torch.bincount(target, minlength=atoms)
+        slots = int(counts.max()) if edges else 0
+        order = torch.argsort(target, stable=True)
+        first = counts.cumsum(0) - counts
+        slot = torch.empty_like(target)
+        slot[order] = torch.arange(edges, device=target.device) - first[target[order]]
+        degree = torch.arange(degrees, device=target.device).unsqueeze(1)
+        degree_rows = (target * degrees + degree) * slots + slot
+        return cls(target * slots + slot, degree_rows.flatten(), (atoms, slots))
+
+
+class AngularSum:
+    """The angular part Σ_k Y_l0(α_kj,ji) T_l[kj] of every edge j → i, k ≠ i, without triplets.
+
+    By the addition theorem Y_l0(α) = √(4π/(2l+1)) Σ_m Y_lm(û_kj) Y_lm(û_ji), so that the sum over
+    k is made once for each atom j, and time and memory grow with edges. The term k = i (same
+    image), where α = π, is subtracted in closed form.
+    """
+
+    def __init__(self, graph: Graph, directions: Float[Tensor, "edges 3"], degrees: int) -> None:
+        grid = EdgeGrid.from_graph(graph, degrees)
+        atoms, slots = grid.shape
+        width = 2 * degrees - 1  # every degree padded with zeros to the orders of the largest
+        harmonics = [
+            nn.functional.pad(y, (0, width - y.shape[1]))
+            for y in spherical_harmonics(directions, degrees - 1)
+        ]
+        on_edges = torch.stack(harmonics, dim=1).flatten(1)
+        on_grid = on_edges.new_zeros(atoms * slots, degrees * width)
+        on_grid = on_grid.index_copy(0, grid.rows, on_edges).view(atoms, slots, degrees, width)
+        # (atoms·degrees, orders, slots): sums over the neighbours k of j.
+        self.gather = on_grid.permute(0, 2, 3, 1).reshape(atoms * degrees, width, slots)
+        # (atoms, slots, degrees·orders): evaluates the sums in the direction of each neighbour i.
+        # û_ji is the opposite of the direction i → j stored at j: Y_l(−û) = (−1)^l Y_l(û).
+        signs = [(-1) ** l * math.sqrt(4 * math.pi / (2 * l + 1)) for l in range(degrees)]
+        weights = directions.new_tensor(signs).view(1, 1, degrees, 1)
+        self.scatter = (on_grid * weights).flatten(2)
+        # Y_l0(π), the weight of k = i.
+        backward = [(-1) ** l * math.sqrt((2 * l + 1) / (4 * math.pi)) for l in range(degrees)]
+        self.backward = directions.new_tensor(backward).view(degrees, 1, 1)
+        self.grid, self.degrees, self.reverse = grid, degrees, graph.reverse
+
+    def __call__(
+        self, terms: Float[Tensor, "degrees edges channels"]
+    ) -> Float[Tensor, "edges channels"]:
+        """Return the sum over k for each edge j → i of terms given on the edges k → j."""
+        (atoms, slots), channels = self.grid.shape, terms.shape[-1]
+        on_grid = terms.new_zeros(atoms * self.degrees * slots, channels)
+        on_grid = on_grid.index_copy(0, self.grid.degree_rows, terms.flatten(0, 1))
+        moments = self.gather @ on_grid.view(-1, slots, channels)
+        sums = self.scatter @ moments.view(atoms, -1, channels)
+        opposite = sums.view(-1, channels).index_select(0, self.grid.rows)
+        opposite = opposite - (self.backward * terms).sum(0)
+        return opposite.index_select(0, self.reverse)
+
+
+class Embedding(nn.Module):
+    """First messages: m_ji = σ(W [h_i ‖ h_j ‖ σ(W rbf + b)])."""
+
+    def __init__(self, hidden: int, num_radial: int) -> None:
+        super().__init__()
+        self.atoms = nn.Embedding(MAX_NUMBER + 1, hidden)
+        nn.init.uniform_(self.atoms.weight, -math.sqrt(3), math.sqrt(3))
+        self.radial = nn.Linear(num_radial, hidden)
+        self.dense = nn.Linear(3 * hidden, hidden)
+
+    def forward(self, graph: Graph, rbf: Tensor) -> Tensor:
+        """Return (edges, hidden) messages."""
+        source, target = graph.edge_index
+        # The concatenation of h_i, h_j and e splits into three products, two of them per atom.
+        to_target, to_source, to_edge = self.dense.weight.chunk(3, dim=1)
+        h = self.atoms(graph.numbers)
+        edge = nn.functional.linear(silu(self.radial(rbf)), to_edge, self.dense.bias)
+        at_target = (h @ to_target.T).index_select(0, target)
+        at_source = (h @ to_source.T).index_select(0, source)
+        return silu(edge + at_target + at_source)
+
+
+class Interaction(nn.Module):
+    """Directional message passing of DimeNet++ (arXiv:2011.14115, figure 1)."""
+
+    def __init__(
+        self,
+        hidden: int,
+        triplet_dim: int,
+        basis_dim: int,
+        num_spherical: int,
+        num_radial: int,
+        before_skip: int,
+        after_skip: int,
+    ) -> None:
+        super().__init__()
+        self.basis_shape = (basis_dim, num_spherical, num_radial)
+        self.rbf_in = dense(num_radial, basis_dim, bias=False)
+        self.rbf_out = dense(basis_dim, hidden, bias=False)
+        self.sbf_in = dense(num_spherical * num_radial, basis_dim, bias=False)
+        self.sbf_out = dense(basis_dim, triplet_dim, bias=False)
+        self.from_kj = dense(hidden, hidden)
+        self.from_ji = dense(hidden, hidden)
+        self.down = dense(hidden, triplet_dim, bias=False)
+        self.up = dense(triplet_dim, hidden, bias=False)
+        self.before_skip = nn.ModuleList(Residual(hidden) for _ in range(before_skip))
+        self.dense = dense(hidden, hidden)
+        self.after_skip = nn.ModuleList(Residual(hidden) for _ in range(after_skip))
+
+    def forward(
+        self,
+        m: Float[Tensor, "edges hidden"],
+        rbf: Float[Tensor, "edges radial"],
+        radial: Float[Tensor, "degrees edges radial"],
+        angular_sum: AngularSum,
+    ) -> Float[Tensor, "edges hidden"]:
+        """Return the updated messages."""
+        x_ji = silu(self.from_ji(m))
+        # Two linear maps without a bias between them are one.
+        x_kj = silu(self.from_kj(m)) * (rbf @ (self.rbf_out.weight @ self.rbf_in.weight).T)
+        x_kj = silu(self.down(x_kj))
+        # W_d W_c sbf, its radial part for each degree: (degrees, radial, channels).
+        sbf = torch.einsum(
+            "bln,cb->lnc", self.sbf_in.weight.view(self.basis_shape), self.sbf_out.weight
+        )
+        x_kj = angular_sum(x_kj * torch.bmm(radial, sbf))
+        h = x_ji + silu(self.up(x_kj))
+        for layer in self.before_skip:
+            h = layer(h)
+        h = silu(self.dense(h)) + m
+        for layer in self.after_skip:
+            h = layer(h)
+        return h
+
+
+class Output(nn.Module):
+    """t_i = Σ_j (W rbf) ⊙ m_ji, up-projection, dense layers, one value an atom."""
+
+    def __init__(self, hidden: int, num_radial: int, output_dim: int, num_dense: int) -> None:
+        super().__init__()
+        self.rbf = dense(num_radial, hidden, bias=False)
+        self.up = dense(hidden, output_dim, bias=False)
+        self.dense = nn.ModuleList(dense(output_dim, output_dim) for _ in range(num_dense))
+        self.value = nn.Linear(output_dim, 1, bias=False)
+        nn.init.zeros_(self.value.weight)
+
+    def forward(self, m: Tensor, rbf: Tensor, target: Tensor, atoms: int) -> tuple[Tensor, Tensor]:
+        """Return values (atoms) and the embeddings t (atoms, hidden) that they come from."""
+        t = sum_to(self.rbf(rbf) * m, target, atoms)
+        x = self.up(t)
+        for layer in self.dense:
+            x = silu(layer(x))
+        return self.value(x).squeeze(-1), t
+
+
+class DimeNetPP(EnergyModel):
+    """DimeNet++ with its angular sum over edges instead of triplets; 1,885,830 parameters.
+
+    State m on directed edges j → i within the cut-off; each of ``num_blocks`` interactions mixes
+    in the edges k → j by distance and angle, k ≠ i. An output block after the embedding and after
+    each interaction adds to the energy. Every path from an edge to the energy is gated by a
+    bias-free function of the radial basis, so energy and forces are smooth at the cut-off.
+
+    LKM embeddings: t_i of each output block, ``num_blocks + 1`` layers of (atoms, hidden).
+
+    Args:
+        hidden: Width of the messages.
+        num_blocks: Number of interactions.
+        triplet_dim: Width of the angular sum.
+        basis_dim: Width of the bottleneck through which basis functions enter.
+        output_dim: Width of the output blocks.
+        num_spherical: Number of angular functions, l = 0 .. num_spherical-1.
+        num_radial: Number of radial functions.
+        cutoff: Radius in Å.
+        envelope_exponent: Exponent p of the cut-off function.
+        num_before_skip: Residual layers before the skip connection of an interaction.
+        num_after_skip: Residual layers after it.
+        num_output_dense: Dense layers of an output block.
+    """
+
+    name = "dimenet++"
+
+    def __init__(
+        self,
+        hidden: int = 128,
+        num_blocks: int = 4,
+        triplet_dim: int = 64,
+        basis_dim: int = 8,
+        output_dim: int = 256,
+        num_spherical: int = 7,
+        num_radial: int = 6,
+        cutoff: float = 5.0,
+        envelope_exponent: int = 6,
+        num_before_skip: int = 1,
+        num_after_skip: int = 2,
+        num_output_dense: int = 3,
+    ) -> None:
+        hypers = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__(cutoff, hypers)
+        self.num_spherical = num_spherical
+        self.radial_basis = BesselBasis(num_radial, cutoff, envelope_exponent)
+        self.spherical_basis = SphericalBesselBasis(
+            num_spherical, num_radial, cutoff, envelope_exponent
+        )
+        self.embedding = Embedding(hidden, num_radial)
+        self.interactions = nn.ModuleList(
+            Interaction(
+                hidden,
+                triplet_dim,
+                basis_dim,
+                num_spherical,
+                num_radial,
+                num_before_skip,
+                num_after_skip,
+            )
+            for _ in range(num_blocks)
+        )
+        self.outputs = nn.ModuleList(
+            Output(hidden, num_radial, output_dim, num_output_dense) for _ in range(num_blocks + 1)
+        )
+
+    def atom_output(self, graph: Graph) -> AtomOutput:
+        """Return the sum of the output blocks' values and the embedding of each."""
+        atoms, target = len(graph.numbers), graph.edge_index[1]
+        distances, directions = lengths_and_directions(graph.edge_vectors().to(self.dtype))
+        rbf = self.radial_basis(distances)
+        radial = self.spherical_basis(distances)
+        angular_sum = AngularSum(graph, directions, self.num_spherical)
+
+        m = self.embedding(graph, rbf)
+        values, t = self.outputs[0](m, rbf, target, atoms)
+        embeddings = [t]
+        for interaction, output in zip(self.interactions, self.outputs[1:], strict=True):
+            m = interaction(m, rbf, radial, angular_sum)
+            block_values, t = output(m, rbf, target, atoms)
+            values = values + block_values
+            embeddings.append(t)
+        return AtomOutput(values, tuple(embeddings))

@@ -1,0 +1,53 @@
+"""Neighbour lists: which atoms, or periodic images of atoms, lie within the cut-off."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import vesin
+from numpy.typing import ArrayLike, NDArray
+
+
+class EdgeList(NamedTuple):
+    """Directed edges source → target, both directions of each pair present.
+
+    Sorted by target, then source, then shift. The vector of an edge is
+    ``positions[target] - positions[source] + shift @ cell``.
+    """
+
+    edge_index: NDArray[np.int64]
+    """(2, edges): row 0 the source j, row 1 the target i."""
+    shifts: NDArray[np.int64]
+    """(edges, 3): whole cell vectors to add; zero where nothing is periodic."""
+    reverse: NDArray[np.int64]
+    """(edges): position of the same pair, same image, in the opposite direction."""
+
+
+def neighbour_list(
+    positions: ArrayLike,
+    cutoff: float,
+    cell: ArrayLike | None = None,
+    pbc: Sequence[bool] = (False, False, False),
+) -> EdgeList:
+    """Return every pair closer than ``cutoff``, with no limit on the number of neighbours.
+
+    Args:
+        positions: (atoms, 3) in Å, finite; they may lie outside the cell.
+        cutoff: Cut-off in Å; it may exceed the cell.
+        cell: (3, 3), rows in Å; rows of non-periodic directions need only be independent.
+        pbc: Which of the three directions repeat.
+    """
+    points = np.asarray(positions, dtype=np.float64)
+    box = np.eye(3) if cell is None else np.asarray(cell, dtype=np.float64)
+    search = vesin.NeighborList(cutoff=cutoff, full_list=True, n_threads=1)
+    source, target, shifts = search.compute(points, box, list(pbc), "ijS")
+    shifts = shifts.astype(np.int64)
+    order = np.lexsort((*shifts.T[::-1], source, target))
+    source = source[order].astype(np.int64)
+    target = target[order].astype(np.int64)
+    shifts = shifts[order]
+    # Sorting the flipped edges lines them up with the sorted ones: the k-th of both is one edge.
+    flipped = np.lexsort((*(-shifts).T[::-1], target, source))
+    reverse = np.empty_like(source)
+    reverse[flipped] = np.arange(len(source))
+    return EdgeList(np.stack([source, target]), shifts, reverse)

@@ -1,0 +1,16 @@
+"""Conversion factors to the units used everywhere inside the project: eV and Å.
+
+The values are those of ``ase.units`` (CODATA 2014), so that numbers written by ASE and numbers
+written here agree to the last digit.
+"""
+
+from ase import units as _ase
+
+KCAL_PER_MOL = _ase.kcal / _ase.mol
+"""One kcal/mol in eV (0.0433641)."""
+
+HARTREE = _ase.Hartree
+"""One Hartree in eV (27.2114)."""
+
+BOHR = _ase.Bohr
+"""One Bohr radius in Å (0.529177)."""

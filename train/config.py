@@ -1,0 +1,257 @@
+"""Configuration of a training run: frozen dataclasses, read from TOML that lists differences."""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from lkm_calc import MODELS
+
+
+class ConfigError(ValueError):
+    """A configuration cannot be used; the message names the key and the remedy."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which frames to learn from."""
+
+    train: str = ""
+    """Path of the file that training and validation frames are drawn from."""
+    test: str = ""
+    """Path of a file to measure the final model on; empty for none."""
+    labels: Literal["revised", "original"] = "revised"
+    """Of an rMD17 file: the revised labels or the original MD17 ones."""
+    n_train: int = 950
+    """Number of training frames."""
+    n_validation: int = 50
+    """Number of validation frames."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which architecture to train."""
+
+    name: str = "dimenet++"
+    """A key of lkm_calc.MODELS."""
+    hypers: Mapping[str, Any] = field(default_factory=dict)
+    """Its arguments that differ from the defaults, the table [model.hypers]."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What to minimise."""
+
+    kind: Literal["l1", "l2", "huber"] = "l1"
+    """Distance between prediction and label, for energies and forces."""
+    huber_delta: float = 0.05
+    """Where Huber turns linear, in eV and eV/Å."""
+    energy: float = 0.05
+    """Weight of the energy term, eV per structure."""
+    forces: float = 1.0
+    """Weight of the force term, eV/Å per component."""
+    gamma: float = 0.01
+    """γ, weight of the LKM term; 0 switches it off."""
+    lkm_distance: Literal["mse", "mae"] = "mse"
+    """Squared or absolute distance of each layer to the mean over layers."""
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """How to minimise it."""
+
+    epochs: int = 1000
+    """Passes over the training frames."""
+    batch_size: int = 5
+    """Frames a step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    final_fraction: float = 1e-3
+    """Learning rate at the end over its peak; a cosine leads there."""
+    warmup_steps: int = 500
+    """Steps over which the learning rate grows linearly from zero."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    clip_norm: float = 10.0
+    """Largest norm of the gradient of all weights; larger ones are scaled down."""
+    ema_decay: float = 0.999
+    """Decay a step of the averaged weights, which are validated and kept."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how to run."""
+
+    directory: str = "runs/run"
+    """Folder for checkpoints, metrics and plots."""
+    seed: int = 0
+    """Seed of the split, the weights and the order of the frames."""
+    device: str = "auto"
+    """"auto" takes CUDA when there is one; else a torch device such as "cpu" or "cuda:1"."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Type of the weights and activations."""
+    validate_every: int = 1
+    """Epochs between validations."""
+    checkpoint_every: int = 5
+    """Epochs between saved training states."""
+    eval_batch_size: int = 50
+    """Frames a batch in validation and tests."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file and apply command-line pairs such as ``--optimiser.epochs 10``.
+
+    Raises:
+        ConfigError: The file is missing or not TOML, a key is unknown, or a value is of the
+            wrong type or out of range.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"The configuration {path} does not exist.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    return config_from_table(merge(table, parse_overrides(overrides)))
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """Turn ``--section.key value`` pairs into a nested table, values read as TOML or as text."""
+    table: dict[str, Any] = {}
+    for flag, text in zip(arguments[::2], [*arguments[1::2], None], strict=False):
+        if not flag.startswith("--") or "." not in flag:
+            raise ConfigError(
+                f"{flag!r} is not an option. Write --section.key value, for example "
+                "--optimiser.epochs 10."
+            )
+        if text is None:
+            raise ConfigError(f"{flag} has no value.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *sections, key = flag[2:].split(".")
+        place = table
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return table
+
+
+def merge(table: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a nested table with the overrides laid over it."""
+    merged = dict(table)
+    for key, value in overrides.items():
+        below = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        merged[key] = merge(below, value) if both else value
+    return merged
+
+
+def config_from_table(table: Mapping[str, Any]) -> Config:
+    """Build a checked configuration from nested tables.
+
+    Raises:
+        ConfigError: As for :func:`read_config`.
+    """
+    config: Config = _build(Config, table, "")
+    _check(config)
+    return config
+
+
+def to_table(config: Config) -> dict[str, Any]:
+    """Return a configuration as nested tables of plain values, every key present."""
+    return dataclasses.asdict(config)
+
+
+def _build(cls: type, table: Mapping[str, Any], prefix: str) -> Any:
+    """Build a dataclass from a table, recursively, refusing unknown keys and wrong types."""
+    kinds = get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if key not in kinds:
+            near = difflib.get_close_matches(key, kinds, n=1)
+            hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+            raise ConfigError(
+                f"Unknown configuration key {name}.{hint} Known: "
+                f"{', '.join(prefix + k for k in kinds)}."
+            )
+        kind = kinds[key]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{name} must be a table, [{name}]; got {value!r}.")
+            values[key] = _build(kind, value, f"{name}.")  # type: ignore[arg-type]
+        else:
+            values[key] = _convert(kind, value, name)
+    return cls(**values)
+
+
+def _convert(kind: Any, value: Any, name: str) -> Any:
+    """Return a value as the type of its field, or raise a ConfigError."""
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ConfigError(f"{name} is {value!r}; choose one of {list(get_args(kind))}.")
+        return value
+    if get_origin(kind) is Mapping:
+        kind = Mapping
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # bool is an int to Python, not to the reader of a configuration.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}.")
+    return value
+
+
+def _check(config: Config) -> None:
+    """Raise a ConfigError for values that no run can use."""
+    o, run = config.optimiser, config.run
+    positive = {
+        "data.n_train": config.data.n_train,
+        "data.n_validation": config.data.n_validation,
+        "optimiser.epochs": o.epochs,
+        "optimiser.batch_size": o.batch_size,
+        "optimiser.learning_rate": o.learning_rate,
+        "optimiser.clip_norm": o.clip_norm,
+        "loss.huber_delta": config.loss.huber_delta,
+        "run.validate_every": run.validate_every,
+        "run.checkpoint_every": run.checkpoint_every,
+        "run.eval_batch_size": run.eval_batch_size,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise ConfigError(f"{name} is {value}; it must be positive.")
+    not_negative = {
+        "loss.energy": config.loss.energy,
+        "loss.forces": config.loss.forces,
+        "loss.gamma": config.loss.gamma,
+        "optimiser.final_fraction": o.final_fraction,
+        "optimiser.warmup_steps": o.warmup_steps,
+        "optimiser.weight_decay": o.weight_decay,
+        "run.seed": run.seed,
+    }
+    for name, value in not_negative.items():
+        if not value >= 0:
+            raise ConfigError(f"{name} is {value}; it must not be negative.")
+    if not 0 <= o.ema_decay < 1:
+        raise ConfigError(f"optimiser.ema_decay is {o.ema_decay}; it must be in [0, 1).")
+    if not config.data.train:
+        raise ConfigError("data.train is missing: name the file with the training frames.")
+    if config.model.name not in MODELS:
+        raise ConfigError(
+            f"model.name is {config.model.name!r}; choose one of {', '.join(MODELS)}."
+        )

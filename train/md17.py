@@ -1,0 +1,107 @@
+"""Reader of the MD17 and revised MD17 npz files.
+
+MD17: Chmiela et al. 2017 (keys z, R, E, F). Revised MD17: Christensen and von Lilienfeld 2020
+(nuclear_charges, coords, energies, forces, and old_energies and old_forces with the original MD17
+labels of the same frames). Both hold kcal/mol and kcal/mol/Å, converted here and nowhere else.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lkm_calc.units import KCAL_PER_MOL
+
+from .frames import DataError, Frames, check_frames
+
+Labels = Literal["revised", "original"]
+
+# Names of numbers, positions, energies and forces by (layout, labels).
+_MD17 = ("z", "R", "E", "F")
+_RMD17 = ("nuclear_charges", "coords", "energies", "forces")
+_RMD17_ORIGINAL = ("nuclear_charges", "coords", "old_energies", "old_forces")
+
+
+def read_md17(path: str | Path, labels: Labels = "revised") -> Frames:
+    """Read an MD17 or rMD17 npz file.
+
+    Args:
+        path: The file; which of the two it is shows in its keys.
+        labels: "revised" or, of an rMD17 file, the "original" MD17 labels it also holds. An MD17
+            file holds only these and is read either way.
+
+    Returns:
+        Frames in eV and eV/Å.
+
+    Raises:
+        DataError: The file is missing, damaged, lacks keys, or its arrays do not fit together.
+    """
+    path = Path(path)
+    if labels not in ("revised", "original"):
+        raise DataError(f"labels is {labels!r}; choose 'revised' or 'original'.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            keys = _find_keys(set(archive.files), labels, path)
+            numbers, positions, energies, forces = (archive[key] for key in keys)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path} does not exist. Revised MD17 is at doi.org/10.6084/m9.figshare.12672038, "
+            "MD17 at quantum-machine.org/gdml/data/npz."
+        ) from error
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path} is not a readable npz file ({error}). It is truncated, or of another kind; "
+            "download it again."
+        ) from error
+    energies = energies.reshape(-1) if energies.shape[1:] == (1,) else energies
+    _check_shapes(path, keys, numbers, positions, energies, forces)
+    frames = Frames.of_one_molecule(
+        numbers.astype(np.int64),
+        positions.astype(np.float64),
+        energies.astype(np.float64) * KCAL_PER_MOL,
+        forces.astype(np.float64) * KCAL_PER_MOL,
+    )
+    check_frames(frames, str(path))
+    return frames
+
+
+def _find_keys(present: set[str], labels: Labels, path: Path) -> tuple[str, str, str, str]:
+    """Return the four array names of the layout that the file has."""
+    wanted = _RMD17 if labels == "revised" else _RMD17_ORIGINAL
+    for keys in (wanted, _MD17):
+        if present.issuperset(keys):
+            return keys
+    raise DataError(
+        f"{path} holds the arrays {', '.join(sorted(present)) or 'none'}. An rMD17 file must hold "
+        f"{', '.join(wanted)}; an MD17 file {', '.join(_MD17)}. Rename its arrays, or convert it."
+    )
+
+
+def _check_shapes(
+    path: Path,
+    keys: tuple[str, str, str, str],
+    numbers: NDArray[np.generic],
+    positions: NDArray[np.generic],
+    energies: NDArray[np.generic],
+    forces: NDArray[np.generic],
+) -> None:
+    """Raise a DataError if the arrays are not (N), (M, N, 3), (M) and (M, N, 3) numbers."""
+    n_atoms = numbers.shape[0] if numbers.ndim == 1 else -1
+    n_frames = len(energies) if energies.ndim == 1 else -1
+    expected = ((n_atoms,), (n_frames, n_atoms, 3), (n_frames,), (n_frames, n_atoms, 3))
+    arrays = (numbers, positions, energies, forces)
+    if n_atoms < 1 or n_frames < 1 or any(
+        a.shape != s for a, s in zip(arrays, expected, strict=True)
+    ):
+        found = ", ".join(f"{k} {a.shape}" for k, a in zip(keys, arrays, strict=True))
+        raise DataError(
+            f"{path}: the arrays do not fit together: {found}. For M frames of N atoms they must "
+            "be (N,), (M, N, 3), (M,) and (M, N, 3), with M and N at least 1."
+        )
+    for key, array in zip(keys, arrays, strict=True):
+        if array.dtype.kind not in "iuf":
+            raise DataError(f"{path}: {key} holds {array.dtype}, not numbers. Convert the file.")
