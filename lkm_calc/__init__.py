@@ -1,5 +1,8 @@
 """Machine-learned force fields trained with Layer-to-Layer Knowledge Mixing."""
 
+from .calculator import LKMCalculator as LKMCalculator
+from .checkpoint import load_model as load_model
+from .checkpoint import save_model as save_model
 from .energy import EnergyModel as EnergyModel
 from .energy import Prediction as Prediction
 from .forces import EnergyForces as EnergyForces

@@ -142,8 +142,8 @@ class SphericalBesselBasis(nn.Module):
 
     def forward(
         self, distances: Float[Tensor, " edges"]
-    ) -> Float[Tensor, "degrees edges radial"]:
-        """Return the basis at each distance (Å), degrees first."""
+    ) -> Float[Tensor, "edges degrees radial"]:
+        """Return the basis at each distance (Å)."""
         x = distances / self.cutoff
         position = (x * self.intervals).clamp(max=self.intervals)
         piece = position.detach().floor().clamp(max=self.intervals - 1)
@@ -151,4 +151,4 @@ class SphericalBesselBasis(nn.Module):
         c0, c1, c2, c3, c4, c5 = self.pieces.index_select(0, piece.long()).unbind(1)
         radial = c0 + t * (c1 + t * (c2 + t * (c3 + t * (c4 + t * c5))))
         radial = radial * envelope(x, self.exponent).unsqueeze(-1)
-        return radial.view(-1, *self.shape).transpose(0, 1)
+        return radial.view(-1, *self.shape)

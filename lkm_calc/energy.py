@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from ase.data import chemical_symbols
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .graph import Graph
@@ -56,6 +58,7 @@ class EnergyModel(nn.Module, ABC):
             raise ValueError(f"cutoff is {cutoff}; it must be a positive length in Å.")
         self.cutoff = float(cutoff)
         self.hypers = dict(hypers)
+        self.provenance: dict[str, Any] = {}
         # Float64 whatever the model's dtype: see _apply.
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         reference = torch.zeros(MAX_NUMBER + 1, dtype=torch.float64)
@@ -113,7 +116,7 @@ class EnergyModel(nn.Module, ABC):
             self.known_elements.zero_()
             self.known_elements[sorted(set(elements))] = True
 
-    def check_elements(self, numbers: Iterable[int]) -> None:
+    def check_elements(self, numbers: Iterable[int] | NDArray[np.integer]) -> None:
         """Raise a ValueError that names the elements the model was not trained on."""
         known = set(self.known_elements.nonzero().flatten().tolist())
         strange = sorted({int(z) for z in numbers} - known)

@@ -27,7 +27,7 @@ def neighbour_list(
     positions: ArrayLike,
     cutoff: float,
     cell: ArrayLike | None = None,
-    pbc: Sequence[bool] = (False, False, False),
+    pbc: Sequence[bool] | NDArray[np.bool_] = (False, False, False),
 ) -> EdgeList:
     """Return every pair closer than ``cutoff``, with no limit on the number of neighbours.
 
@@ -40,7 +40,7 @@ def neighbour_list(
     points = np.asarray(positions, dtype=np.float64)
     box = np.eye(3) if cell is None else np.asarray(cell, dtype=np.float64)
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, n_threads=1)
-    source, target, shifts = search.compute(points, box, list(pbc), "ijS")
+    source, target, shifts = search.compute(points, box, np.asarray(pbc, dtype=bool), "ijS")
     shifts = shifts.astype(np.int64)
     order = np.lexsort((*shifts.T[::-1], source, target))
     source = source[order].astype(np.int64)

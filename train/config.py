@@ -29,6 +29,8 @@ class DataConfig:
     """Number of training frames."""
     n_validation: int = 50
     """Number of validation frames."""
+    check_units: bool = True
+    """Refuse energies and forces that are not credible in the units of the format."""
 
 
 @dataclass(frozen=True)

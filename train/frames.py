@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from ase.data import chemical_symbols
 from numpy.typing import NDArray
+
+from lkm_calc.energy import MAX_NUMBER
 
 
 class DataError(ValueError):
@@ -67,11 +68,11 @@ class Frames:
         )
 
 
-def check_frames(frames: Frames, source: str) -> None:
+def check_frames(frames: Frames, source: str, check_units: bool = True) -> None:
     """Raise a DataError if the frames cannot be what they claim to be.
 
-    Checks that every number is finite, that elements exist, and that energies and forces have
-    the size of eV and eV/Å: the binding energy and the forces of a molecule bound both.
+    Checks that every number is finite, that elements exist and, if asked, that energies and
+    forces have the size of eV and eV/Å.
     """
     atom_frame = np.repeat(np.arange(len(frames)), frames.sizes)
     for name, values in (("positions", frames.positions), ("forces", frames.forces)):
@@ -87,30 +88,29 @@ def check_frames(frames: Frames, source: str) -> None:
             f"{source}: energies hold NaN or infinity in {len(bad)} frame(s), the first "
             f"{bad[:5].tolist()}. Remove these frames, or read the file again from its source."
         )
-    strange = np.setdiff1d(frames.numbers, np.arange(1, len(chemical_symbols)))
+    strange = np.setdiff1d(frames.numbers, np.arange(1, MAX_NUMBER + 1))
     if len(strange):
         raise DataError(
             f"{source}: {strange[:5].tolist()} are not atomic numbers. They must be 1 (H) to 94 "
             "(Pu); check which array of the file holds them."
         )
-    _check_magnitudes(frames, source)
+    if check_units:
+        _check_magnitudes(frames, source)
 
 
-# A C–H stretch at 300 K bends a force to a few eV/Å; at 2000 K to a few tens. The spread of the
-# energy follows from the temperature as well: (3N/2)^½ kT/2 or so, 0.2 eV for aspirin at 500 K.
-FORCE_RANGE = (1e-3, 50.0)
-"""Credible root-mean-square force component in eV/Å."""
-SPREAD_PER_ATOM_RANGE = (1e-5, 3.0)
-"""Credible standard deviation of the energy of one composition, in eV an atom."""
-ENERGY_PER_ELECTRON_RANGE = (0.0, 120.0)
-"""Credible −E per electron in eV: 13.6 for H, 34 for C, 100 for the heaviest all-electron atoms."""
+FORCE_RANGE = (0.01, 50.0)
+"""Credible root-mean-square force component in eV/Å, from nearly relaxed to very hot."""
+STIFFNESS_RANGE = (3.0, 300.0)
+"""Credible mean force constant of a molecule in eV/Å²; the rMD17 molecules have 25 to 40."""
+MIN_FRAMES_FOR_STIFFNESS = 20
 
 
 def _check_magnitudes(frames: Frames, source: str) -> None:
     """Raise a DataError if energies or forces are not credible in eV and eV/Å."""
     hint = (
         "The reader converts from the unit that the format prescribes (kcal/mol and kcal/mol/Å "
-        "for MD17 and rMD17); convert the file to it, or name its unit in the configuration."
+        "for MD17 and rMD17): convert the file to it. If the system really is like that, set "
+        "data.check_units = false."
     )
     rms = float(np.sqrt(np.mean(frames.forces**2)))
     low, high = FORCE_RANGE
@@ -119,22 +119,41 @@ def _check_magnitudes(frames: Frames, source: str) -> None:
             f"{source}: the root-mean-square force component is {rms:.3g} eV/Å after conversion; "
             f"{low:g} to {high:g} is credible. {hint}"
         )
-    electrons = np.add.reduceat(frames.numbers, frames.starts[:-1])
-    per_electron = float(np.median(-frames.energies / electrons))
-    low, high = ENERGY_PER_ELECTRON_RANGE
-    if per_electron > high:
+    # Thomas–Fermi: the total energy of an atom is about −20.9 Z^(7/3) eV, and never lower.
+    bound = -1.2 * 20.9 * np.add.reduceat(frames.numbers ** (7 / 3), frames.starts[:-1])
+    low_frames = np.flatnonzero(frames.energies < bound)
+    if len(low_frames):
+        f = low_frames[0]
         raise DataError(
-            f"{source}: the energy is {-per_electron:.4g} eV an electron after conversion; total "
-            f"energies lie between 0 and {-high:g}. {hint}"
+            f"{source}: the energy of frame {f} is {frames.energies[f]:.6g} eV after conversion, "
+            f"below the {bound[f]:.6g} eV that its electrons can have. {hint}"
         )
-    if len(frames) > 1 and len(np.unique(frames.sizes)) == 1:
-        spread = float(np.std(frames.energies) / frames.sizes[0])
-        low, high = SPREAD_PER_ATOM_RANGE
-        if not low <= spread <= high:
-            raise DataError(
-                f"{source}: the energies spread by {spread:.3g} eV an atom after conversion; "
-                f"{low:g} to {high:g} is credible. {hint}"
-            )
+    _check_stiffness(frames, source, hint)
+
+
+def _check_stiffness(frames: Frames, source: str, hint: str) -> None:
+    """Raise a DataError if energies and forces do not belong to one potential in one unit.
+
+    In a harmonic potential at temperature T the mean square force is kT times the mean force
+    constant, and the energy spreads by kT √(n/2) for n degrees of freedom. Both in the wrong unit
+    by a factor s shift the constant by s, one of them by s² or 1/s.
+    """
+    one_composition = len(np.unique(frames.sizes)) == 1 and not np.any(
+        np.diff(np.sort(frames.numbers.reshape(len(frames), -1), axis=1), axis=0)
+    )
+    if len(frames) < MIN_FRAMES_FOR_STIFFNESS or not one_composition:
+        return
+    freedom = max(1, 3 * int(frames.sizes[0]) - 6)
+    temperature = float(np.std(frames.energies)) / np.sqrt(freedom / 2)
+    stiffness = float(np.mean(frames.forces**2)) / max(temperature, 1e-12)
+    low, high = STIFFNESS_RANGE
+    if not low <= stiffness <= high:
+        raise DataError(
+            f"{source}: energies (spread {np.std(frames.energies):.3g} eV) and forces (rms "
+            f"{np.sqrt(np.mean(frames.forces**2)):.3g} eV/Å) together mean a force constant of "
+            f"{stiffness:.3g} eV/Å²; {low:g} to {high:g} is credible for a molecule, so one or "
+            f"both are in another unit. {hint}"
+        )
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,14 @@ _RMD17 = ("nuclear_charges", "coords", "energies", "forces")
 _RMD17_ORIGINAL = ("nuclear_charges", "coords", "old_energies", "old_forces")
 
 
-def read_md17(path: str | Path, labels: Labels = "revised") -> Frames:
+def read_md17(path: str | Path, labels: Labels = "revised", check_units: bool = True) -> Frames:
     """Read an MD17 or rMD17 npz file.
 
     Args:
         path: The file; which of the two it is shows in its keys.
         labels: "revised" or, of an rMD17 file, the "original" MD17 labels it also holds. An MD17
             file holds only these and is read either way.
+        check_units: Refuse energies and forces that are not credible in the format's units.
 
     Returns:
         Frames in eV and eV/Å.
@@ -65,7 +66,7 @@ def read_md17(path: str | Path, labels: Labels = "revised") -> Frames:
         energies.astype(np.float64) * KCAL_PER_MOL,
         forces.astype(np.float64) * KCAL_PER_MOL,
     )
-    check_frames(frames, str(path))
+    check_frames(frames, str(path), check_units)
     return frames
 
 

@@ -20,26 +20,28 @@ class EdgeGrid(NamedTuple):
     """Edges laid out by target atom, each atom's in consecutive slots, for batched products."""
 
     rows: Int[Tensor, " edges"]
-    """Row of each edge in a (atoms · slots) grid."""
-    degree_rows: Int[Tensor, " degrees*edges"]
-    """Its row in a (atoms · degrees · slots) grid, for each degree in turn."""
-    shape: tuple[int, int]
-    """Atoms and slots, the largest number of neighbours."""
+    """Row of each edge in the grid of atoms · slots; the other rows are empty, that is zero."""
+    atoms: int
+    slots: int
+    """The largest number of neighbours."""
 
     @classmethod
-    def from_graph(cls, graph: Graph, degrees: int) -> "EdgeGrid":
+    def from_graph(cls, graph: Graph) -> "EdgeGrid":
         """Give every edge a slot at its target atom."""
         target = graph.edge_index[1]
         atoms, edges = len(graph.numbers), len(target)
         counts = torch.bincount(target, minlength=atoms)
-        slots = int(counts.max()) if edges else 0
+        slots = max(1, int(counts.max()))
         order = torch.argsort(target, stable=True)
         first = counts.cumsum(0) - counts
         slot = torch.empty_like(target)
         slot[order] = torch.arange(edges, device=target.device) - first[target[order]]
-        degree = torch.arange(degrees, device=target.device).unsqueeze(1)
-        degree_rows = (target * degrees + degree) * slots + slot
-        return cls(target * slots + slot, degree_rows.flatten(), (atoms, slots))
+        return cls(target * slots + slot, atoms, slots)
+
+    def spread(self, values: Float[Tensor, "edges ..."]) -> Float[Tensor, "grid ..."]:
+        """Return the grid with the edges' values in their rows."""
+        grid = values.new_zeros(self.atoms * self.slots, *values.shape[1:])
+        return grid.index_copy(0, self.rows, values)
 
 
 class AngularSum:
@@ -48,43 +50,48 @@ class AngularSum:
     By the addition theorem Y_l0(α) = √(4π/(2l+1)) Σ_m Y_lm(û_kj) Y_lm(û_ji), so that the sum over
     k is made once for each atom j, and time and memory grow with edges. The term k = i (same
     image), where α = π, is subtracted in closed form.
+
+    Args:
+        graph: The edges.
+        directions: (edges, 3) unit vectors from source to target.
+        radial: (edges, degrees, radial) radial part of the spherical basis.
     """
 
-    def __init__(self, graph: Graph, directions: Float[Tensor, "edges 3"], degrees: int) -> None:
-        grid = EdgeGrid.from_graph(graph, degrees)
-        atoms, slots = grid.shape
+    def __init__(self, graph: Graph, directions: Tensor, radial: Tensor) -> None:
+        degrees = radial.shape[1]
+        grid = EdgeGrid.from_graph(graph)
         width = 2 * degrees - 1  # every degree padded with zeros to the orders of the largest
         harmonics = [
             nn.functional.pad(y, (0, width - y.shape[1]))
             for y in spherical_harmonics(directions, degrees - 1)
         ]
-        on_edges = torch.stack(harmonics, dim=1).flatten(1)
-        on_grid = on_edges.new_zeros(atoms * slots, degrees * width)
-        on_grid = on_grid.index_copy(0, grid.rows, on_edges).view(atoms, slots, degrees, width)
-        # (atoms·degrees, orders, slots): sums over the neighbours k of j.
-        self.gather = on_grid.permute(0, 2, 3, 1).reshape(atoms * degrees, width, slots)
+        on_grid = grid.spread(torch.stack(harmonics, dim=1))
+        on_grid = on_grid.view(grid.atoms, grid.slots, degrees, width)
+        # (degrees·atoms, orders, slots): sums over the neighbours k of j.
+        self.gather = on_grid.permute(2, 0, 3, 1).flatten(0, 1).contiguous()
         # (atoms, slots, degrees·orders): evaluates the sums in the direction of each neighbour i.
         # û_ji is the opposite of the direction i → j stored at j: Y_l(−û) = (−1)^l Y_l(û).
         signs = [(-1) ** l * math.sqrt(4 * math.pi / (2 * l + 1)) for l in range(degrees)]
-        weights = directions.new_tensor(signs).view(1, 1, degrees, 1)
-        self.scatter = (on_grid * weights).flatten(2)
+        self.evaluate = (on_grid * on_grid.new_tensor(signs).unsqueeze(1)).flatten(2)
         # Y_l0(π), the weight of k = i.
-        backward = [(-1) ** l * math.sqrt((2 * l + 1) / (4 * math.pi)) for l in range(degrees)]
-        self.backward = directions.new_tensor(backward).view(degrees, 1, 1)
+        opposite = [(-1) ** l * math.sqrt((2 * l + 1) / (4 * math.pi)) for l in range(degrees)]
+        self.opposite = directions.new_tensor(opposite).view(degrees, 1, 1)
+        self.radial = grid.spread(radial).transpose(0, 1).contiguous()
         self.grid, self.degrees, self.reverse = grid, degrees, graph.reverse
 
     def __call__(
-        self, terms: Float[Tensor, "degrees edges channels"]
+        self,
+        x: Float[Tensor, "edges channels"],
+        weight: Float[Tensor, "degrees radial channels"],
     ) -> Float[Tensor, "edges channels"]:
-        """Return the sum over k for each edge j → i of terms given on the edges k → j."""
-        (atoms, slots), channels = self.grid.shape, terms.shape[-1]
-        on_grid = terms.new_zeros(atoms * self.degrees * slots, channels)
-        on_grid = on_grid.index_copy(0, self.grid.degree_rows, terms.flatten(0, 1))
-        moments = self.gather @ on_grid.view(-1, slots, channels)
-        sums = self.scatter @ moments.view(atoms, -1, channels)
-        opposite = sums.view(-1, channels).index_select(0, self.grid.rows)
-        opposite = opposite - (self.backward * terms).sum(0)
-        return opposite.index_select(0, self.reverse)
+        """Return Σ_k Σ_ln sbf_ln(r_kj, α) weight[l, n] ⊙ x_kj for each edge j → i."""
+        atoms, slots, channels = self.grid.atoms, self.grid.slots, x.shape[1]
+        terms = torch.bmm(self.radial, weight) * self.grid.spread(x)
+        moments = self.gather @ terms.view(-1, slots, channels)
+        moments = moments.view(self.degrees, atoms, -1, channels).transpose(0, 1)
+        sums = self.evaluate @ moments.reshape(atoms, -1, channels)
+        sums = sums.view(-1, channels) - (self.opposite * terms).sum(0)
+        return sums.index_select(0, self.grid.rows.index_select(0, self.reverse))
 
 
 class Embedding(nn.Module):
@@ -140,7 +147,6 @@ class Interaction(nn.Module):
         self,
         m: Float[Tensor, "edges hidden"],
         rbf: Float[Tensor, "edges radial"],
-        radial: Float[Tensor, "degrees edges radial"],
         angular_sum: AngularSum,
     ) -> Float[Tensor, "edges hidden"]:
         """Return the updated messages."""
@@ -148,12 +154,11 @@ class Interaction(nn.Module):
         # Two linear maps without a bias between them are one.
         x_kj = silu(self.from_kj(m)) * (rbf @ (self.rbf_out.weight @ self.rbf_in.weight).T)
         x_kj = silu(self.down(x_kj))
-        # W_d W_c sbf, its radial part for each degree: (degrees, radial, channels).
+        # W_d W_c in one, for each degree and radial function: (degrees, radial, channels).
         sbf = torch.einsum(
             "bln,cb->lnc", self.sbf_in.weight.view(self.basis_shape), self.sbf_out.weight
         )
-        x_kj = angular_sum(x_kj * torch.bmm(radial, sbf))
-        h = x_ji + silu(self.up(x_kj))
+        h = x_ji + silu(self.up(angular_sum(x_kj, sbf)))
         for layer in self.before_skip:
             h = layer(h)
         h = silu(self.dense(h)) + m
@@ -226,7 +231,6 @@ class DimeNetPP(EnergyModel):
     ) -> None:
         hypers = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(cutoff, hypers)
-        self.num_spherical = num_spherical
         self.radial_basis = BesselBasis(num_radial, cutoff, envelope_exponent)
         self.spherical_basis = SphericalBesselBasis(
             num_spherical, num_radial, cutoff, envelope_exponent
@@ -253,14 +257,13 @@ class DimeNetPP(EnergyModel):
         atoms, target = len(graph.numbers), graph.edge_index[1]
         distances, directions = lengths_and_directions(graph.edge_vectors().to(self.dtype))
         rbf = self.radial_basis(distances)
-        radial = self.spherical_basis(distances)
-        angular_sum = AngularSum(graph, directions, self.num_spherical)
+        angular_sum = AngularSum(graph, directions, self.spherical_basis(distances))
 
         m = self.embedding(graph, rbf)
         values, t = self.outputs[0](m, rbf, target, atoms)
         embeddings = [t]
         for interaction, output in zip(self.interactions, self.outputs[1:], strict=True):
-            m = interaction(m, rbf, radial, angular_sum)
+            m = interaction(m, rbf, angular_sum)
             block_values, t = output(m, rbf, target, atoms)
             values = values + block_values
             embeddings.append(t)

@@ -1,0 +1,138 @@
+"""The ASE calculator: a thin shell around a model that does the work without any state."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import ase
+import numpy as np
+import torch
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from .checkpoint import load_model
+from .energy import EnergyModel
+from .forces import energy_and_forces
+from .graph import Graph
+from .precision import fast_matmul
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class LKMCalculator(Calculator):
+    """Energy, forces and per-atom energies of a model, and stress where there is a cell.
+
+    Results: ``energy`` and ``free_energy`` (eV, equal), ``forces`` (atoms, 3) in eV/Å,
+    ``energies`` (atoms) in eV that sum to the energy, and for structures periodic in three
+    directions ``stress`` in eV/Å³ as xx, yy, zz, yz, xz, xy. All are computed in one call.
+
+    Args:
+        model: Name of a bundled model, path of a model file, or a model object, which is used
+            as it is and moved to the device and dtype.
+        device: "auto" takes CUDA when there is one; else a torch device such as "cpu" or "cuda:1".
+        dtype: "float32", "float64", or None for the type of the model's weights. The sum over
+            atoms and the reference energies are float64 either way; float64 throughout makes MD
+            conserve energy better than float32, at 1.5 to 2 times the cost.
+
+    Raises:
+        ModelFileError: The model cannot be loaded.
+        ValueError: The dtype or device is unknown; on calculation, the structure holds an element
+            that the model was not trained on, no atoms, or positions that are not finite.
+    """
+
+    implemented_properties: ClassVar[list[str]] = [
+        "energy",
+        "free_energy",
+        "forces",
+        "energies",
+        "stress",
+    ]
+    # Charges and magnetic moments are not read, so a change of them recomputes nothing.
+    ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
+
+    def __init__(
+        self,
+        model: str | Path | EnergyModel,
+        device: str = "auto",
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__()
+        if dtype is not None and dtype not in _DTYPES:
+            raise ValueError(f"dtype is {dtype!r}; choose 'float32', 'float64' or None.")
+        place = choose_device(device)
+        weights_type = None if dtype is None else _DTYPES[dtype]
+        if isinstance(model, EnergyModel):
+            self.model = model.to(device=place, dtype=weights_type).eval()
+        else:
+            self.model = load_model(model, device=place, dtype=weights_type)
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute everything for a structure, whatever of it is asked for."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        if "stress" in properties and not self.atoms.pbc.all():
+            raise ValueError(
+                f"stress needs a structure that is periodic in three directions; pbc is "
+                f"{self.atoms.pbc.tolist()}."
+            )
+        self.results = self.evaluate([self.atoms])[0]
+
+    def evaluate(self, structures: Iterable[ase.Atoms], batch_size: int = 32) -> list[dict[str, Any]]:
+        """Return the results of many structures, computed together; the numbers are those of one by one.
+
+        Args:
+            structures: Any sizes; those with a cell are best kept together.
+            batch_size: Structures a batch; memory grows with it.
+        """
+        structures = list(structures)
+        results: list[dict[str, Any]] = []
+        for first in range(0, len(structures), batch_size):
+            results += self._evaluate_batch(structures[first : first + batch_size])
+        return results
+
+    def _evaluate_batch(self, structures: Sequence[ase.Atoms]) -> list[dict[str, Any]]:
+        for atoms in structures:
+            self.model.check_elements(atoms.numbers)
+        graphs = [Graph.from_atoms(atoms, self.model.cutoff) for atoms in structures]
+        graph = Graph.collate(graphs).to(self.model.device)
+        periodic = [bool(atoms.pbc.all()) for atoms in structures]
+        with fast_matmul():
+            out = energy_and_forces(self.model, graph, stress=any(periodic))
+        ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
+        forces = np.split(out.forces.cpu().numpy(), ends)
+        energies = np.split(out.atom_energies.cpu().numpy(), ends)
+        stress = None if out.stress is None else out.stress.cpu().numpy()
+        results = []
+        for k, energy in enumerate(out.energy.tolist()):
+            one = {
+                "energy": energy,
+                "free_energy": energy,
+                "forces": forces[k].astype(np.float64),
+                "energies": energies[k].copy(),
+            }
+            if stress is not None and periodic[k]:
+                one["stress"] = full_3x3_to_voigt_6_stress(stress[k])
+            results.append(one)
+        return results
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name; "auto" is CUDA when there is one, else the CPU.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {name!r} cannot be used ({error}). Choose 'auto', 'cpu' or one that torch "
+            "sees, such as 'cuda'."
+        ) from error
+    return torch.device(name)

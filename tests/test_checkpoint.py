@@ -1,0 +1,153 @@
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lkm_calc import energy_and_forces, load_model, save_model
+from lkm_calc.atomic import replacing
+from lkm_calc.checkpoint import FORMAT_VERSION, ModelFileError, read_header
+
+from .support import graph_of, rattled, small_model
+
+
+@pytest.fixture
+def model():
+    model = small_model()
+    model.calibrate(1.1, {1: -13.6, 6: -1037.123456789012, 8: -2044.2}, [1, 6, 8])
+    return model
+
+
+@pytest.fixture
+def path(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(model, path, {"seed": 7, "test_errors": {"force_mae": 1.5}})
+    return path
+
+
+def rewrite(path, change):
+    """Write the file again with its header changed by a function."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["lkm_calc"])
+    change(header)
+    save_file(load_file(path), path, metadata={"lkm_calc": json.dumps(header)})
+
+
+def test_round_trip_is_exact(model, path):
+    loaded = load_model(path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    graph = graph_of(rattled(), model)
+    for found, expected in zip(
+        energy_and_forces(loaded, graph)[:2], energy_and_forces(model, graph)[:2], strict=True
+    ):
+        assert torch.equal(found, expected)
+    assert loaded.hypers == model.hypers
+    assert loaded.elements == ("H", "C", "O")
+    assert loaded.provenance["seed"] == 7
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_loading_leaves_the_random_generator_alone(path):
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    load_model(path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_saving_a_loaded_model_keeps_its_provenance(path, tmp_path):
+    again = tmp_path / "again.safetensors"
+    save_model(load_model(path), again)
+    assert read_header(again) == read_header(path)
+
+
+def test_header_tells_what_the_file_is(path):
+    header = read_header(path)
+    assert header["format_version"] == FORMAT_VERSION
+    assert header["architecture"] == "dimenet++"
+    assert header["units"] == {"length": "Å", "energy": "eV", "forces": "eV/Å"}
+    assert header["elements"] == ["H", "C", "O"]
+    assert header["cutoff"] == 5.0
+    assert header["reference_energies"]["C"] == -1037.123456789012
+    assert header["provenance"]["test_errors"] == {"force_mae": 1.5}
+
+
+def test_dtype_can_be_chosen(path):
+    assert load_model(path).dtype == torch.float64
+    assert load_model(path, dtype=torch.float32).dtype == torch.float32
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 3000, -8])
+def test_truncated_file(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ModelFileError, match="not a readable model file.*truncated"):
+        load_model(path)
+
+
+def test_newer_format(path):
+    rewrite(path, lambda header: header.update(format_version=FORMAT_VERSION + 1))
+    with pytest.raises(ModelFileError, match=r"model format 2; this lkm-calc reads up to 1.*Update"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h.pop("elements"), r"damaged header: missing \['elements'\]"),
+        (lambda h: h.update(elements=["H", "Xy"]), r"unknown elements \['Xy'\]"),
+        (lambda h: h.update(dtype="object"), "dtype 'object'"),
+        (lambda h: h.update(architecture="other"), "does not fit its own header.*other"),
+        (lambda h: h["hypers"].update(hidden=17), "does not fit its own header"),
+        (lambda h: h["hypers"].update(wings=2), "does not fit its own header.*wings"),
+        (lambda h: h["hypers"].update(hidden="x"), "does not fit its own header"),
+    ],
+    ids=["missing", "element", "dtype", "architecture", "width", "argument", "type"],
+)
+def test_edited_header(path, change, message):
+    rewrite(path, change)
+    with pytest.raises(ModelFileError, match=message):
+        load_model(path)
+
+
+def test_foreign_files(tmp_path):
+    foreign = tmp_path / "weights.safetensors"
+    save_file({"w": torch.zeros(2)}, foreign)
+    with pytest.raises(ModelFileError, match="without the header"):
+        load_model(foreign)
+    with pytest.raises(ModelFileError, match="no file 'nowhere.safetensors' and no bundled"):
+        load_model("nowhere.safetensors")
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("loading a model ran code",))
+
+
+def test_loading_never_runs_code(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ModelFileError):
+        load_model(path)
+    torch.save({"model": Bomb()}, path)
+    with pytest.raises(ModelFileError):
+        load_model(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(path):
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match="disk"), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError("disk full")
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_model_that_cannot_be_described_writes_nothing(model, tmp_path):
+    with pytest.raises(TypeError):
+        save_model(model, tmp_path / "m.safetensors", {"when": object()})
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,218 @@
+"""DimeNet++ against torch-geometric's, and its angular sum against the plain sum over triplets."""
+
+import copy
+import math
+
+import ase.io
+import pytest
+import torch
+from ase.build import molecule
+from scipy.special import eval_legendre
+from torch_geometric.nn.models import DimeNetPlusPlus
+
+from lkm_calc import Graph, build_model, energy_and_forces
+from lkm_calc.basis import SphericalBesselBasis
+from lkm_calc.geometry import lengths_and_directions
+from lkm_calc.models.dimenetpp import AngularSum
+
+from .support import (
+    ROUND_OFF,
+    crystal,
+    graph_of,
+    rattled,
+    relative_error,
+    shared_data,
+    small_model,
+)
+
+PYG_NAMES = {
+    "radial_basis.frequencies": "rbf.freq",
+    "embedding.atoms.": "emb.emb.",
+    "embedding.radial.": "emb.lin_rbf.",
+    "embedding.dense.": "emb.lin.",
+    "rbf_in.": "lin_rbf1.",
+    "rbf_out.": "lin_rbf2.",
+    "sbf_in.": "lin_sbf1.",
+    "sbf_out.": "lin_sbf2.",
+    "from_kj.": "lin_kj.",
+    "from_ji.": "lin_ji.",
+    "before_skip.": "layers_before_skip.",
+    "after_skip.": "layers_after_skip.",
+    "down.": "lin_down.",
+    ".up.": ".lin_up.",
+    ".first.": ".lin1.",
+    ".second.": ".lin2.",
+}
+
+
+def pyg_name(name):
+    """Return the name in torch-geometric's DimeNetPlusPlus of one of our parameters."""
+    for ours, theirs in PYG_NAMES.items():
+        name = name.replace(ours, theirs)
+    if name.startswith("outputs."):
+        name = name.replace("outputs.", "output_blocks.").replace(".rbf.", ".lin_rbf.")
+        return name.replace(".dense.", ".lins.").replace(".value.", ".lin.")
+    return name.replace("interactions.", "interaction_blocks.").replace(".dense.", ".lin.")
+
+
+def triplets(graph):
+    """Return the edges kj and ji of every triplet k → j → i, where kj is not ji backwards."""
+    source, target = graph.edge_index
+    joined = target.unsqueeze(1) == source.unsqueeze(0)
+    joined[torch.arange(len(source)), graph.reverse] = False
+    return joined.nonzero().unbind(1)
+
+
+def pyg_energy_and_forces(theirs, graph):
+    """Drive torch-geometric's layers with our edges and triplets, as its forward does."""
+    positions = graph.positions.clone().requires_grad_()
+    j, i = graph.edge_index
+    kj, ji = triplets(graph)
+    distances = (positions[i] - positions[j]).norm(dim=-1)
+    into, out_of = positions[i[kj]] - positions[j[kj]], positions[i[ji]] - positions[j[ji]]
+    sine = torch.cross(into, out_of, dim=1).norm(dim=-1)
+    angles = torch.atan2(sine, (into * out_of).sum(-1))
+    rbf, sbf = theirs.rbf(distances), theirs.sbf(distances, angles, kj)
+    x = theirs.emb(graph.numbers, rbf, i, j)
+    atoms = len(positions)
+    total = theirs.output_blocks[0](x, rbf, i, num_nodes=atoms)
+    blocks = zip(theirs.interaction_blocks, theirs.output_blocks[1:], strict=True)
+    for interaction, output in blocks:
+        x = interaction(x, rbf, sbf, kj, ji)
+        total = total + output(x, rbf, i, num_nodes=atoms)
+    energy = total.sum()
+    return energy.detach(), -torch.autograd.grad(energy, positions)[0]
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Our model and torch-geometric's with the same weights, float64, all of full size."""
+    torch.manual_seed(0)
+    theirs = DimeNetPlusPlus(128, 1, 4, 64, 8, 256, 7, 6, output_initializer="glorot_orthogonal")
+    theirs = theirs.double()
+    ours = build_model("dimenet++").double()
+    weights = dict(theirs.named_parameters())
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            parameter.copy_(weights.pop(pyg_name(name)))
+    assert not weights, "every one of their parameters has its counterpart"
+    return ours, theirs
+
+
+@pytest.mark.parametrize("name", ["CH3CH2OH", "C6H6", "HCN"])
+def test_equals_torch_geometric(pair, name):
+    # Their zeros of the spherical Bessel functions are rounded to float32 (dimenet_utils.Jn_zeros),
+    # which alone leaves 4e-8 of the energy between the two. Linear and planar molecules included:
+    # first derivatives of their atan2 are defined except at exactly collinear triplets, hence the
+    # displaced atoms.
+    ours, theirs = pair
+    graph = Graph.from_atoms(rattled(name), 5.0)
+    energy, forces = pyg_energy_and_forces(theirs, graph)
+    out = energy_and_forces(ours, graph)
+    assert relative_error(out.energy, energy) < 1e-5
+    assert relative_error(out.forces, forces) < 1e-5
+
+
+def test_equals_torch_geometric_on_aspirin(pair):
+    ours, theirs = pair
+    graph = Graph.from_atoms(ase.io.read(shared_data("structures/aspirin.xyz")), 5.0)
+    energy, forces = pyg_energy_and_forces(theirs, graph)
+    out = energy_and_forces(ours, graph)
+    assert relative_error(out.energy, energy) < 1e-5
+    assert relative_error(out.forces, forces) < 1e-5
+
+
+def test_parameter_count():
+    assert sum(p.numel() for p in build_model("dimenet++").parameters()) == 1_885_830
+
+
+def plain_angular_sum(graph, directions, radial, x, weight):
+    """Return Σ over triplets of sbf(r_kj, α) W ⊙ x_kj, written out with Legendre polynomials."""
+    kj, ji = triplets(graph)
+    cosine = (directions[kj] * directions[ji]).sum(1)
+    result = torch.zeros_like(x)
+    for degree in range(radial.shape[1]):
+        norm = math.sqrt((2 * degree + 1) / (4 * math.pi))
+        angular = norm * torch.from_numpy(eval_legendre(degree, cosine.numpy()))
+        terms = (radial[kj, degree] @ weight[degree]) * x[kj] * angular.unsqueeze(1)
+        result.index_add_(0, ji, terms)
+    return result
+
+
+@pytest.mark.parametrize(
+    "atoms", [rattled(), molecule("CO2"), molecule("C6H6"), crystal()],
+    ids=["molecule", "linear", "planar", "cell smaller than the cut-off"],
+)
+def test_angular_sum_equals_the_sum_over_triplets(atoms):
+    graph = Graph.from_atoms(atoms, 5.0)
+    distances, directions = lengths_and_directions(graph.edge_vectors())
+    radial = SphericalBesselBasis(7, 6, 5.0, 6).double()(distances)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(len(distances), 5, generator=generator, dtype=torch.float64)
+    weight = torch.randn(7, 6, 5, generator=generator, dtype=torch.float64)
+    found = AngularSum(graph, directions, radial)(x, weight)
+    expected = plain_angular_sum(graph, directions, radial, x, weight)
+    assert relative_error(found, expected) < ROUND_OFF
+
+
+@pytest.mark.parametrize("atoms", [rattled(), crystal()], ids=["molecule", "crystal"])
+def test_order_of_the_edges_does_not_matter(atoms):
+    model = small_model()
+    graph = graph_of(atoms, model)
+    order = torch.randperm(len(graph.reverse), generator=torch.Generator().manual_seed(0))
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    shuffled = copy.copy(graph)
+    object.__setattr__(shuffled, "edge_index", graph.edge_index[:, order])
+    object.__setattr__(shuffled, "reverse", place[graph.reverse[order]])
+    if graph.shifts is not None:
+        object.__setattr__(shuffled, "shifts", graph.shifts[order])
+    assert relative_error(model(shuffled).energy, model(graph).energy) < ROUND_OFF
+
+
+def test_embeddings_are_one_a_block_and_one_for_the_start():
+    model = small_model()
+    embeddings = model(graph_of(rattled(), model)).embeddings
+    assert [tuple(e.shape) for e in embeddings] == [(9, 16)] * 3
+
+
+def test_energy_and_forces_are_smooth_where_a_pair_crosses_the_cutoff():
+    model = small_model()
+
+    def at(distance):
+        atoms = rattled("H2O")
+        atoms += ase.Atoms("O", [atoms.positions[0] + [0, 0, distance]])
+        out = energy_and_forces(model, graph_of(atoms, model))
+        return out.energy, out.forces
+
+    (e0, f0), (e1, f1) = at(5 - 1e-7), at(5 + 1e-7)
+    scale = energy_and_forces(model, graph_of(rattled("H2O"), model)).forces.abs().max()
+    assert (e1 - e0).abs() < 1e-9 * scale
+    assert (f1 - f0).abs().max() < 1e-7 * scale
+    # A control: the same step well inside changes the forces by far more than across the edge.
+    assert (at(2.0)[1] - at(2.0 + 2e-7)[1]).abs().max() > 1e-9 * scale
+
+
+def test_more_neighbours_than_the_cap_of_others():
+    model = small_model()
+    points = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    atoms = ase.Atoms("C60", points.numpy() * 0.9)
+    graph = graph_of(atoms, model)
+    assert torch.bincount(graph.edge_index[1]).max() > 50
+    assert torch.isfinite(energy_and_forces(model, graph).forces).all()
+
+
+@pytest.mark.parametrize("atoms", [ase.Atoms("C"), ase.Atoms("CO", [[0, 0, 0], [80, 0, 0]])])
+def test_atoms_alone(atoms):
+    model = small_model()
+    out = energy_and_forces(model, graph_of(atoms, model))
+    assert torch.isfinite(out.energy).all()
+    assert not out.forces.any()
+
+
+def test_float32_forces_are_close_to_float64():
+    model = small_model()
+    graph = graph_of(rattled(), model)
+    exact = energy_and_forces(model, graph).forces
+    single = energy_and_forces(copy.deepcopy(model).float(), graph).forces
+    assert relative_error(single, exact) < 1e-5

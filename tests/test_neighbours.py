@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from ase.neighborlist import neighbor_list
+
+from lkm_calc.neighbours import neighbour_list
+
+from .support import crystal, rattled
+
+
+def vectors(edges, atoms):
+    source, target = edges.edge_index
+    moved = edges.shifts @ np.asarray(atoms.cell)
+    return atoms.positions[target] - atoms.positions[source] + moved
+
+
+@pytest.mark.parametrize("pbc", [(True,) * 3, (True, False, True), (False,) * 3])
+@pytest.mark.parametrize("cutoff", [2.5, 9.0])
+def test_same_pairs_as_ase(pbc, cutoff):
+    atoms = crystal()
+    atoms.pbc = pbc
+    edges = neighbour_list(atoms.positions, cutoff, atoms.cell, pbc)
+    i, j, shift = neighbor_list("ijS", atoms, cutoff)
+    ours = {(*pair, *s) for pair, s in zip(edges.edge_index.T.tolist(), edges.shifts.tolist())}
+    theirs = {(a, b, *s) for a, b, s in zip(i.tolist(), j.tolist(), shift.tolist())}
+    assert ours == theirs
+    assert len(ours) == len(i)
+
+
+@pytest.mark.parametrize("atoms", [crystal(), rattled()], ids=["crystal", "molecule"])
+def test_reverse_is_the_same_pair_backwards(atoms):
+    edges = neighbour_list(atoms.positions, 6.0, atoms.cell, atoms.pbc)
+    d = vectors(edges, atoms)
+    np.testing.assert_allclose(d[edges.reverse], -d, atol=1e-12)
+    assert np.array_equal(edges.edge_index[:, edges.reverse], edges.edge_index[::-1])
+    assert np.array_equal(edges.reverse[edges.reverse], np.arange(len(d)))
+    assert (np.linalg.norm(d, axis=1) <= 6.0).all()
+
+
+def test_no_cap_on_neighbours():
+    points = np.random.default_rng(0).normal(size=(80, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    edges = neighbour_list(points, 2.5)
+    assert edges.edge_index.shape[1] == 80 * 79
+
+
+def test_sorted_by_target():
+    atoms = crystal()
+    target = neighbour_list(atoms.positions, 6.0, atoms.cell, atoms.pbc).edge_index[1]
+    assert (np.diff(target) >= 0).all()
+
+
+def test_one_atom_has_no_edges():
+    edges = neighbour_list(np.zeros((1, 3)), 5.0)
+    assert edges.edge_index.shape == (2, 0)
+    assert edges.reverse.shape == (0,)

@@ -1,0 +1,1 @@
+"""Training of lkm-calc models; installed as ``lkm_train``."""

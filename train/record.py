@@ -1,0 +1,139 @@
+"""What a run leaves behind: configuration, metrics, models, plots."""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lkm_calc import load_model, save_model
+from lkm_calc.atomic import replacing
+
+from .config import Config, to_table
+from .evaluate import Errors, errors_of, predict
+from .frames import Frames
+from .loader import GraphFrames
+from .plots import plot_learning_curves, plot_parity
+from .state import TrainingState
+
+
+class Record:
+    """The folder of a run.
+
+    Args:
+        directory: Made if it is not there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.metrics = directory / "metrics.jsonl"
+        self.best = directory / "model.safetensors"
+        self.last = directory / "last.safetensors"
+
+    def begin(self, config: Config, step: int) -> None:
+        """Write the configuration, and drop metrics of steps that will be made again."""
+        write_json(self.directory / "config.json", to_table(config))
+        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        with replacing(self.metrics) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the rows so far; a last line that a crash cut short is left out."""
+        if not self.metrics.exists():
+            return []
+        rows = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def finish(
+        self,
+        config: Config,
+        state: TrainingState,
+        data: GraphFrames,
+        validation: GraphFrames,
+        test: Frames | None,
+    ) -> Path:
+        """Measure the best model, write both models with their errors and draw the plots."""
+        size = config.run.eval_batch_size
+        model = load_model(self.best, device=data.device)
+        measured, name = (validation, "validation")
+        if test is not None:
+            measured, name = (GraphFrames(test, model.cutoff, data.device), "test")
+        predictions = predict(model, measured, size)
+        errors = errors_of(predictions)
+        provenance = model.provenance | {f"{name}_errors": errors._asdict()}
+        save_model(model, self.best, provenance)
+
+        last_errors = errors_of(predict(state.averaged_model, validation, size))
+        save_model(state.averaged_model, self.last, provenance_of(config, state, data, last_errors))
+
+        write_json(self.directory / "result.json", provenance)
+        plot_learning_curves(self.read_metrics(), self.directory / "learning_curves.png")
+        plot_parity(predictions, errors, f"{name} frames", self.directory / "parity.png")
+        return self.best
+
+
+def provenance_of(
+    config: Config, state: TrainingState, data: GraphFrames, validation: Errors
+) -> dict[str, Any]:
+    """Return what a model file tells of its training, as JSON values."""
+    table = to_table(config)
+    # Where things lay on the trainer's disk is nobody's business; their names and checksums are.
+    files = {
+        name: {"name": Path(path).name, "sha256": checksum(path)}
+        for name, path in (("train", config.data.train), ("test", config.data.test))
+        if path
+    }
+    table["data"] |= {"train": "", "test": ""}
+    table["run"] |= {"directory": ""}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "version": metadata.version("lkm-calc"),
+        "torch": torch.__version__,
+        "device": device_name(data.device),
+        "step": state.step,
+        "training_seconds": round(state.seconds, 1),
+        "files": files,
+        "config": table,
+        "validation_errors": validation._asdict(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or "cpu" with the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} thread(s)"
+
+
+_CHECKSUMS: dict[tuple[str, float], str] = {}
+
+
+def checksum(path: str) -> str:
+    """Return the SHA-256 of a file, remembered for as long as the file does not change."""
+    key = (path, Path(path).stat().st_mtime)
+    if key not in _CHECKSUMS:
+        with Path(path).open("rb") as file:
+            _CHECKSUMS[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _CHECKSUMS[key]
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
