@@ -16,7 +16,7 @@ from .config import Config, ConfigError, read_config
 from .evaluate import errors_of, predict
 from .frames import DataError
 from .loader import GraphFrames
-from .loop import TrainingDiverged, fit
+from .loop import TrainingDiverged, check_elements, fit
 from .md17 import read_md17
 from .state import StateError
 
@@ -109,10 +109,7 @@ def _evaluate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     device = choose_device(options.device)
     model = load_model(options.model, device=device)
     frames = read_md17(options.data, options.labels)
-    try:
-        model.check_elements(frames.numbers)
-    except ValueError as error:
-        raise DataError(f"{options.data}: {error}") from error
+    check_elements(model, frames, options.data)
     data = GraphFrames(frames, model.cutoff, device)
     with fast_matmul():
         errors = errors_of(predict(model, data, options.batch_size))

@@ -99,7 +99,7 @@ class RunConfig:
     """Epochs between validations."""
     checkpoint_every: int = 5
     """Epochs between saved training states."""
-    eval_batch_size: int = 50
+    eval_batch_size: int = 16
     """Frames a batch in validation and tests."""
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +19,23 @@ from lkm_calc.precision import fast_matmul
 
 from .config import Config, to_table
 from .evaluate import Errors, errors_of, predict
-from .frames import Frames, Split, random_split
+from .frames import DataError, Frames, Split, random_split
 from .loader import GraphFrames, epoch_order
 from .loss import Losses, training_loss
 from .md17 import read_md17
 from .record import Record, provenance_of
 from .state import StateError, TrainingState, learning_rate
+
+
+class Epoch(NamedTuple):
+    """A finished epoch."""
+
+    number: int
+    """Counted from one."""
+    learning_rate: float
+    """Of its last step."""
+    losses: dict[str, float]
+    """The mean of the loss and of its parts."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -57,7 +68,7 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
     split = _load_or_draw_split(directory / "split.npz", len(frames), config)
     model = prepare_model(config, frames.select(split.train)).to(device)
     if test is not None:
-        model.check_elements(np.unique(test.numbers))
+        check_elements(model, test, config.data.test)
     state = TrainingState.create(model, config.optimiser)
     record = Record(directory)
     if (directory / "state.pt").exists():
@@ -68,12 +79,20 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
     validation = GraphFrames(frames.select(split.validation), model.cutoff, device)
     total = config.optimiser.epochs * steps_per_epoch(data, config)
     with fast_matmul(), _stop_signals() as stopped:
-        for losses in _epochs(state, data, config, total, stop_after, stopped):
-            _validate(state, validation, losses, record, config, data)
+        for epoch in _epochs(state, data, config, total, stop_after, stopped):
+            _validate(state, validation, epoch, record, config, data)
         state.save(directory / "state.pt", to_table(config))
         if state.step < total:
             return None
         return record.finish(config, state, data, validation, test)
+
+
+def check_elements(model: EnergyModel, frames: Frames, source: str) -> None:
+    """Raise a DataError if the model was not trained on an element of the frames."""
+    try:
+        model.check_elements(np.unique(frames.numbers))
+    except ValueError as error:
+        raise DataError(f"{source}: {error}") from error
 
 
 def steps_per_epoch(data: GraphFrames, config: Config) -> int:
@@ -131,8 +150,8 @@ def _epochs(
     total: int,
     stop_after: int | None,
     stopped: list[int],
-) -> Iterator[dict[str, float]]:
-    """Train, yielding the mean losses at the end of each epoch."""
+) -> Iterator[Epoch]:
+    """Train, yielding at the end of each epoch."""
     per_epoch = steps_per_epoch(data, config)
     order = None
     began = time.perf_counter()
@@ -154,7 +173,7 @@ def _epochs(
                 state.loss_sums.zero_()
                 losses = {f"train_{n}": v for n, v in zip(Losses._fields, means, strict=True)}
                 _check_finite(losses["train_total"], epoch, config)
-                yield {"epoch": epoch + 1, "learning_rate": rate, **losses}
+                yield Epoch(epoch + 1, rate, losses)
                 began = time.perf_counter()
         state.seconds += time.perf_counter() - began
 
@@ -189,16 +208,21 @@ def _check_finite(loss: float, epoch: int, config: Config) -> None:
 def _validate(
     state: TrainingState,
     validation: GraphFrames,
-    losses: dict[str, float],
+    epoch: Epoch,
     record: Record,
     config: Config,
     data: GraphFrames,
 ) -> None:
     """Measure the averaged weights, log the epoch, keep the best model and save the state."""
-    epoch = int(losses["epoch"])
-    row: dict[str, Any] = {"step": state.step, **losses, "seconds": round(state.seconds, 1)}
-    last = epoch == config.optimiser.epochs
-    if epoch % config.run.validate_every == 0 or last:
+    row: dict[str, Any] = {
+        "step": state.step,
+        "epoch": epoch.number,
+        "learning_rate": epoch.learning_rate,
+        **epoch.losses,
+        "seconds": round(state.seconds, 1),
+    }
+    last = epoch.number == config.optimiser.epochs
+    if epoch.number % config.run.validate_every == 0 or last:
         errors = errors_of(predict(state.averaged_model, validation, config.run.eval_batch_size))
         row |= {f"validation_{name}": value for name, value in errors._asdict().items()}
         score = validation_score(errors, config)
@@ -207,7 +231,7 @@ def _validate(
             provenance = provenance_of(config, state, data, errors)
             save_model(state.averaged_model, record.best, provenance)
     record.log(row)
-    if epoch % config.run.checkpoint_every == 0:
+    if epoch.number % config.run.checkpoint_every == 0:
         state.save(record.directory / "state.pt", to_table(config))
 
 

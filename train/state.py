@@ -1,7 +1,7 @@
 """Everything a run needs to continue exactly where it stopped, saved as one file."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class TrainingState:
     @classmethod
     def create(cls, model: EnergyModel, config: OptimiserConfig) -> "TrainingState":
         """Start afresh from a model."""
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        average = AveragedModel(model, multi_avg_fn=_warmed_up_average(config.ema_decay))
         optimiser = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -95,6 +95,19 @@ class TrainingState:
         self.loss_sums.copy_(content["loss_sums"])
         for name, value in content["counters"].items():
             setattr(self, name, value)
+
+
+def _warmed_up_average(decay: float) -> Callable[..., None]:
+    """Return an exponential average whose memory grows with the steps up to that of ``decay``.
+
+    With a constant decay the random first weights would spoil the first 1/(1 − decay) steps.
+    """
+
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], n: torch.Tensor) -> None:
+        made = int(n)
+        get_ema_multi_avg_fn(min(decay, (1 + made) / (10 + made)))(averaged, current, n)
+
+    return update
 
 
 def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,0 +1,47 @@
+import ase
+import numpy as np
+import torch
+
+from lkm_calc import Graph
+from train.frames import Frames
+from train.loader import GraphFrames, epoch_order
+
+from .support import rattled
+
+
+def frames_of(structures):
+    sizes = [len(a) for a in structures]
+    positions = np.concatenate([a.positions for a in structures])
+    return Frames(
+        numbers=np.concatenate([a.numbers for a in structures]),
+        positions=positions,
+        forces=-positions,
+        energies=np.arange(len(structures)) * 1.0,
+        starts=np.concatenate([[0], np.cumsum(sizes)]),
+    )
+
+
+def test_a_batch_is_the_collated_graph_of_its_frames():
+    structures = [rattled(), rattled("H2O"), ase.Atoms("C"), rattled("C6H6")]
+    data = GraphFrames(frames_of(structures), 5.0, torch.device("cpu"))
+    picked = [3, 2, 0, 3]
+    graph, energies, forces = data.batch(torch.tensor(picked))
+    expected = Graph.collate([Graph.from_atoms(structures[k], 5.0) for k in picked])
+    for name, value in vars(expected).items():
+        found = getattr(graph, name)
+        assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
+    assert energies.tolist() == [3, 2, 0, 3]
+    assert torch.equal(forces, -expected.positions)
+
+
+def test_consecutive_batches_cover_everything_once():
+    data = GraphFrames(frames_of([rattled("H2O")] * 7), 5.0, torch.device("cpu"))
+    assert torch.cat(list(data.in_order(3))).tolist() == list(range(7))
+
+
+def test_epoch_order_is_a_function_of_seed_and_epoch():
+    order = epoch_order(50, seed=1, epoch=4)
+    assert sorted(order.tolist()) == list(range(50))
+    assert torch.equal(order, epoch_order(50, seed=1, epoch=4))
+    assert not torch.equal(order, epoch_order(50, seed=1, epoch=5))
+    assert not torch.equal(order, epoch_order(50, seed=2, epoch=4))

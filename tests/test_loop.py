@@ -1,0 +1,196 @@
+"""Training end to end on a small file: convergence, resuming, stopping, failing."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from lkm_calc import LKMCalculator, load_model
+from train.config import OptimiserConfig, config_from_table
+from train.frames import DataError
+from train.loop import TrainingDiverged, fit
+from train.state import StateError, learning_rate
+
+from .support import SMALL, rattled, rmd17_arrays, write_npz
+
+EPOCHS, BATCH = 4, 7
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_npz(tmp_path / "springs.npz", **rmd17_arrays(60))
+
+
+def config(data, directory, **changes):
+    table = {
+        "data": {"train": str(data), "n_train": 40, "n_validation": 15},
+        "model": {"hypers": SMALL["dimenet++"]},
+        "optimiser": {"epochs": EPOCHS, "batch_size": BATCH, "warmup_steps": 5, "ema_decay": 0.9},
+        "run": {"directory": str(directory), "device": "cpu", "seed": 5},
+    }
+    for key, value in changes.items():
+        section, name = key.split("__")
+        table[section] = table[section] | {name: value} if section in table else {name: value}
+    return config_from_table(table)
+
+
+def weights(directory):
+    return torch.load(directory / "state.pt", weights_only=True)
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[key]), key
+        elif isinstance(value, dict):
+            assert_same(value, other[key])
+        elif key not in ("seconds", "directory"):
+            assert value == other[key], key
+
+
+@pytest.mark.parametrize("stops", [[11], [6], [1, 2, 13, 23]], ids=["middle", "epoch end", "often"])
+def test_resuming_gives_the_same_weights_bit_for_bit(data, tmp_path, stops):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert fit(config(data, whole)) == whole / "model.safetensors"
+    for stop in stops:
+        assert fit(config(data, parts), stop_after=stop) is None
+        assert weights(parts)["counters"]["step"] == stop
+        assert not (parts / "result.json").exists()
+    fit(config(data, parts))
+    assert_same(weights(whole), weights(parts))
+    models = [load_model(folder / "model.safetensors").state_dict() for folder in (whole, parts)]
+    assert_same(*models)
+    logs = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (whole, parts)
+    ]
+    assert len(logs[0]) == EPOCHS
+    for one, other in zip(*logs, strict=True):
+        assert_same(one, other)
+
+
+def test_a_signal_stops_resumably(data, tmp_path, monkeypatch):
+    import train.loop as loop
+
+    step, calls = loop._step, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "_step", interrupted)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert fit(config(data, tmp_path / "run")) is None
+    assert weights(tmp_path / "run")["counters"]["step"] == 9
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert fit(config(data, tmp_path / "run")) is not None
+
+
+def test_learns(data, tmp_path):
+    path = fit(config(data, tmp_path / "run", optimiser__epochs=40, optimiser__learning_rate=5e-3))
+    rows = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    forces = np.concatenate(rmd17_arrays()["forces"])
+    assert rows[-1]["validation_force_mae"] < 0.4 * rows[0]["validation_force_mae"]
+    assert rows[-1]["validation_force_mae"] < 0.3 * 43.4 * np.abs(forces).mean()
+    model = load_model(path)
+    assert model.provenance["validation_errors"]["force_mae"] == min(
+        r["validation_force_mae"] for r in rows if r["step"] == model.provenance["step"]
+    )
+    assert model.elements == ("H", "C", "O")
+    energy = LKMCalculator(path).evaluate([rattled(amplitude=0.05)])[0]["energy"]
+    assert energy == pytest.approx(-4000, abs=3)
+
+
+def test_what_a_run_leaves(data, tmp_path):
+    test = write_npz(tmp_path / "test.npz", **rmd17_arrays(12, seed=9))
+    directory = tmp_path / "run"
+    fit(config(data, directory, data__test=str(test)))
+    assert {p.name for p in directory.iterdir()} == {
+        "config.json", "split.npz", "metrics.jsonl", "state.pt", "model.safetensors",
+        "last.safetensors", "result.json", "learning_curves.png", "parity.png",
+    }  # fmt: skip
+    result = json.loads((directory / "result.json").read_text())
+    assert result["test_errors"]["force_mae"] > 0
+    assert result["files"]["train"]["name"] == "springs.npz"
+    assert len(result["files"]["train"]["sha256"]) == 64
+    assert str(tmp_path) not in (directory / "result.json").read_text()
+    assert load_model(directory / "model.safetensors").provenance == result
+    with np.load(directory / "split.npz") as split:
+        assert len(split["train"]) == 40
+        assert not np.intersect1d(split["train"], split["validation"]).size
+
+
+def test_a_finished_run_is_left_as_it_is(data, tmp_path):
+    fit(config(data, tmp_path / "run"))
+    before = weights(tmp_path / "run")
+    assert fit(config(data, tmp_path / "run")) is not None
+    assert_same(before, weights(tmp_path / "run"))
+
+
+def test_another_configuration_does_not_continue_the_run(data, tmp_path):
+    fit(config(data, tmp_path / "run"), stop_after=3)
+    with pytest.raises(StateError, match=r"loss.gamma was 0.01, is 0.5.*run.directory"):
+        fit(config(data, tmp_path / "run", loss__gamma=0.5))
+
+
+def test_a_damaged_state_is_named(data, tmp_path):
+    fit(config(data, tmp_path / "run"), stop_after=3)
+    state = tmp_path / "run" / "state.pt"
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(StateError, match="not a readable training state"):
+        fit(config(data, tmp_path / "run"))
+
+
+def test_a_diverging_run_says_so_and_keeps_its_last_state(data, tmp_path):
+    changes = {"optimiser__learning_rate": 1e30, "optimiser__warmup_steps": 12}
+    with pytest.raises(TrainingDiverged, match=r"The loss became .*Lower optimiser.learning_rate"):
+        fit(config(data, tmp_path / "run", **changes))
+
+
+def test_test_frames_with_other_elements_are_refused_before_training(data, tmp_path):
+    arrays = rmd17_arrays(12)
+    arrays["nuclear_charges"] = np.where(arrays["nuclear_charges"] == 8, 16, arrays["nuclear_charges"])
+    test = write_npz(tmp_path / "test.npz", **arrays)
+    with pytest.raises(DataError, match="does not know S"):
+        fit(config(data, tmp_path / "run", data__test=str(test)))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_energies_are_centred_in_float64(tmp_path):
+    # The same labels 10⁷ eV lower, where float32 has steps of 1 eV, train to the same weights.
+    runs = []
+    for offset in (0.0, -2.0**23):
+        arrays = rmd17_arrays(60)
+        arrays["energies"] = arrays["energies"] + offset
+        data = write_npz(tmp_path / f"d{offset}.npz", **arrays)
+        run = tmp_path / f"run{offset}"
+        fit(config(data, run, data__check_units=False))
+        runs.append(weights(run)["model"])
+    w = "interactions.0.from_kj.weight"
+    assert torch.allclose(runs[0][w], runs[1][w], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["l2", "huber"])
+def test_other_losses_and_gamma_zero_train(data, tmp_path, kind):
+    fit(config(data, tmp_path / "run", loss__kind=kind, optimiser__epochs=1, run__dtype="float64"))
+    assert load_model(tmp_path / "run" / "model.safetensors").dtype == torch.float64
+
+
+def test_learning_rate_warms_up_and_follows_a_cosine():
+    o = OptimiserConfig(learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
+    rates = [learning_rate(step, 110, o) for step in range(110)]
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
+    assert rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.55)
+    assert rates[-1] == pytest.approx(0.1, abs=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_trains_on_cuda(data, tmp_path):
+    assert fit(config(data, tmp_path / "run", run__device="cuda")) is not None
