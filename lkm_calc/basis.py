@@ -5,7 +5,9 @@ where it and its first two derivatives vanish (Gasteiger et al. 2020, arXiv:2003
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -65,7 +67,7 @@ def spherical_bessel_zeros(max_degree: int, count: int) -> NDArray[np.float64]:
         brackets = np.array(
             [
                 brentq(lambda r, n=degree: spherical_jn(n, r), low, high, xtol=1e-14, rtol=1e-15)
-                for low, high in zip(brackets[:-1], brackets[1:], strict=True)
+                for low, high in pairwise(brackets)
             ]
         )
         zeros.append(brackets[:count])
@@ -73,9 +75,7 @@ def spherical_bessel_zeros(max_degree: int, count: int) -> NDArray[np.float64]:
 
 
 @cache
-def _spherical_bessel_pieces(
-    max_degree: int, count: int, intervals: int
-) -> NDArray[np.float64]:
+def _spherical_bessel_pieces(max_degree: int, count: int, intervals: int) -> NDArray[np.float64]:
     """Return the coefficients of quintic Hermite pieces of the normalised j_l(z_ln x) on [0, 1].
 
     Shape (intervals, 6, (max_degree+1)*count); piece k is a polynomial in t = intervals·x − k.
@@ -123,9 +123,7 @@ class SphericalBesselBasis(nn.Module):
     intervals = 512
     pieces: Tensor
 
-    def __init__(
-        self, num_spherical: int, num_radial: int, cutoff: float, exponent: int
-    ) -> None:
+    def __init__(self, num_spherical: int, num_radial: int, cutoff: float, exponent: int) -> None:
         super().__init__()
         self.shape = (num_spherical, num_radial)
         self.cutoff = cutoff
@@ -135,14 +133,15 @@ class SphericalBesselBasis(nn.Module):
         self._table = torch.from_numpy(pieces)
         self.register_buffer("pieces", self._table.to(torch.get_default_dtype()), persistent=False)
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        super()._apply(fn, recurse)
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> "SphericalBesselBasis":
+        """Take the table in the new type from the float64 one."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.pieces = self._table.to(self.pieces)
         return self
 
-    def forward(
-        self, distances: Float[Tensor, " edges"]
-    ) -> Float[Tensor, "edges degrees radial"]:
+    def forward(self, distances: Float[Tensor, " edges"]) -> Float[Tensor, "edges degrees radial"]:
         """Return the basis at each distance (Å)."""
         x = distances / self.cutoff
         position = (x * self.intervals).clamp(max=self.intervals)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import ase
 import numpy as np
@@ -40,7 +40,7 @@ class LKMCalculator(Calculator):
             that the model was not trained on, no atoms, or positions that are not finite.
     """
 
-    implemented_properties: ClassVar[list[str]] = [
+    implemented_properties = [  # noqa: RUF012
         "energy",
         "free_energy",
         "forces",
@@ -48,7 +48,7 @@ class LKMCalculator(Calculator):
         "stress",
     ]
     # Charges and magnetic moments are not read, so a change of them recomputes nothing.
-    ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class LKMCalculator(Calculator):
         device: str = "auto",
         dtype: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         if dtype is not None and dtype not in _DTYPES:
             raise ValueError(f"dtype is {dtype!r}; choose 'float32', 'float64' or None.")
         place = choose_device(device)
@@ -73,16 +73,21 @@ class LKMCalculator(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Compute everything for a structure, whatever of it is asked for."""
-        super().calculate(atoms, list(properties), list(system_changes))
-        if "stress" in properties and not self.atoms.pbc.all():
+        super().calculate(atoms, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
+        structure = self.atoms
+        if structure is None:
+            raise ValueError("calculate was called without atoms; attach them or pass them.")
+        if "stress" in properties and not structure.pbc.all():
             raise ValueError(
                 f"stress needs a structure that is periodic in three directions; pbc is "
-                f"{self.atoms.pbc.tolist()}."
+                f"{structure.pbc.tolist()}."
             )
-        self.results = self.evaluate([self.atoms])[0]
+        self.results = self.evaluate([structure])[0]
 
-    def evaluate(self, structures: Iterable[ase.Atoms], batch_size: int = 32) -> list[dict[str, Any]]:
-        """Return the results of many structures, computed together; the numbers are those of one by one.
+    def evaluate(
+        self, structures: Iterable[ase.Atoms], batch_size: int = 32
+    ) -> list[dict[str, Any]]:
+        """Return the results of many structures, the same numbers as one by one.
 
         Args:
             structures: Any sizes; those with a cell are best kept together.

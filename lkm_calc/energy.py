@@ -1,7 +1,7 @@
 """What an energy model is: local atomic energies, their scale and the reference energies."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,18 +121,16 @@ class EnergyModel(nn.Module, ABC):
         known = set(self.known_elements.nonzero().flatten().tolist())
         strange = sorted({int(z) for z in numbers} - known)
         if strange:
-            names = [
-                chemical_symbols[z] if z < len(chemical_symbols) else str(z) for z in strange
-            ]
+            names = [chemical_symbols[z] if z < len(chemical_symbols) else str(z) for z in strange]
             raise ValueError(
                 f"The model does not know {', '.join(names)}: it was trained on "
                 f"{', '.join(self.elements)}. Use a model whose training set holds these elements."
             )
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EnergyModel":
         """Move and cast like any module, but leave energies and their scale in float64."""
         kept = {"scale": self.scale, "reference_energies": self.reference_energies}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in kept.items():
             setattr(self, name, value.to(getattr(self, name).device))
         return self

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ase
 import numpy as np
@@ -134,7 +135,7 @@ class Graph:
 
     def to(self, device: torch.device | str) -> "Graph":
         """Return the graph with every tensor on ``device``."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)

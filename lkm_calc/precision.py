@@ -31,7 +31,7 @@ def _onednn_is_exact() -> bool:
 @contextmanager
 def _matmul_route(precision: str) -> Iterator[None]:
     """Set the route of float32 matrix products on the CPU, and set it back at the end."""
-    settings = torch.backends.mkldnn.matmul
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
     settings.fp32_precision = precision
     try:

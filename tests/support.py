@@ -19,9 +19,7 @@ FINITE_DIFFERENCE = 1e-6
 ROUND_OFF = 1e-10
 """Relative difference of numbers that are equal but for the order of sums, float64."""
 
-SMALL = {
-    "dimenet++": dict(hidden=16, num_blocks=2, triplet_dim=8, basis_dim=4, output_dim=16)
-}
+SMALL = {"dimenet++": dict(hidden=16, num_blocks=2, triplet_dim=8, basis_dim=4, output_dim=16)}
 """Narrow versions of the architectures, for tests that need no accuracy."""
 
 

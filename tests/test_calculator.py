@@ -6,8 +6,8 @@ import pytest
 import torch
 from ase import units
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
-from ase.optimize import BFGS
 from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
 
 from lkm_calc import LKMCalculator, save_model
 

@@ -91,7 +91,9 @@ def test_truncated_file(path, keep):
 
 def test_newer_format(path):
     rewrite(path, lambda header: header.update(format_version=FORMAT_VERSION + 1))
-    with pytest.raises(ModelFileError, match=r"model format 2; this lkm-calc reads up to 1.*Update"):
+    with pytest.raises(
+        ModelFileError, match=r"model format 2; this lkm-calc reads up to 1.*Update"
+    ):
         load_model(path)
 
 

@@ -24,7 +24,9 @@ def test_defaults_and_round_trip():
 
 def test_file_and_overrides(tmp_path):
     path = tmp_path / "c.toml"
-    path.write_text("[data]\ntrain = 'a.npz'\n[optimiser]\nepochs = 3\n[model.hypers]\nhidden = 8\n")
+    path.write_text(
+        "[data]\ntrain = 'a.npz'\n[optimiser]\nepochs = 3\n[model.hypers]\nhidden = 8\n"
+    )
     config = read_config(
         path,
         ["--optimiser.epochs", "7", "--optimiser.learning_rate", "1e-4", "--data.train", "b.npz",
@@ -75,7 +77,9 @@ def test_unusable_options(arguments):
         parse_overrides(arguments)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "train" / "configs").glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "train" / "configs").glob("*.toml")), ids=lambda p: p.stem
+)
 def test_shipped_configurations(path: Path):
     config = read_config(path, ["--data.train", "file.npz"])
     assert config != Config()

@@ -140,7 +140,8 @@ def plain_angular_sum(graph, directions, radial, x, weight):
 
 
 @pytest.mark.parametrize(
-    "atoms", [rattled(), molecule("CO2"), molecule("C6H6"), crystal()],
+    "atoms",
+    [rattled(), molecule("CO2"), molecule("C6H6"), crystal()],
     ids=["molecule", "linear", "planar", "cell smaller than the cut-off"],
 )
 def test_angular_sum_equals_the_sum_over_triplets(atoms):

@@ -128,7 +128,9 @@ def test_a_batch_equals_its_members(name):
     singles = [energy_and_forces(model, graph) for graph in graphs]
     assert relative_error(batch.energy, torch.cat([s.energy for s in singles])) < ROUND_OFF
     assert relative_error(batch.forces, torch.cat([s.forces for s in singles])) < ROUND_OFF
-    for layer, members in zip(batch.embeddings, zip(*(s.embeddings for s in singles))):
+    for layer, members in zip(
+        batch.embeddings, zip(*(s.embeddings for s in singles), strict=True), strict=True
+    ):
         assert relative_error(layer, torch.cat(members)) < ROUND_OFF
 
 

@@ -32,9 +32,7 @@ def test_collate_keeps_molecules_and_crystals_apart():
     parts = [Graph.from_atoms(a, 5.0) for a in (rattled(), crystal(), rattled("H2O"))]
     joined = Graph.collate(parts)
     assert joined.n_graphs == 3
-    assert torch.equal(
-        joined.edge_vectors(), torch.cat([g.edge_vectors() for g in parts])
-    )
+    assert torch.equal(joined.edge_vectors(), torch.cat([g.edge_vectors() for g in parts]))
     source, target = joined.edge_index
     assert torch.equal(joined.graph_index[source], joined.graph_index[target])
     assert torch.equal(joined.edge_index[:, joined.reverse], joined.edge_index.flip(0))

@@ -11,7 +11,7 @@ import torch
 from lkm_calc import LKMCalculator, load_model
 from train.config import OptimiserConfig, config_from_table
 from train.frames import DataError
-from train.loop import TrainingDiverged, fit
+from train.loop import TrainingDivergedError, fit
 from train.state import StateError, learning_rate
 
 from .support import SMALL, rattled, rmd17_arrays, write_npz
@@ -113,7 +113,7 @@ def test_what_a_run_leaves(data, tmp_path):
     fit(config(data, directory, data__test=str(test)))
     assert {p.name for p in directory.iterdir()} == {
         "config.json", "split.npz", "metrics.jsonl", "state.pt", "model.safetensors",
-        "last.safetensors", "result.json", "learning_curves.png", "parity.png",
+        "last.safetensors", "result.json", "card.md", "learning_curves.png", "parity.png",
     }  # fmt: skip
     result = json.loads((directory / "result.json").read_text())
     assert result["test_errors"]["force_mae"] > 0
@@ -149,13 +149,17 @@ def test_a_damaged_state_is_named(data, tmp_path):
 
 def test_a_diverging_run_says_so_and_keeps_its_last_state(data, tmp_path):
     changes = {"optimiser__learning_rate": 1e30, "optimiser__warmup_steps": 12}
-    with pytest.raises(TrainingDiverged, match=r"The loss became .*Lower optimiser.learning_rate"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"The loss became .*Lower optimiser.learning_rate"
+    ):
         fit(config(data, tmp_path / "run", **changes))
 
 
 def test_test_frames_with_other_elements_are_refused_before_training(data, tmp_path):
     arrays = rmd17_arrays(12)
-    arrays["nuclear_charges"] = np.where(arrays["nuclear_charges"] == 8, 16, arrays["nuclear_charges"])
+    arrays["nuclear_charges"] = np.where(
+        arrays["nuclear_charges"] == 8, 16, arrays["nuclear_charges"]
+    )
     test = write_npz(tmp_path / "test.npz", **arrays)
     with pytest.raises(DataError, match="does not know S"):
         fit(config(data, tmp_path / "run", data__test=str(test)))
@@ -165,7 +169,7 @@ def test_test_frames_with_other_elements_are_refused_before_training(data, tmp_p
 def test_energies_are_centred_in_float64(tmp_path):
     # The same labels 10⁷ eV lower, where float32 has steps of 1 eV, train to the same weights.
     runs = []
-    for offset in (0.0, -2.0**23):
+    for offset in (0.0, -(2.0**23)):
         arrays = rmd17_arrays(60)
         arrays["energies"] = arrays["energies"] + offset
         data = write_npz(tmp_path / f"d{offset}.npz", **arrays)

@@ -20,8 +20,8 @@ def test_same_pairs_as_ase(pbc, cutoff):
     atoms.pbc = pbc
     edges = neighbour_list(atoms.positions, cutoff, atoms.cell, pbc)
     i, j, shift = neighbor_list("ijS", atoms, cutoff)
-    ours = {(*pair, *s) for pair, s in zip(edges.edge_index.T.tolist(), edges.shifts.tolist())}
-    theirs = {(a, b, *s) for a, b, s in zip(i.tolist(), j.tolist(), shift.tolist())}
+    ours = set(map(tuple, np.column_stack([edges.edge_index.T, edges.shifts]).tolist()))
+    theirs = set(map(tuple, np.column_stack([i, j, shift]).tolist()))
     assert ours == theirs
     assert len(ours) == len(i)
 

@@ -16,7 +16,7 @@ from .config import Config, ConfigError, read_config
 from .evaluate import errors_of, predict
 from .frames import DataError
 from .loader import GraphFrames
-from .loop import TrainingDiverged, check_elements, fit
+from .loop import TrainingDivergedError, check_elements, fit
 from .md17 import read_md17
 from .state import StateError
 
@@ -36,7 +36,7 @@ Ctrl-C finishes the step and saves; the same command then goes on from there.
 
 The run's folder receives config.json, split.npz, metrics.jsonl, state.pt (to go on from),
 model.safetensors (best on the validation frames, for LKMCalculator), last.safetensors,
-result.json, learning_curves.png and parity.png.
+result.json, card.md, learning_curves.png and parity.png.
 """
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     try:
         return int(options.command(options, rest))
-    except (ConfigError, DataError, ModelFileError, StateError, TrainingDiverged) as error:
+    except (ConfigError, DataError, ModelFileError, StateError, TrainingDivergedError) as error:
         logger.error("lkm-train: %s", error)
         return 1
 

@@ -159,8 +159,9 @@ def merge(table: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
     merged = dict(table)
     for key, value in overrides.items():
         below = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[key] = merge(below, value) if both else value
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = merge(below, value)
+        merged[key] = value
     return merged
 
 

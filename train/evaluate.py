@@ -46,9 +46,7 @@ def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictio
     energies, predicted_energies, forces, predicted_forces = (
         torch.cat(column).double().cpu() for column in zip(*parts, strict=True)
     )
-    return Predictions(
-        energies, predicted_energies, forces, predicted_forces, data.n_atoms.cpu()
-    )
+    return Predictions(energies, predicted_energies, forces, predicted_forces, data.n_atoms.cpu())
 
 
 def errors_of(predictions: Predictions) -> Errors:

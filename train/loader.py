@@ -1,6 +1,7 @@
 """Frames as tensors on the device, and batches of them as graphs."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -25,8 +26,7 @@ class GraphFrames:
     def __init__(self, frames: Frames, cutoff: float, device: torch.device) -> None:
         starts = frames.starts
         lists = [
-            neighbour_list(frames.positions[first:last], cutoff)
-            for first, last in zip(starts[:-1], starts[1:], strict=True)
+            neighbour_list(frames.positions[first:last], cutoff) for first, last in pairwise(starts)
         ]
         edges = np.array([edges.edge_index.shape[1] for edges in lists])
         self.device = device

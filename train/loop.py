@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lkm_calc import EnergyModel, build_model, energy_and_forces, save_model
-from lkm_calc.atomic import replacing
 from lkm_calc.calculator import choose_device
 from lkm_calc.precision import fast_matmul
 
-from .config import Config, to_table
+from .config import Config, ConfigError, to_table
 from .evaluate import Errors, errors_of, predict
 from .frames import DataError, Frames, Split, random_split
 from .loader import GraphFrames, epoch_order
@@ -38,7 +36,7 @@ class Epoch(NamedTuple):
     """The mean of the loss and of its parts."""
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDivergedError(RuntimeError):
     """The loss is no longer a number."""
 
 
@@ -58,7 +56,7 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
     Raises:
         DataError: The data cannot be used.
         StateError: The folder holds a run of another configuration.
-        TrainingDiverged: The loss became NaN or infinite.
+        TrainingDivergedError: The loss became NaN or infinite.
     """
     device = choose_device(config.run.device)
     directory = Path(config.run.directory)
@@ -73,7 +71,7 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
     record = Record(directory)
     if (directory / "state.pt").exists():
         state.load(directory / "state.pt", to_table(config))
-    record.begin(config, state.step)
+    record.begin(config, split, state.step)
 
     data = GraphFrames(frames.select(split.train), model.cutoff, device)
     validation = GraphFrames(frames.select(split.validation), model.cutoff, device)
@@ -103,7 +101,10 @@ def steps_per_epoch(data: GraphFrames, config: Config) -> int:
 def prepare_model(config: Config, frames: Frames) -> EnergyModel:
     """Build the model and set its energy scale, reference energies and elements from frames."""
     torch.manual_seed(config.run.seed)
-    model = build_model(config.model.name, **config.model.hypers)
+    try:
+        model = build_model(config.model.name, **config.model.hypers)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"model.hypers cannot be used: {error}") from error
     model.to(getattr(torch, config.run.dtype))
     elements, reference = reference_energies(frames)
     scale = float(np.sqrt(np.mean(frames.forces**2)))
@@ -125,14 +126,11 @@ def reference_energies(frames: Frames) -> tuple[list[int], list[float]]:
 
 
 def _load_or_draw_split(path: Path, n_frames: int, config: Config) -> Split:
-    """Return the run's split, drawn and saved when the run begins."""
-    split = random_split(
-        n_frames, config.data.n_train, config.data.n_validation, config.run.seed
-    )
+    """Return the split that the run was begun with, or draw it."""
     if not path.exists():
-        with replacing(path) as temporary:
-            np.savez(temporary, train=split.train, validation=split.validation)
-        return split
+        return random_split(
+            n_frames, config.data.n_train, config.data.n_validation, config.run.seed
+        )
     with np.load(path) as saved:
         kept = Split(saved["train"], saved["validation"])
     if max(kept.train.max(), kept.validation.max()) >= n_frames:
@@ -196,9 +194,9 @@ def _step(
 
 
 def _check_finite(loss: float, epoch: int, config: Config) -> None:
-    """Raise TrainingDiverged if the loss of an epoch is not a number."""
+    """Raise TrainingDivergedError if the loss of an epoch is not a number."""
     if not np.isfinite(loss):
-        raise TrainingDiverged(
+        raise TrainingDivergedError(
             f"The loss became {loss} in epoch {epoch + 1}. The last saved state is "
             f"kept. Lower optimiser.learning_rate (now {config.optimiser.learning_rate:g}) or "
             f"optimiser.clip_norm (now {config.optimiser.clip_norm:g}) in a new run.directory."

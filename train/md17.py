@@ -95,8 +95,10 @@ def _check_shapes(
     n_frames = len(energies) if energies.ndim == 1 else -1
     expected = ((n_atoms,), (n_frames, n_atoms, 3), (n_frames,), (n_frames, n_atoms, 3))
     arrays = (numbers, positions, energies, forces)
-    if n_atoms < 1 or n_frames < 1 or any(
-        a.shape != s for a, s in zip(arrays, expected, strict=True)
+    if (
+        n_atoms < 1
+        or n_frames < 1
+        or any(a.shape != s for a, s in zip(arrays, expected, strict=True))
     ):
         found = ", ".join(f"{k} {a.shape}" for k, a in zip(keys, arrays, strict=True))
         raise DataError(

@@ -8,14 +8,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lkm_calc import load_model, save_model
 from lkm_calc.atomic import replacing
+from lkm_calc.checkpoint import read_header
 
+from .card import model_card
 from .config import Config, to_table
 from .evaluate import Errors, errors_of, predict
-from .frames import Frames
+from .frames import Frames, Split
 from .loader import GraphFrames
 from .plots import plot_learning_curves, plot_parity
 from .state import TrainingState
@@ -34,12 +37,13 @@ class Record:
         self.best = directory / "model.safetensors"
         self.last = directory / "last.safetensors"
 
-    def begin(self, config: Config, step: int) -> None:
-        """Write the configuration, and drop metrics of steps that will be made again."""
+    def begin(self, config: Config, split: Split, step: int) -> None:
+        """Write configuration and split, and drop metrics of steps that will be made again."""
         write_json(self.directory / "config.json", to_table(config))
+        with replacing(self.directory / "split.npz") as temporary:
+            np.savez(temporary, train=split.train, validation=split.validation)
         rows = [row for row in self.read_metrics() if row["step"] <= step]
-        with replacing(self.metrics) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -81,6 +85,10 @@ class Record:
         save_model(state.averaged_model, self.last, provenance_of(config, state, data, last_errors))
 
         write_json(self.directory / "result.json", provenance)
+        card = model_card(
+            read_header(self.best), self.directory.name, "lkm-train fit CONFIG.toml", "parity.png"
+        )
+        write_text(self.directory / "card.md", card)
         plot_learning_curves(self.read_metrics(), self.directory / "learning_curves.png")
         plot_parity(predictions, errors, f"{name} frames", self.directory / "parity.png")
         return self.best
@@ -133,7 +141,10 @@ def checksum(path: str) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(
-            json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        temporary.write_text(text, encoding="utf-8")

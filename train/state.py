@@ -110,7 +110,9 @@ def _warmed_up_average(decay: float) -> Callable[..., None]:
     return update
 
 
-def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _differences(
+    saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
     """Describe each key whose value differs; where a run is kept or computed may change."""
     found = []
     for key in sorted(set(saved) | set(wanted)):

@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all the set-up on a fresh machine with Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test lint check-wheel clean
+
+help:
+	@echo "make demo         MD of aspirin with a bundled model (about a minute)"
+	@echo "make test         the tests"
+	@echo "make lint         ruff and mypy"
+	@echo "make check-wheel  build the wheel and use it in an environment of its own"
+	@echo "make clean        remove environments and what was built"
+	@echo "Python: PYTHON=$(PYTHON); environment: VENV=$(VENV)"
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python md_examples/langevin_aspirin.py --output demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The folder holds a train.py, which would shadow a package installed as `train`.
+check-wheel:
+	rm -rf build dist $(VENV)-wheel
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	folder=$$(mktemp -d) && echo 'raise SystemExit("shadowed")' > $$folder/train.py && cd $$folder && \
+	  $(CURDIR)/$(VENV)-wheel/bin/lkm-train --help && \
+	  $(CURDIR)/$(VENV)-wheel/bin/python -c 'from lkm_calc import LKMCalculator; LKMCalculator("rmd17-ethanol")' && \
+	  rm -r $$folder
+
+clean:
+	rm -rf $(VENV) $(VENV)-wheel build dist demo *.egg-info

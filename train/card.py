@@ -1,0 +1,91 @@
+"""The model card: what a model file tells of itself, as a page to read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_ERRORS = (
+    ("energy_mae", "energy MAE", "meV"),
+    ("energy_rmse", "energy RMSE", "meV"),
+    ("energy_per_atom_mae", "energy MAE per atom", "meV"),
+    ("force_mae", "force MAE", "meV/Å"),
+    ("force_rmse", "force RMSE", "meV/Å"),
+)
+
+
+def model_card(header: Mapping[str, Any], title: str, command: str, picture: str) -> str:
+    """Return the card of a trained model in Markdown.
+
+    Args:
+        header: Of the model file, see :func:`lkm_calc.checkpoint.read_header`.
+        title: Heading.
+        command: What reproduces the model.
+        picture: Link to the parity plot.
+    """
+    training = header["provenance"]
+    config = training["config"]
+    loss, optimiser = config["loss"], config["optimiser"]
+    minutes = training["training_seconds"] / 60
+    return f"""\
+# {title}
+
+| | |
+|---|---|
+| architecture | {header["architecture"]}, {_listed(header["hypers"])} |
+| elements | {", ".join(header["elements"])} |
+| cut-off | {header["cutoff"]:g} Å |
+| units | energies eV, forces eV/Å |
+| trained on | {_data(training, config["data"])} |
+| loss | {loss["kind"]}; weights: energy {loss["energy"]:g} (eV per structure), forces \
+{loss["forces"]:g} (eV/Å per component), LKM γ = {loss["gamma"]:g} ({loss["lkm_distance"]}) |
+| optimiser | AdamW, {optimiser["epochs"]} epochs of batches of {optimiser["batch_size"]}, \
+learning rate {optimiser["learning_rate"]:g} after {optimiser["warmup_steps"]} warm-up steps, \
+cosine to {optimiser["final_fraction"]:g} of it, averaged weights ({optimiser["ema_decay"]:g}) |
+| seed | {config["run"]["seed"]} |
+| best step | {training["step"]}, chosen on the validation frames |
+| time to train | {minutes:.0f} min on {training["device"]}, {config["run"]["dtype"]} |
+| made with | lkm-calc {training["version"]}, torch {training["torch"]}, {training["date"]} |
+
+## Errors
+
+{_error_table(training)}
+
+One seed; no spread is given.
+
+![parity of energies and forces]({picture})
+
+## To reproduce
+
+```
+{command}
+```
+
+## Limits
+
+The model knows only the molecule and the range of geometries of its training frames. Bonds that
+break, other molecules and temperatures far above that of the frames are outside it; the energy of
+its training level of theory is all that it imitates.
+"""
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if name != "cutoff")
+
+
+def _data(training: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    file = training["files"]["train"]
+    return (
+        f"{data['n_train']} frames of {file['name']} ({data['labels']} labels, "
+        f"{data['n_validation']} more to validate), SHA-256 {file['sha256'][:16]}…"
+    )
+
+
+def _error_table(training: Mapping[str, Any]) -> str:
+    sets = [name for name in ("validation", "test") if f"{name}_errors" in training]
+    rows = [
+        f"| | {' | '.join(f'{name} frames' for name in sets)} |",
+        "|---" * (len(sets) + 1) + "|",
+    ]
+    for key, label, unit in _ERRORS:
+        values = " | ".join(f"{training[f'{name}_errors'][key]:.2f}" for name in sets)
+        rows.append(f"| {label}, {unit} | {values} |")
+    return "\n".join(rows)
