@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DataError, ModelFileError, StateError, TrainingDivergedError) as error:
         logger.error("lkm-train: %s", error)
         return 1
+    except OSError as error:
+        logger.error("lkm-train: %s: %s", error.filename, error.strerror)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,13 +15,13 @@ from lkm_calc import EnergyModel, build_model, energy_and_forces, save_model
 from lkm_calc.calculator import choose_device
 from lkm_calc.precision import fast_matmul
 
-from .config import Config, ConfigError, to_table
+from .config import Config, ConfigError
 from .evaluate import Errors, errors_of, predict
 from .frames import DataError, Frames, Split, random_split
 from .loader import GraphFrames, epoch_order
 from .loss import Losses, training_loss
 from .md17 import read_md17
-from .record import Record, provenance_of
+from .record import Record, identity_of, provenance_of
 from .state import StateError, TrainingState, learning_rate
 
 
@@ -54,11 +54,15 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
         The path of the finished model, ``model.safetensors``, or None if stopped before the end.
 
     Raises:
+        ConfigError: The device or the model cannot be had.
         DataError: The data cannot be used.
         StateError: The folder holds a run of another configuration.
         TrainingDivergedError: The loss became NaN or infinite.
     """
-    device = choose_device(config.run.device)
+    try:
+        device = choose_device(config.run.device)
+    except ValueError as error:
+        raise ConfigError(f"run.device: {error}") from error
     directory = Path(config.run.directory)
     options = (config.data.labels, config.data.check_units)
     frames = read_md17(config.data.train, *options)
@@ -70,7 +74,7 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
     state = TrainingState.create(model, config.optimiser)
     record = Record(directory)
     if (directory / "state.pt").exists():
-        state.load(directory / "state.pt", to_table(config))
+        state.load(directory / "state.pt", identity_of(config))
     record.begin(config, split, state.step)
 
     data = GraphFrames(frames.select(split.train), model.cutoff, device)
@@ -79,7 +83,7 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
     with fast_matmul(), _stop_signals() as stopped:
         for epoch in _epochs(state, data, config, total, stop_after, stopped):
             _validate(state, validation, epoch, record, config, data)
-        state.save(directory / "state.pt", to_table(config))
+        state.save(directory / "state.pt", identity_of(config))
         if state.step < total:
             return None
         return record.finish(config, state, data, validation, test)
@@ -230,7 +234,7 @@ def _validate(
             save_model(state.averaged_model, record.best, provenance)
     record.log(row)
     if epoch.number % config.run.checkpoint_every == 0:
-        state.save(record.directory / "state.pt", to_table(config))
+        state.save(record.directory / "state.pt", identity_of(config))
 
 
 def validation_score(errors: Errors, config: Config) -> float:

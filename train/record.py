@@ -120,6 +120,17 @@ def provenance_of(
     }
 
 
+def identity_of(config: Config) -> dict[str, Any]:
+    """Return what must be the same for a run to be continued.
+
+    The training data by their checksum; where things lie and what computes them may change.
+    """
+    table = to_table(config)
+    table["data"]["train"] = f"SHA-256 {checksum(config.data.train)}"
+    del table["data"]["test"], table["run"]["directory"], table["run"]["device"]
+    return table
+
+
 def device_name(device: torch.device) -> str:
     """Return the name of a GPU, or "cpu" with the number of threads."""
     if device.type == "cuda":

@@ -56,34 +56,34 @@ class TrainingState:
         assert isinstance(module, EnergyModel)
         return module
 
-    def save(self, path: Path, config: Mapping[str, Any]) -> None:
-        """Write the state and the configuration that it belongs to, whole or not at all."""
+    def save(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Write the state and what tells the run that it belongs to, whole or not at all."""
         content = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "loss_sums": self.loss_sums,
             "counters": {"step": self.step, "seconds": self.seconds, "best": self.best},
-            "config": config,
+            "identity": identity,
         }
         with replacing(path) as temporary:
             torch.save(content, temporary)
 
-    def load(self, path: Path, config: Mapping[str, Any]) -> None:
+    def load(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Continue from a saved state.
 
         Raises:
-            StateError: The file is damaged, or belongs to a run with another configuration.
+            StateError: The file is damaged, or belongs to another run.
         """
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            saved = content["config"]
+            saved = content["identity"]
         except Exception as error:  # torch.load raises many kinds on damaged files
             raise StateError(
                 f"{path} is not a readable training state ({error}). Remove its folder to start "
                 "the run again."
             ) from error
-        different = _differences(saved, config)
+        different = _differences(saved, identity)
         if different:
             raise StateError(
                 f"{path.parent} holds a run with another configuration: {'; '.join(different)}. "
@@ -113,14 +113,14 @@ def _warmed_up_average(decay: float) -> Callable[..., None]:
 def _differences(
     saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
-    """Describe each key whose value differs; where a run is kept or computed may change."""
+    """Describe each key whose value differs."""
     found = []
     for key in sorted(set(saved) | set(wanted)):
         name = f"{prefix}{key}"
         old, new = saved.get(key), wanted.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += _differences(old, new, f"{name}.")
-        elif old != new and name not in ("run.directory", "run.device"):
+        elif old != new:
             found.append(f"{name} was {old!r}, is {new!r}")
     return found
 
