@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from lkm_calc.atomic import replacing
@@ -34,6 +35,7 @@ def plot_learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     right.plot(epochs, [row["learning_rate"] for row in rows], color="0.3")
     right.set(title="Learning rate", xlabel="epoch")
     for axes in (left, middle, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
     _save(figure, path)
 
