@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WHEEL := $(abspath $(VENV))-wheel
 INSTALLED := $(VENV)/.installed
+PIP := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test lint check-wheel clean
 
@@ -19,8 +21,8 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/$(PIP) torch
+	$(BIN)/$(PIP) -e '.[test]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -30,22 +32,23 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	$(BIN)/$(PIP) -e '.[test,dev]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # The folder holds a train.py, which would shadow a package installed as `train`.
 check-wheel:
-	rm -rf build dist $(VENV)-wheel
-	$(PYTHON) -m venv $(VENV)-wheel
-	$(VENV)-wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
-	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
-	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	rm -rf build dist $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+	$(WHEEL)/bin/$(PIP) torch
+	$(WHEEL)/bin/$(PIP) dist/*.whl
 	folder=$$(mktemp -d) && echo 'raise SystemExit("shadowed")' > $$folder/train.py && cd $$folder && \
-	  $(CURDIR)/$(VENV)-wheel/bin/lkm-train --help && \
-	  $(CURDIR)/$(VENV)-wheel/bin/python -c 'from lkm_calc import LKMCalculator; LKMCalculator("rmd17-ethanol")' && \
-	  rm -r $$folder
+	  $(WHEEL)/bin/lkm-train --help && \
+	  $(WHEEL)/bin/python -m lkm_train fit --help > fit.txt && \
+	  $(WHEEL)/bin/python -c 'from lkm_calc import LKMCalculator; LKMCalculator("rmd17-ethanol")' && \
+	  rm -r $$folder $(WHEEL)
 
 clean:
-	rm -rf $(VENV) $(VENV)-wheel build dist demo *.egg-info
+	rm -rf $(VENV) $(WHEEL) build dist demo *.egg-info

@@ -7,10 +7,11 @@ from typing import Any
 import ase
 import numpy as np
 import torch
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from .checkpoint import load_model
+from .device import choose_device
 from .energy import EnergyModel
 from .forces import energy_and_forces
 from .graph import Graph
@@ -38,6 +39,7 @@ class LKMCalculator(Calculator):
         ModelFileError: The model cannot be loaded.
         ValueError: The dtype or device is unknown; on calculation, the structure holds an element
             that the model was not trained on, no atoms, or positions that are not finite.
+        PropertyNotImplementedError: Stress of a structure that is not periodic in all directions.
     """
 
     implemented_properties = [  # noqa: RUF012
@@ -78,8 +80,8 @@ class LKMCalculator(Calculator):
         if structure is None:
             raise ValueError("calculate was called without atoms; attach them or pass them.")
         if "stress" in properties and not structure.pbc.all():
-            raise ValueError(
-                f"stress needs a structure that is periodic in three directions; pbc is "
+            raise PropertyNotImplementedError(
+                "stress needs a structure that is periodic in three directions; pbc is "
                 f"{structure.pbc.tolist()}."
             )
         self.results = self.evaluate([structure])[0]
@@ -93,10 +95,16 @@ class LKMCalculator(Calculator):
             structures: Any sizes; those with a cell are best kept together.
             batch_size: Structures a batch; memory grows with it.
         """
+        if isinstance(structures, ase.Atoms):
+            raise ValueError("evaluate takes a list of structures; for one, write [atoms].")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
         structures = list(structures)
         results: list[dict[str, Any]] = []
         for first in range(0, len(structures), batch_size):
-            results += self._evaluate_batch(structures[first : first + batch_size])
+            # Forces need gradients, wherever this is called from.
+            with torch.inference_mode(False), fast_matmul():
+                results += self._evaluate_batch(structures[first : first + batch_size])
         return results
 
     def _evaluate_batch(self, structures: Sequence[ase.Atoms]) -> list[dict[str, Any]]:
@@ -105,8 +113,7 @@ class LKMCalculator(Calculator):
         graphs = [Graph.from_atoms(atoms, self.model.cutoff) for atoms in structures]
         graph = Graph.collate(graphs).to(self.model.device)
         periodic = [bool(atoms.pbc.all()) for atoms in structures]
-        with fast_matmul():
-            out = energy_and_forces(self.model, graph, stress=any(periodic))
+        out = energy_and_forces(self.model, graph, stress=any(periodic))
         ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
         forces = np.split(out.forces.cpu().numpy(), ends)
         energies = np.split(out.atom_energies.cpu().numpy(), ends)
@@ -123,21 +130,3 @@ class LKMCalculator(Calculator):
                 one["stress"] = full_3x3_to_voigt_6_stress(stress[k])
             results.append(one)
         return results
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" is CUDA when there is one, else the CPU.
-
-    Raises:
-        ValueError: There is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device {name!r} cannot be used ({error}). Choose 'auto', 'cpu' or one that torch "
-            "sees, such as 'cuda'."
-        ) from error
-    return torch.device(name)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .atomic import replacing
-from .energy import EnergyModel
+from .energy import MAX_NUMBER, EnergyModel
 from .models import build_model
 
 FORMAT_VERSION = 1
@@ -112,6 +112,9 @@ def load_model(
         )
         calibration = {name: model.state_dict()[name] for name in _CALIBRATION}
         model.load_state_dict(weights | calibration)
+        broken = [name for name, value in weights.items() if not value.isfinite().all()]
+        if broken:
+            raise ValueError(f"weights that are not finite: {', '.join(broken[:3])}")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ModelFileError(
             f"{path} does not fit its own header ({type(error).__name__}: {error}). It was edited "
@@ -157,19 +160,42 @@ def _parse_header(metadata: Mapping[str, str] | None, path: Path) -> dict[str, A
             f"{path} is a safetensors file without the header of an lkm-calc model. Name a file "
             "written by lkm-train or save_model."
         ) from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int) or version < 1:
+        raise ModelFileError(f"{path} has model format {version!r}; formats count from 1.")
+    if version > FORMAT_VERSION:
         raise ModelFileError(
             f"{path} has model format {version}; this lkm-calc reads up to {FORMAT_VERSION}. "
             "Update it: pip install -U lkm-calc."
         )
     for old in range(version, FORMAT_VERSION):
         header = _UPGRADES[old](header)
-    strange = [s for s in header.get("elements", []) if s not in chemical_symbols]
-    missing = {"architecture", "hypers", "dtype", "elements", "scale", "reference_energies"}
-    missing -= set(header)
-    if missing or strange or header["dtype"] not in ("float32", "float64"):
+    problem = _find_damage(header)
+    if problem:
         raise ModelFileError(
-            f"{path} has a damaged header: missing {sorted(missing)}, unknown elements {strange}, "
-            f"dtype {header.get('dtype')!r}. Get the original file again."
+            f"{path} has a damaged header: {problem}. Get the original file again."
         )
     return {"provenance": {}, **header}
+
+
+def _find_damage(header: Mapping[str, Any]) -> str:
+    """Describe what is wrong with a header, or return an empty text."""
+    kinds = {
+        "architecture": str,
+        "hypers": dict,
+        "dtype": str,
+        "elements": list,
+        "scale": float,
+        "reference_energies": dict,
+    }
+    for name, kind in kinds.items():
+        if not isinstance(header.get(name), kind):
+            return f"{name} is {header.get(name)!r}"
+    if not isinstance(header.get("provenance", {}), dict):
+        return f"provenance is {header['provenance']!r}"
+    known = chemical_symbols[1 : MAX_NUMBER + 1]
+    strange = {*header["elements"], *header["reference_energies"]} - {*known}
+    if strange:
+        return f"unknown elements {sorted(strange)}"
+    if header["dtype"] not in ("float32", "float64"):
+        return f"dtype is {header['dtype']!r}"
+    return ""

@@ -1,5 +1,6 @@
 """What an energy model is: local atomic energies, their scale and the reference energies."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ class EnergyModel(nn.Module, ABC):
 
     def __init__(self, cutoff: float, hypers: Mapping[str, Any]) -> None:
         super().__init__()
-        if not cutoff > 0:
+        if isinstance(cutoff, bool) or not 0 < cutoff < math.inf:
             raise ValueError(f"cutoff is {cutoff}; it must be a positive length in Å.")
         self.cutoff = float(cutoff)
         self.hypers = dict(hypers)

@@ -13,7 +13,7 @@ from torch import Tensor
 from .neighbours import neighbour_list
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """One structure, or several side by side.
 

@@ -14,7 +14,8 @@ def glorot_orthogonal_(weight: Tensor, scale: float = 2.0) -> None:
     with torch.no_grad():
         nn.init.orthogonal_(weight)
         fan_out, fan_in = weight.shape
-        weight.mul_(math.sqrt(scale / ((fan_in + fan_out) * weight.var().item())))
+        if weight.numel() > 1:  # one element has no variance
+            weight.mul_(math.sqrt(scale / ((fan_in + fan_out) * weight.var().item())))
 
 
 def dense(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:

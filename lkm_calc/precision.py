@@ -17,9 +17,11 @@ def _onednn_is_exact() -> bool:
     """
     if not torch.backends.mkldnn.is_available():
         return False
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(256, 128, generator=generator)
-    b = torch.randn(128, 128, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    a, b = (
+        torch.randn(256, 256, generator=generator, dtype=torch.float32, device="cpu")
+        for _ in range(2)
+    )
     exact = a.double() @ b.double()
     with _matmul_route("ieee"):
         ordinary = (a @ b - exact).abs().max()

@@ -8,9 +8,3 @@ from ase import units as _ase
 
 KCAL_PER_MOL = _ase.kcal / _ase.mol
 """One kcal/mol in eV (0.0433641)."""
-
-HARTREE = _ase.Hartree
-"""One Hartree in eV (27.2114)."""
-
-BOHR = _ase.Bohr
-"""One Bohr radius in Å (0.529177)."""

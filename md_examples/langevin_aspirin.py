@@ -98,7 +98,8 @@ def simulate(relaxed: Atoms, kelvin: float) -> np.ndarray:
 
 molecule = read(options.start)
 molecule.calc = LKMCalculator(options.model, dtype=options.dtype)
-BFGS(molecule, logfile=None).run(fmax=0.02, steps=300)
+if not BFGS(molecule, logfile=None).run(fmax=0.02, steps=300):
+    raise SystemExit("The relaxation did not converge: is the model one for this molecule?")
 write(options.output / "relaxed.xyz", molecule)
 minimum = molecule.get_potential_energy()
 

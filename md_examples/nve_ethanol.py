@@ -44,7 +44,8 @@ options.output.mkdir(parents=True, exist_ok=True)
 # the velocities of twice the temperature the molecule then has the one asked for.
 atoms = molecule("CH3CH2OH")
 atoms.calc = LKMCalculator(options.model, dtype="float64")
-BFGS(atoms, logfile=None).run(fmax=0.001, steps=500)
+if not BFGS(atoms, logfile=None).run(fmax=0.001, steps=500):
+    raise SystemExit("The relaxation did not converge: is the model one for ethanol?")
 rng = np.random.default_rng(options.seed)
 thermalize_momenta(atoms, 2 * options.temperature, exact_temperature=True, rng=rng)
 Stationary(atoms)

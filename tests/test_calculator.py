@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from ase import units
+from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
@@ -52,7 +53,7 @@ def test_stress_is_voigt_in_ev_per_cubic_angstrom(calc):
 def test_stress_of_a_molecule_is_refused(calc):
     atoms = rattled()
     atoms.calc = calc
-    with pytest.raises(ValueError, match="periodic in three directions"):
+    with pytest.raises(PropertyNotImplementedError, match="periodic in three directions"):
         atoms.get_stress()
 
 
@@ -175,3 +176,13 @@ def test_no_warnings_and_no_gradients_in_use(calc):
         atoms.calc = calc
         with torch.no_grad():
             assert atoms.get_forces().any()
+        atoms.rattle(0.01)
+        with torch.inference_mode():
+            assert atoms.get_forces().any()
+
+
+def test_evaluate_refuses_what_it_cannot_do(calc):
+    with pytest.raises(ValueError, match=r"write \[atoms\]"):
+        calc.evaluate(rattled())
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        calc.evaluate([rattled()], batch_size=0)

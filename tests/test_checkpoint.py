@@ -100,20 +100,42 @@ def test_newer_format(path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h: h.pop("elements"), r"damaged header: missing \['elements'\]"),
+        (lambda h: h.pop("elements"), "damaged header: elements is None"),
+        (lambda h: h.update(format_version=0), "formats count from 1"),
+        (lambda h: h.update(elements=["H", "Cm"]), r"unknown elements \['Cm'\]"),
+        (lambda h: h.update(provenance=5), "provenance is 5"),
         (lambda h: h.update(elements=["H", "Xy"]), r"unknown elements \['Xy'\]"),
-        (lambda h: h.update(dtype="object"), "dtype 'object'"),
+        (lambda h: h.update(dtype="object"), "dtype is 'object'"),
         (lambda h: h.update(architecture="other"), "does not fit its own header.*other"),
         (lambda h: h["hypers"].update(hidden=17), "does not fit its own header"),
         (lambda h: h["hypers"].update(wings=2), "does not fit its own header.*wings"),
         (lambda h: h["hypers"].update(hidden="x"), "does not fit its own header"),
     ],
-    ids=["missing", "element", "dtype", "architecture", "width", "argument", "type"],
+    ids=[
+        "missing",
+        "version",
+        "heavy",
+        "provenance",
+        "element",
+        "dtype",
+        "architecture",
+        "width",
+        "argument",
+        "type",
+    ],
 )
 def test_edited_header(path, change, message):
     rewrite(path, change)
     with pytest.raises(ModelFileError, match=message):
         load_model(path)
+
+
+def test_broken_weights(model, tmp_path):
+    with torch.no_grad():
+        model.embedding.radial.bias[0] = torch.nan
+    save_model(model, tmp_path / "nan.safetensors")
+    with pytest.raises(ModelFileError, match="not finite: embedding.radial.bias"):
+        load_model(tmp_path / "nan.safetensors")
 
 
 def test_foreign_files(tmp_path):

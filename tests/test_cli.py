@@ -56,6 +56,8 @@ def test_a_run_that_was_stopped_says_how_to_go_on(config, messages):
         (["fit", "CONFIG", "--run.device", "abacus"], "run.device: device 'abacus' cannot be"),
         (["fit", "CONFIG", "--model.hypers.wings", "2"], "has no argument wings"),
         (["evaluate", "none.safetensors", "x.npz"], "no file 'none.safetensors'"),
+        (["evaluate", "m", "x.npz", "--device", "abacus"], "--device: device 'abacus' cannot"),
+        (["evaluate", "m", "x.npz", "--batch-size", "0"], "--batch-size is 0"),
     ],
 )
 def test_refusals_are_one_message_and_leave_nothing(config, arguments, message, tmp_path, messages):

@@ -51,7 +51,9 @@ def test_file_and_overrides(tmp_path):
         ({"optimiser": {"epochs": 0}}, "optimiser.epochs is 0; it must be positive"),
         ({"optimiser": {"ema_decay": 1.0}}, r"must be in \[0, 1\)"),
         ({"optimiser": {"learning_rate": float("nan")}}, "learning_rate is nan"),
-        ({"loss": {"gamma": -1}}, "loss.gamma is -1.0; it must not be negative"),
+        ({"optimiser": {"learning_rate": float("inf")}}, "learning_rate is inf"),
+        ({"loss": {"energy": 0, "forces": 0}}, "nothing to learn"),
+        ({"loss": {"gamma": -1}}, "loss.gamma is -1.0; it must be finite and not negative"),
         ({"data": 3}, r"data must be a table, \[data\]; got 3"),
         ({"data": {}}, "data.train is missing"),
         ({"model": {"name": "schnet"}}, r"choose one of dimenet\+\+"),
@@ -69,6 +71,16 @@ def test_unusable_files(tmp_path):
     path.write_text("[data\n")
     with pytest.raises(ConfigError, match="not valid TOML"):
         read_config(path)
+    path.write_bytes(b"[data]\ntrain = '\xff'\n")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        read_config(path)
+
+
+def test_options_with_an_equals_sign_and_conflicts():
+    table = parse_overrides(["--loss.gamma=0.1", "--run.seed", "3", "--data.train=a=b.npz"])
+    assert table == {"loss": {"gamma": 0.1}, "run": {"seed": 3}, "data": {"train": "a=b.npz"}}
+    with pytest.raises(ConfigError, match="data.train is {'x': 'b'}; it must be of type str"):
+        config_from_table(parse_overrides(["--data.train", "a", "--data.train.x", "b"]))
 
 
 @pytest.mark.parametrize("arguments", [["epochs", "3"], ["--epochs", "3"], ["--run.seed"]])

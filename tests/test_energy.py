@@ -47,8 +47,27 @@ def test_unknown_architecture_and_argument():
         build_model("schnet")
     with pytest.raises(ValueError, match="no argument widht; it takes hidden"):
         build_model("dimenet++", widht=3)
-    with pytest.raises(ValueError, match="cutoff is -1"):
-        build_model("dimenet++", cutoff=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cutoff", -1.0),
+        ("cutoff", float("inf")),
+        ("hidden", 0),
+        ("num_blocks", -1),
+        ("num_spherical", 100),
+        ("basis_dim", 0),
+    ],
+)
+def test_impossible_sizes(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be"):
+        build_model("dimenet++", **{name: value})
+
+
+def test_the_narrowest_model_is_finite():
+    model = build_model("dimenet++", hidden=1, triplet_dim=1, basis_dim=1, output_dim=1)
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 def test_defaults_take_any_element():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lkm_calc import LKMCalculator, load_model
-from train.config import OptimiserConfig, config_from_table
+from train.config import OptimiserConfig, config_from_table, read_config
 from train.frames import DataError
 from train.loop import TrainingDivergedError, fit
 from train.state import StateError, learning_rate
@@ -159,9 +159,48 @@ def test_a_damaged_state_is_named(data, tmp_path):
 def test_a_diverging_run_says_so_and_keeps_its_last_state(data, tmp_path):
     changes = {"optimiser__learning_rate": 1e30, "optimiser__warmup_steps": 12}
     with pytest.raises(
-        TrainingDivergedError, match=r"The loss became .*Lower optimiser.learning_rate"
+        TrainingDivergedError, match=r"The loss or .*Lower optimiser.learning_rate"
     ):
         fit(config(data, tmp_path / "run", **changes))
+
+
+def test_a_diverging_validation_says_so_and_writes_no_model(data, tmp_path):
+    changes = {"optimiser__learning_rate": 1e30, "optimiser__warmup_steps": 0}
+    changes |= {"optimiser__batch_size": 40, "optimiser__epochs": 1}
+    with pytest.raises(TrainingDivergedError, match="validation error became nan"):
+        fit(config(data, tmp_path / "run", **changes))
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "config.json", "split.npz", "metrics.jsonl",
+    }  # fmt: skip
+    assert not (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_the_data_may_move_while_training(data, tmp_path, monkeypatch):
+    import train.loop as loop
+
+    validate = loop._validate
+
+    def moving(*arguments):
+        if data.exists():
+            data.rename(tmp_path / "elsewhere.npz")
+        validate(*arguments)
+
+    monkeypatch.setattr(loop, "_validate", moving)
+    assert fit(config(data, tmp_path / "run")) is not None
+
+
+def test_a_test_set_added_later_is_named_in_the_provenance(data, tmp_path):
+    fit(config(data, tmp_path / "run"))
+    test = write_npz(tmp_path / "test.npz", **rmd17_arrays(12, seed=9))
+    model = load_model(fit(config(data, tmp_path / "run", data__test=str(test))))
+    assert model.provenance["files"]["test"]["name"] == "test.npz"
+
+
+def test_config_json_reproduces_the_run(data, tmp_path):
+    fit(config(data, tmp_path / "run"))
+    again = read_config(tmp_path / "run" / "config.json", ["--run.directory", str(tmp_path / "b")])
+    fit(again)
+    assert_same(weights(tmp_path / "run")["model"], weights(tmp_path / "b")["model"])
 
 
 def test_test_frames_with_other_elements_are_refused_before_training(data, tmp_path):

@@ -91,11 +91,14 @@ def with_nan(array, frame):
         (changed("forces", lambda a: with_nan(a, 3)), r"forces hold NaN.*\[3\]"),
         (changed("energies", lambda a: with_nan(a, 5)), r"energies hold NaN.*\[5\]"),
         (changed("nuclear_charges", lambda a: a * 0), r"\[0\] are not atomic numbers"),
+        (changed("nuclear_charges", lambda a: a + 0.5), "holds fractions"),
+        (changed("coords", lambda a: a * 0.1), "two atoms of frame 0 are 0.1.* Å apart"),
         (changed("nuclear_charges", lambda a: a + 95), "are not atomic numbers"),
     ],
     ids=[
         "missing key", "no keys", "frames", "atoms", "components", "scalar", "empty", "text",
-        "nan positions", "nan forces", "nan energy", "number zero", "number 101",
+        "nan positions", "nan forces", "nan energy", "number zero",
+        "half numbers", "nanometres", "number 101",
     ],
 )  # fmt: skip
 def test_unusable_arrays(tmp_path, arrays, message):
@@ -136,6 +139,16 @@ def test_damaged_files(tmp_path, path):
     path.write_text("energy 1.0\n")
     with pytest.raises(DataError, match="not a readable npz file"):
         read_md17(path)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(DataError, match="not a readable npz file"):
+        read_md17(tmp_path / "one.npy")
+    compressed = tmp_path / "compressed.npz"
+    np.savez_compressed(compressed, **rmd17_arrays())
+    content = bytearray(compressed.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    compressed.write_bytes(content)
+    with pytest.raises(DataError, match="not a readable npz file"):
+        read_md17(compressed)
 
 
 def test_unknown_labels(path):

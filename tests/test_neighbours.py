@@ -1,3 +1,4 @@
+import ase
 import numpy as np
 import pytest
 from ase.neighborlist import neighbor_list
@@ -47,6 +48,28 @@ def test_sorted_by_target():
     atoms = crystal()
     target = neighbour_list(atoms.positions, 6.0, atoms.cell, atoms.pbc).edge_index[1]
     assert (np.diff(target) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("cell", "pbc", "far", "message"),
+    [
+        (None, False, [1e4, 1e4, 0], "spread over 1e\\+04 Å.*blew up"),
+        (None, False, [1e7, 0, 0], "spread over 1e\\+07 Å.*blew up"),
+        ([4, 4, 1], [True, True, False], [0, 0, 1e5], "spread over 1e\\+05 Å"),
+        ([4, 1e4, 1e4], True, [2, 0, 0], r"cell of \[4.0, 10000.0, 10000.0\] Å is too large"),
+        ([[4, 0, 0], [4, 0, 0], [0, 0, 4]], True, [2, 0, 0], "flat"),
+    ],
+)
+def test_exploded_structures_are_refused_not_a_crash(cell, pbc, far, message):
+    atoms = ase.Atoms("H2", [[0, 0, 0], far], cell=cell, pbc=pbc)
+    with pytest.raises(ValueError, match=message):
+        neighbour_list(atoms.positions, 5.0, atoms.cell.complete(), atoms.pbc)
+
+
+def test_distant_molecules_and_large_cells_are_fine():
+    assert neighbour_list([[0, 0, 0], [900.0, 0, 0], [0, 1.0, 0]], 5.0).edge_index.shape[1] == 2
+    box = np.diag([4.0, 200.0, 200.0])
+    assert neighbour_list([[0.0, 0, 0]], 5.0, box, (True,) * 3).edge_index.shape[1] == 2
 
 
 def test_one_atom_has_no_edges():

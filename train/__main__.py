@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from lkm_calc import load_model
-from lkm_calc.calculator import choose_device
 from lkm_calc.checkpoint import ModelFileError
+from lkm_calc.device import choose_device
 from lkm_calc.precision import fast_matmul
 
 from .config import Config, ConfigError, read_config
@@ -49,11 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     try:
         return int(options.command(options, rest))
-    except (ConfigError, DataError, ModelFileError, StateError, TrainingDivergedError) as error:
+    except (
+        ConfigError,
+        DataError,
+        ModelFileError,
+        OSError,
+        StateError,
+        TrainingDivergedError,
+    ) as error:
         logger.error("lkm-train: %s", error)
-        return 1
-    except OSError as error:
-        logger.error("lkm-train: %s: %s", error.filename, error.strerror)
         return 1
 
 
@@ -78,7 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("data", metavar="DATA", help="npz file")
     evaluate.add_argument("--labels", choices=("revised", "original"), default="revised")
     evaluate.add_argument("--device", default="auto")
-    evaluate.add_argument("--batch-size", type=int, default=50)
+    evaluate.add_argument("--batch-size", type=int, default=16)
+    evaluate.add_argument(
+        "--no-check-units",
+        dest="check_units",
+        action="store_false",
+        help="accept labels that are not credible in kcal/mol and kcal/mol/Å",
+    )
     evaluate.set_defaults(command=_evaluate)
     return parser
 
@@ -109,9 +119,14 @@ def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _evaluate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
-    device = choose_device(options.device)
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
+    try:
+        device = choose_device(options.device)
+    except ValueError as error:
+        raise ConfigError(f"--device: {error}") from error
     model = load_model(options.model, device=device)
-    frames = read_md17(options.data, options.labels)
+    frames = read_md17(options.data, options.labels, options.check_units)
     check_elements(model, frames, options.data)
     data = GraphFrames(frames, model.cutoff, device)
     with fast_matmul():

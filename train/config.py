@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,26 +117,28 @@ class Config:
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML file and apply command-line pairs such as ``--optimiser.epochs 10``.
+    """Read a TOML file, or the config.json of a run, and apply ``--section.key value`` pairs.
 
     Raises:
-        ConfigError: The file is missing or not TOML, a key is unknown, or a value is of the
+        ConfigError: The file is missing or not TOML or JSON, a key is unknown, or a value is of the
             wrong type or out of range.
     """
     path = Path(path)
+    kind, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"The configuration {path} does not exist.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    except ValueError as error:  # not UTF-8, or not of its kind
+        raise ConfigError(f"{path} is not valid {kind}: {error}.") from error
     return config_from_table(merge(table, parse_overrides(overrides)))
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """Turn ``--section.key value`` pairs into a nested table, values read as TOML or as text."""
     table: dict[str, Any] = {}
-    for flag, text in zip(arguments[::2], [*arguments[1::2], None], strict=False):
+    words = [part for word in arguments for part in _split_flag(word)]
+    for flag, text in zip(words[::2], [*words[1::2], None], strict=False):
         if not flag.startswith("--") or "." not in flag:
             raise ConfigError(
                 f"{flag!r} is not an option. Write --section.key value, for example "
@@ -146,12 +150,15 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text
-        *sections, key = flag[2:].split(".")
-        place = table
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = value
+        for name in reversed(flag[2:].split(".")):
+            value = {name: value}
+        table = merge(table, value)
     return table
+
+
+def _split_flag(word: str) -> list[str]:
+    """Return ``--key=value`` as two words, any other word as it is."""
+    return word.split("=", 1) if word.startswith("--") and "=" in word else [word]
 
 
 def merge(table: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,8 +243,8 @@ def _check(config: Config) -> None:
         "run.eval_batch_size": run.eval_batch_size,
     }
     for name, value in positive.items():
-        if not value > 0:
-            raise ConfigError(f"{name} is {value}; it must be positive.")
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name} is {value}; it must be positive and finite.")
     not_negative = {
         "loss.energy": config.loss.energy,
         "loss.forces": config.loss.forces,
@@ -248,10 +255,12 @@ def _check(config: Config) -> None:
         "run.seed": run.seed,
     }
     for name, value in not_negative.items():
-        if not value >= 0:
-            raise ConfigError(f"{name} is {value}; it must not be negative.")
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{name} is {value}; it must be finite and not negative.")
     if not 0 <= o.ema_decay < 1:
         raise ConfigError(f"optimiser.ema_decay is {o.ema_decay}; it must be in [0, 1).")
+    if config.loss.energy == config.loss.forces == 0:
+        raise ConfigError("loss.energy and loss.forces are both 0: there is nothing to learn.")
     if not config.data.train:
         raise ConfigError("data.train is missing: name the file with the training frames.")
     if config.model.name not in MODELS:

@@ -1,9 +1,11 @@
 """Labelled structures in memory, in eV and Å, and their split into training and validation."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
 
 from lkm_calc.energy import MAX_NUMBER
 
@@ -94,8 +96,24 @@ def check_frames(frames: Frames, source: str, check_units: bool = True) -> None:
             f"{source}: {strange[:5].tolist()} are not atomic numbers. They must be 1 (H) to 94 "
             "(Pu); check which array of the file holds them."
         )
+    _check_distances(frames, source)
     if check_units:
         _check_magnitudes(frames, source)
+
+
+MIN_DISTANCE = 0.3
+"""Distance in Å below which two nuclei do not come; H–H bonds have 0.74 Å."""
+
+
+def _check_distances(frames: Frames, source: str) -> None:
+    """Raise a DataError if two atoms of a frame nearly coincide."""
+    for f, (first, last) in enumerate(pairwise(frames.starts)):
+        distances = pdist(frames.positions[first:last])
+        if len(distances) and distances.min() < MIN_DISTANCE:
+            raise DataError(
+                f"{source}: two atoms of frame {f} are {distances.min():.3g} Å apart; nuclei do "
+                f"not come below {MIN_DISTANCE} Å. Remove the frame, or convert positions to Å."
+            )
 
 
 FORCE_RANGE = (0.01, 50.0)

@@ -12,17 +12,17 @@ import torch
 from tqdm import tqdm
 
 from lkm_calc import EnergyModel, build_model, energy_and_forces, save_model
-from lkm_calc.calculator import choose_device
+from lkm_calc.device import choose_device
 from lkm_calc.precision import fast_matmul
 
 from .config import Config, ConfigError
 from .evaluate import Errors, errors_of, predict
-from .frames import DataError, Frames, Split, random_split
+from .frames import DataError, Frames, random_split
 from .loader import GraphFrames, epoch_order
 from .loss import Losses, training_loss
 from .md17 import read_md17
-from .record import Record, identity_of, provenance_of
-from .state import StateError, TrainingState, learning_rate
+from .record import Record
+from .state import TrainingState, learning_rate
 
 
 class Epoch(NamedTuple):
@@ -63,30 +63,32 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
         device = choose_device(config.run.device)
     except ValueError as error:
         raise ConfigError(f"run.device: {error}") from error
-    directory = Path(config.run.directory)
     options = (config.data.labels, config.data.check_units)
     frames = read_md17(config.data.train, *options)
     test = read_md17(config.data.test, *options) if config.data.test else None
-    split = _load_or_draw_split(directory / "split.npz", len(frames), config)
+    record = Record(config)
+    split = random_split(
+        len(frames), config.data.n_train, config.data.n_validation, config.run.seed
+    )
     model = prepare_model(config, frames.select(split.train)).to(device)
     if test is not None:
         check_elements(model, test, config.data.test)
     state = TrainingState.create(model, config.optimiser)
-    record = Record(directory)
-    if (directory / "state.pt").exists():
-        state.load(directory / "state.pt", identity_of(config))
-    record.begin(config, split, state.step)
+    if record.state.exists():
+        state.load(record.state, record.identity)
+    record.begin(split, state.step)
 
     data = GraphFrames(frames.select(split.train), model.cutoff, device)
     validation = GraphFrames(frames.select(split.validation), model.cutoff, device)
     total = config.optimiser.epochs * steps_per_epoch(data, config)
-    with fast_matmul(), _stop_signals() as stopped:
-        for epoch in _epochs(state, data, config, total, stop_after, stopped):
-            _validate(state, validation, epoch, record, config, data)
-        state.save(directory / "state.pt", identity_of(config))
-        if state.step < total:
-            return None
-        return record.finish(config, state, data, validation, test)
+    end = total if stop_after is None else min(stop_after, total)
+    with fast_matmul():
+        with _stop_signals() as stopped:
+            for epoch in _epochs(state, data, config, total, end, stopped):
+                _validate(state, validation, epoch, record)
+        _check_finite(state.loss_sums[0].item(), config)
+        state.save(record.state, record.identity)
+        return record.finish(state, validation, test) if state.step == total else None
 
 
 def check_elements(model: EnergyModel, frames: Frames, source: str) -> None:
@@ -107,7 +109,7 @@ def prepare_model(config: Config, frames: Frames) -> EnergyModel:
     torch.manual_seed(config.run.seed)
     try:
         model = build_model(config.model.name, **config.model.hypers)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"model.hypers cannot be used: {error}") from error
     model.to(getattr(torch, config.run.dtype))
     elements, reference = reference_energies(frames)
@@ -129,38 +131,20 @@ def reference_energies(frames: Frames) -> tuple[list[int], list[float]]:
     return elements.tolist(), solution.tolist()
 
 
-def _load_or_draw_split(path: Path, n_frames: int, config: Config) -> Split:
-    """Return the split that the run was begun with, or draw it."""
-    if not path.exists():
-        return random_split(
-            n_frames, config.data.n_train, config.data.n_validation, config.run.seed
-        )
-    with np.load(path) as saved:
-        kept = Split(saved["train"], saved["validation"])
-    if max(kept.train.max(), kept.validation.max()) >= n_frames:
-        raise StateError(
-            f"{path} names frames beyond the {n_frames} of the data file: it belongs to another "
-            "file. Set run.directory to a new folder."
-        )
-    return kept
-
-
 def _epochs(
     state: TrainingState,
     data: GraphFrames,
     config: Config,
     total: int,
-    stop_after: int | None,
+    end: int,
     stopped: list[int],
 ) -> Iterator[Epoch]:
-    """Train, yielding at the end of each epoch."""
+    """Train up to the step ``end`` of ``total``, yielding at the end of each epoch."""
     per_epoch = steps_per_epoch(data, config)
     order = None
     began = time.perf_counter()
     with tqdm(total=total, initial=state.step, unit="step", smoothing=0.02) as bar:
-        while state.step < total and not stopped:
-            if stop_after is not None and state.step >= stop_after:
-                return
+        while state.step < end and not stopped:
             epoch, position = divmod(state.step, per_epoch)
             if order is None or position == 0:
                 order = epoch_order(len(data), config.run.seed, epoch).to(data.device)
@@ -174,7 +158,7 @@ def _epochs(
                 means = (state.loss_sums / per_epoch).tolist()
                 state.loss_sums.zero_()
                 losses = {f"train_{n}": v for n, v in zip(Losses._fields, means, strict=True)}
-                _check_finite(losses["train_total"], epoch, config)
+                _check_finite(means[0], config)
                 yield Epoch(epoch + 1, rate, losses)
                 began = time.perf_counter()
         state.seconds += time.perf_counter() - began
@@ -197,25 +181,19 @@ def _step(
     return Losses(*(part.detach() for part in losses))
 
 
-def _check_finite(loss: float, epoch: int, config: Config) -> None:
-    """Raise TrainingDivergedError if the loss of an epoch is not a number."""
-    if not np.isfinite(loss):
+def _check_finite(value: float, config: Config) -> None:
+    """Raise TrainingDivergedError if a loss or an error is not a number."""
+    if not np.isfinite(value):
         raise TrainingDivergedError(
-            f"The loss became {loss} in epoch {epoch + 1}. The last saved state is "
-            f"kept. Lower optimiser.learning_rate (now {config.optimiser.learning_rate:g}) or "
+            f"The loss or the validation error became {value}. The last saved state is kept. Lower "
+            f"optimiser.learning_rate (now {config.optimiser.learning_rate:g}) or "
             f"optimiser.clip_norm (now {config.optimiser.clip_norm:g}) in a new run.directory."
         )
 
 
-def _validate(
-    state: TrainingState,
-    validation: GraphFrames,
-    epoch: Epoch,
-    record: Record,
-    config: Config,
-    data: GraphFrames,
-) -> None:
+def _validate(state: TrainingState, validation: GraphFrames, epoch: Epoch, record: Record) -> None:
     """Measure the averaged weights, log the epoch, keep the best model and save the state."""
+    config = record.config
     row: dict[str, Any] = {
         "step": state.step,
         "epoch": epoch.number,
@@ -228,17 +206,21 @@ def _validate(
         errors = errors_of(predict(state.averaged_model, validation, config.run.eval_batch_size))
         row |= {f"validation_{name}": value for name, value in errors._asdict().items()}
         score = validation_score(errors, config)
+        _check_finite(score, config)
         if score < state.best:
             state.best = score
-            provenance = provenance_of(config, state, data, errors)
+            provenance = record.provenance(state, validation.device, errors)
             save_model(state.averaged_model, record.best, provenance)
     record.log(row)
     if epoch.number % config.run.checkpoint_every == 0:
-        state.save(record.directory / "state.pt", identity_of(config))
+        state.save(record.state, record.identity)
 
 
 def validation_score(errors: Errors, config: Config) -> float:
-    """Return the errors weighted as in the loss (eV), by which the best model is chosen."""
+    """Return the mean absolute errors (eV, eV/Å) with the weights of the loss.
+
+    The model with the lowest score is kept as the best, whatever the kind of the loss.
+    """
     return (config.loss.energy * errors.energy_mae + config.loss.forces * errors.force_mae) / 1000
 
 
@@ -248,6 +230,8 @@ def _stop_signals() -> Iterator[list[int]]:
     received: list[int] = []
 
     def note(number: int, _frame: object) -> None:
+        if received:  # asked twice: at once
+            raise KeyboardInterrupt
         received.append(number)
 
     try:

@@ -42,22 +42,7 @@ def read_md17(path: str | Path, labels: Labels = "revised", check_units: bool = 
     path = Path(path)
     if labels not in ("revised", "original"):
         raise DataError(f"labels is {labels!r}; choose 'revised' or 'original'.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            keys = _find_keys(set(archive.files), labels, path)
-            numbers, positions, energies, forces = (archive[key] for key in keys)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} does not exist. Revised MD17 is at doi.org/10.6084/m9.figshare.12672038, "
-            "MD17 at quantum-machine.org/gdml/data/npz."
-        ) from error
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{path} is not a readable npz file ({error}). It is truncated, or of another kind; "
-            "download it again."
-        ) from error
+    keys, (numbers, positions, energies, forces) = _load_arrays(path, labels)
     energies = energies.reshape(-1) if energies.shape[1:] == (1,) else energies
     _check_shapes(path, keys, numbers, positions, energies, forces)
     frames = Frames.of_one_molecule(
@@ -68,6 +53,30 @@ def read_md17(path: str | Path, labels: Labels = "revised", check_units: bool = 
     )
     check_frames(frames, str(path), check_units)
     return frames
+
+
+def _load_arrays(
+    path: Path, labels: Labels
+) -> tuple[tuple[str, str, str, str], list[NDArray[np.generic]]]:
+    """Return the names and the arrays of numbers, positions, energies and forces."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            present = {name.removesuffix(".npy") for name in archive.namelist()}
+        keys = _find_keys(present, labels, path)
+        with np.load(path, allow_pickle=False) as arrays:
+            return keys, [arrays[key] for key in keys]
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path} does not exist. Revised MD17 is at doi.org/10.6084/m9.figshare.12672038, "
+            "MD17 at quantum-machine.org/gdml/data/npz."
+        ) from error
+    except Exception as error:  # damaged archives raise many kinds
+        raise DataError(
+            f"{path} is not a readable npz file ({error}). It is truncated, or of another kind; "
+            "download it again."
+        ) from error
 
 
 def _find_keys(present: set[str], labels: Labels, path: Path) -> tuple[str, str, str, str]:
@@ -108,3 +117,5 @@ def _check_shapes(
     for key, array in zip(keys, arrays, strict=True):
         if array.dtype.kind not in "iuf":
             raise DataError(f"{path}: {key} holds {array.dtype}, not numbers. Convert the file.")
+    if not np.array_equal(numbers, numbers.astype(np.int64)):
+        raise DataError(f"{path}: {keys[0]} holds fractions; atomic numbers are whole.")

@@ -25,21 +25,40 @@ from .state import TrainingState
 
 
 class Record:
-    """The folder of a run.
+    """The folder of a run, and what its files tell of the run.
 
     Args:
-        directory: Made if it is not there.
+        config: The run; its directory is made when the run begins.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.metrics = directory / "metrics.jsonl"
-        self.best = directory / "model.safetensors"
-        self.last = directory / "last.safetensors"
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.directory = Path(config.run.directory)
+        self.metrics = self.directory / "metrics.jsonl"
+        self.state = self.directory / "state.pt"
+        self.best = self.directory / "model.safetensors"
+        self.last = self.directory / "last.safetensors"
+        # Once, when the files are read: they may be moved or changed while the run goes on.
+        self.files = {
+            name: {"name": Path(path).name, "sha256": checksum(path)}
+            for name, path in (("train", config.data.train), ("test", config.data.test))
+            if path
+        }
 
-    def begin(self, config: Config, split: Split, step: int) -> None:
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be continued.
+
+        The training data by their checksum; where things lie and what computes may change.
+        """
+        table = to_table(self.config)
+        table["data"]["train"] = f"SHA-256 {self.files['train']['sha256']}"
+        del table["data"]["test"], table["run"]["directory"], table["run"]["device"]
+        return table
+
+    def begin(self, split: Split, step: int) -> None:
         """Write configuration and split, and drop metrics of steps that will be made again."""
-        write_json(self.directory / "config.json", to_table(config))
+        write_json(self.directory / "config.json", to_table(self.config))
         with replacing(self.directory / "split.npz") as temporary:
             np.savez(temporary, train=split.train, validation=split.validation)
         rows = [row for row in self.read_metrics() if row["step"] <= step]
@@ -62,73 +81,57 @@ class Record:
                 break
         return rows
 
-    def finish(
-        self,
-        config: Config,
-        state: TrainingState,
-        data: GraphFrames,
-        validation: GraphFrames,
-        test: Frames | None,
-    ) -> Path:
-        """Measure the best model, write both models with their errors and draw the plots."""
-        size = config.run.eval_batch_size
-        model = load_model(self.best, device=data.device)
+    def provenance(
+        self, state: TrainingState, device: torch.device, validation: Errors
+    ) -> dict[str, Any]:
+        """Return what a model file tells of its training, as JSON values."""
+        table = to_table(self.config)
+        # Where things lay on the trainer's disk is nobody's business; names and checksums are.
+        table["data"] |= {"train": "", "test": ""}
+        table["run"] |= {"directory": ""}
+        return {
+            "date": datetime.date.today().isoformat(),
+            "version": version(),
+            "torch": torch.__version__,
+            "device": device_name(device),
+            "step": state.step,
+            "training_seconds": round(state.seconds, 1),
+            "files": self.files,
+            "config": table,
+            "validation_errors": validation._asdict(),
+        }
+
+    def finish(self, state: TrainingState, validation: GraphFrames, test: Frames | None) -> Path:
+        """Measure the best model, write both models with their errors, the card and the plots."""
+        size, device = self.config.run.eval_batch_size, validation.device
+        last_errors = errors_of(predict(state.averaged_model, validation, size))
+        save_model(state.averaged_model, self.last, self.provenance(state, device, last_errors))
+
+        model = load_model(self.best, device=device)
         measured, name = (validation, "validation")
         if test is not None:
-            measured, name = (GraphFrames(test, model.cutoff, data.device), "test")
+            measured, name = (GraphFrames(test, model.cutoff, device), "test")
         predictions = predict(model, measured, size)
         errors = errors_of(predictions)
-        provenance = model.provenance | {f"{name}_errors": errors._asdict()}
+        provenance = model.provenance | {"files": self.files, f"{name}_errors": errors._asdict()}
+        provenance["training_seconds"] = round(state.seconds, 1)
         save_model(model, self.best, provenance)
 
-        last_errors = errors_of(predict(state.averaged_model, validation, size))
-        save_model(state.averaged_model, self.last, provenance_of(config, state, data, last_errors))
-
         write_json(self.directory / "result.json", provenance)
-        card = model_card(
-            read_header(self.best), self.directory.name, "lkm-train fit CONFIG.toml", "parity.png"
-        )
+        command = f"lkm-train fit config.json --data.train {self.files['train']['name']}"
+        card = model_card(read_header(self.best), self.directory.name, command, "parity.png")
         write_text(self.directory / "card.md", card)
         plot_learning_curves(self.read_metrics(), self.directory / "learning_curves.png")
         plot_parity(predictions, errors, f"{name} frames", self.directory / "parity.png")
         return self.best
 
 
-def provenance_of(
-    config: Config, state: TrainingState, data: GraphFrames, validation: Errors
-) -> dict[str, Any]:
-    """Return what a model file tells of its training, as JSON values."""
-    table = to_table(config)
-    # Where things lay on the trainer's disk is nobody's business; their names and checksums are.
-    files = {
-        name: {"name": Path(path).name, "sha256": checksum(path)}
-        for name, path in (("train", config.data.train), ("test", config.data.test))
-        if path
-    }
-    table["data"] |= {"train": "", "test": ""}
-    table["run"] |= {"directory": ""}
-    return {
-        "date": datetime.date.today().isoformat(),
-        "version": metadata.version("lkm-calc"),
-        "torch": torch.__version__,
-        "device": device_name(data.device),
-        "step": state.step,
-        "training_seconds": round(state.seconds, 1),
-        "files": files,
-        "config": table,
-        "validation_errors": validation._asdict(),
-    }
-
-
-def identity_of(config: Config) -> dict[str, Any]:
-    """Return what must be the same for a run to be continued.
-
-    The training data by their checksum; where things lie and what computes them may change.
-    """
-    table = to_table(config)
-    table["data"]["train"] = f"SHA-256 {checksum(config.data.train)}"
-    del table["data"]["test"], table["run"]["directory"], table["run"]["device"]
-    return table
+def version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return metadata.version("lkm-calc")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def device_name(device: torch.device) -> str:
@@ -138,16 +141,10 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} thread(s)"
 
 
-_CHECKSUMS: dict[tuple[str, float], str] = {}
-
-
 def checksum(path: str) -> str:
-    """Return the SHA-256 of a file, remembered for as long as the file does not change."""
-    key = (path, Path(path).stat().st_mtime)
-    if key not in _CHECKSUMS:
-        with Path(path).open("rb") as file:
-            _CHECKSUMS[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _CHECKSUMS[key]
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

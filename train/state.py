@@ -1,5 +1,6 @@
 """Everything a run needs to continue exactly where it stopped, saved as one file."""
 
+import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,8 +67,10 @@ class TrainingState:
             "counters": {"step": self.step, "seconds": self.seconds, "best": self.best},
             "identity": identity,
         }
+        packed = io.BytesIO()  # torch.save hides the reason when a disk is full
+        torch.save(content, packed)
         with replacing(path) as temporary:
-            torch.save(content, temporary)
+            temporary.write_bytes(packed.getbuffer())
 
     def load(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Continue from a saved state.
@@ -77,24 +80,25 @@ class TrainingState:
         """
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            saved = content["identity"]
-        except Exception as error:  # torch.load raises many kinds on damaged files
+            different = _differences(content["identity"], identity)
+            if not different:
+                self.model.load_state_dict(content["model"])
+                self.average.load_state_dict(content["average"])
+                self.optimiser.load_state_dict(content["optimiser"])
+                self.loss_sums.copy_(content["loss_sums"])
+                self.step = content["counters"]["step"]
+                self.seconds = content["counters"]["seconds"]
+                self.best = content["counters"]["best"]
+        except Exception as error:  # damaged files raise many kinds
             raise StateError(
                 f"{path} is not a readable training state ({error}). Remove its folder to start "
                 "the run again."
             ) from error
-        different = _differences(saved, identity)
         if different:
             raise StateError(
                 f"{path.parent} holds a run with another configuration: {'; '.join(different)}. "
                 "Set run.directory to a new folder, or restore these values to continue the run."
             )
-        self.model.load_state_dict(content["model"])
-        self.average.load_state_dict(content["average"])
-        self.optimiser.load_state_dict(content["optimiser"])
-        self.loss_sums.copy_(content["loss_sums"])
-        for name, value in content["counters"].items():
-            setattr(self, name, value)
 
 
 def _warmed_up_average(decay: float) -> Callable[..., None]:

@@ -1,7 +1,8 @@
 """DimeNet++ (Gasteiger, Giri, Margraf and Günnemann 2020, arXiv:2011.14115)."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -230,6 +231,7 @@ class DimeNetPP(EnergyModel):
         num_output_dense: int = 3,
     ) -> None:
         hypers = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        _check_sizes(hypers)
         super().__init__(cutoff, hypers)
         self.radial_basis = BesselBasis(num_radial, cutoff, envelope_exponent)
         self.spherical_basis = SphericalBesselBasis(
@@ -268,3 +270,16 @@ class DimeNetPP(EnergyModel):
             values = values + block_values
             embeddings.append(t)
         return AtomOutput(values, tuple(embeddings))
+
+
+def _check_sizes(hypers: Mapping[str, Any]) -> None:
+    """Raise a ValueError if a size is not a whole number in its range."""
+    ranges = {"num_spherical": (1, 20), "num_radial": (1, 100), "envelope_exponent": (3, 100)}
+    ranges |= {f"num_{kind}": (0, 1000) for kind in ("before_skip", "after_skip", "output_dense")}
+    for name, value in hypers.items():
+        low, high = ranges.get(name, (1, 100_000))
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if name != "cutoff" and not (whole and low <= value <= high):
+            raise ValueError(
+                f"{name} is {value!r}; it must be a whole number from {low} to {high}."
+            )
