@@ -158,9 +158,7 @@ def test_a_damaged_state_is_named(data, tmp_path):
 
 def test_a_diverging_run_says_so_and_keeps_its_last_state(data, tmp_path):
     changes = {"optimiser__learning_rate": 1e30, "optimiser__warmup_steps": 12}
-    with pytest.raises(
-        TrainingDivergedError, match=r"The loss or .*Lower optimiser.learning_rate"
-    ):
+    with pytest.raises(TrainingDivergedError, match=r"The loss or .*Lower optimiser.learning_rate"):
         fit(config(data, tmp_path / "run", **changes))
 
 

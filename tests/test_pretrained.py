@@ -15,6 +15,7 @@ from ase.optimize import BFGS
 from lkm_calc import LKMCalculator, load_model
 from lkm_calc.checkpoint import bundled_models, read_header
 from train.__main__ import main
+from train.config import read_config, to_table
 
 from .support import FINITE_DIFFERENCE, ROOT, rattled, relative_error, shared_data
 from .test_forces import numerical_forces
@@ -51,6 +52,16 @@ def test_test_errors(name, capsys):
     told = read_header(bundled_models()[name])["provenance"]["test_errors"]
     assert errors["force_mae"] == pytest.approx(told["force_mae"], rel=1e-3)
     assert errors["energy_mae"] == pytest.approx(told["energy_mae"], rel=1e-2)
+
+
+@bundled
+def test_made_with_the_shipped_configuration(name):
+    told = read_header(bundled_models()[name])["provenance"]["config"]
+    path = ROOT / "train" / "configs" / f"{name}.toml"
+    shipped = to_table(read_config(path, ["--data.train", "x.npz"]))
+    for section in ("model", "loss", "optimiser"):
+        assert told[section] == shipped[section]
+    assert told["run"]["seed"] == shipped["run"]["seed"]
 
 
 @bundled
