@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .atomic import replacing
 from .energy import MAX_NUMBER, EnergyModel
@@ -68,7 +68,8 @@ def save_model(
         if name not in _CALIBRATION
     }
     with replacing(path) as temporary:
-        save_file(weights, temporary, metadata={_KEY: json.dumps(header)})
+        # Not save_file, which makes files that only their owner can read.
+        temporary.write_bytes(save(weights, metadata={_KEY: json.dumps(header)}))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ What you should see: kinetic and potential energy, about 0.35 eV each, exchange 
 eV, while their sum stays level within a few tenths of a meV per atom; the drift over 20 ps is below
 0.01 meV/atom/ps.
 
-    python md_examples/nve_ethanol.py             20 ps, about ten minutes on one core
+    python md_examples/nve_ethanol.py             20 ps, about five minutes on one core
     python md_examples/nve_ethanol.py --quick     0.5 ps
 """
 
@@ -86,11 +86,11 @@ top, bottom = figure.subplots(2, 1, sharex=True)
 top.plot(time, potential - potential.min(), linewidth=0.7, label="potential, from its minimum")
 top.plot(time, kinetic, linewidth=0.7, label="kinetic")
 top.set(ylabel="energy, eV", title=f"Ethanol, NVE, {options.step} fs steps, {options.model}")
-top.legend(frameon=False, loc="upper right")
+top.legend(loc="upper right", framealpha=0.9)
 bottom.plot(time, total, linewidth=0.5, color="0.4", label="total, from its start")
 bottom.plot(time, drift * time + offset, color="C3", label=f"line fit: {drift:+.2g} meV/atom/ps")
 bottom.set(xlabel="time, ps", ylabel="meV per atom")
-bottom.legend(frameon=False, loc="upper right")
+bottom.legend(loc="upper right", framealpha=0.9)
 figure.savefig(options.output / "energies.png", dpi=140)
 
 print(f"Mean temperature: {temperature.mean():.0f} K over {time[-1]:.2f} ps")

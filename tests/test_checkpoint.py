@@ -52,6 +52,12 @@ def test_round_trip_is_exact(model, path):
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
+def test_others_may_read_it_as_the_umask_says(path):
+    plain = path.with_suffix(".txt")
+    plain.write_text("x")
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
 def test_loading_leaves_the_random_generator_alone(path):
     torch.manual_seed(3)
     expected = torch.rand(3)
