@@ -106,9 +106,10 @@ def steps_per_epoch(data: GraphFrames, config: Config) -> int:
 
 def prepare_model(config: Config, frames: Frames) -> EnergyModel:
     """Build the model and set its energy scale, reference energies and elements from frames."""
-    torch.manual_seed(config.run.seed)
     try:
-        model = build_model(config.model.name, **config.model.hypers)
+        with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it is
+            torch.random.default_generator.manual_seed(config.run.seed)
+            model = build_model(config.model.name, **config.model.hypers)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model.hypers cannot be used: {error}") from error
     model.to(getattr(torch, config.run.dtype))
