@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from ase import units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md import thermalize_momenta
+from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
@@ -87,7 +88,7 @@ def test_relaxes_to_a_minimum_and_conserves_energy(name):
     atoms = molecule_of(name)
     atoms.calc = LKMCalculator(name, dtype="float64")
     assert BFGS(atoms, logfile=None).run(fmax=0.02, steps=200)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    thermalize_momenta(atoms, 300, rng=np.random.default_rng(0))
     Stationary(atoms)
     dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
     energies = []
