@@ -94,6 +94,13 @@ class LKMCalculator(Calculator):
         Args:
             structures: Any sizes; those with a cell are best kept together.
             batch_size: Structures a batch; memory grows with it.
+
+        Returns:
+            One dictionary a structure, keys and units as in the class's description; ``stress``
+            only where the structure is periodic in three directions.
+
+        Raises:
+            ValueError: As on calculation, or ``batch_size`` is below 1.
         """
         if isinstance(structures, ase.Atoms):
             raise ValueError("evaluate takes a list of structures; for one, write [atoms].")

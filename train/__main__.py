@@ -9,14 +9,13 @@ from collections.abc import Sequence
 
 from lkm_calc import load_model
 from lkm_calc.checkpoint import ModelFileError
-from lkm_calc.device import choose_device
 from lkm_calc.precision import fast_matmul
 
 from .config import Config, ConfigError, read_config
 from .evaluate import errors_of, predict
 from .frames import DataError
 from .loader import GraphFrames
-from .loop import TrainingDivergedError, check_elements, fit
+from .loop import TrainingDivergedError, check_elements, device_of, fit
 from .md17 import read_md17
 from .state import StateError
 
@@ -121,10 +120,7 @@ def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _evaluate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
-    try:
-        device = choose_device(options.device)
-    except ValueError as error:
-        raise ConfigError(f"--device: {error}") from error
+    device = device_of(options.device, "--device")
     model = load_model(options.model, device=device)
     frames = read_md17(options.data, options.labels, options.check_units)
     check_elements(model, frames, options.data)

@@ -59,10 +59,7 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
         StateError: The folder holds a run of another configuration.
         TrainingDivergedError: The loss became NaN or infinite.
     """
-    try:
-        device = choose_device(config.run.device)
-    except ValueError as error:
-        raise ConfigError(f"run.device: {error}") from error
+    device = device_of(config.run.device, "run.device")
     options = (config.data.labels, config.data.check_units)
     frames = read_md17(config.data.train, *options)
     test = read_md17(config.data.test, *options) if config.data.test else None
@@ -91,6 +88,14 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
         return record.finish(state, validation, test) if state.step == total else None
 
 
+def device_of(name: str, option: str) -> torch.device:
+    """Return the device of a name, or raise a ConfigError that names the option it came from."""
+    try:
+        return choose_device(name)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error
+
+
 def check_elements(model: EnergyModel, frames: Frames, source: str) -> None:
     """Raise a DataError if the model was not trained on an element of the frames."""
     try:
@@ -108,7 +113,7 @@ def prepare_model(config: Config, frames: Frames) -> EnergyModel:
     """Build the model and set its energy scale, reference energies and elements from frames."""
     try:
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it is
-            torch.random.default_generator.manual_seed(config.run.seed)
+            torch.default_generator.manual_seed(config.run.seed)
             model = build_model(config.model.name, **config.model.hypers)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model.hypers cannot be used: {error}") from error
