@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .atomic import replacing
-from .energy import MAX_NUMBER, EnergyModel
+from .energy import EnergyModel
+from .layers import MAX_NUMBER
 from .models import build_model
 
 FORMAT_VERSION = 1

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .graph import Graph
-from .layers import sum_to
-
-MAX_NUMBER = 94
-"""The heaviest element that has an embedding (plutonium)."""
+from .layers import MAX_NUMBER
+from .scatter import sum_to
 
 
 class Prediction(NamedTuple):
@@ -135,3 +133,23 @@ class EnergyModel(nn.Module, ABC):
         for name, value in kept.items():
             setattr(self, name, value.to(getattr(self, name).device))
         return self
+
+
+ANY_SIZE = (1, 100_000)
+"""Smallest and largest number of features or layers."""
+
+
+def check_sizes(values: Mapping[str, Any], ranges: Mapping[str, tuple[int, int]]) -> None:
+    """Raise a ValueError that names the first size that is not a whole number in its range."""
+    for name, (low, high) in ranges.items():
+        value = values[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(
+                f"{name} is {value!r}; it must be a whole number from {low} to {high}."
+            )
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise a ValueError if an option has none of its values."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}.")

@@ -67,3 +67,17 @@ def spherical_harmonics(
             columns.append(q[:, 1:] * torch.cat(sines[1:], dim=1))
         harmonics.append(torch.cat(columns, dim=1))
     return harmonics
+
+
+def legendre(cosines: Float[Tensor, " pairs"], count: int) -> Float[Tensor, "pairs degrees"]:
+    """Return the zonal harmonics Y_l0 = √((2l+1)/4π) P_l(cos α), l = 0 .. count-1.
+
+    Polynomials in the cosine, with finite derivatives at collinear edges, where the angle itself
+    has none. Recurrence (l+1) P_(l+1) = (2l+1) x P_l − l P_(l−1) (DLMF 14.10.3).
+    """
+    polynomials = [torch.ones_like(cosines), cosines]
+    for l in range(1, count - 1):
+        above = ((2 * l + 1) * cosines * polynomials[l] - l * polynomials[l - 1]) / (l + 1)
+        polynomials.append(above)
+    norms = [math.sqrt((2 * l + 1) / (4 * math.pi)) for l in range(count)]
+    return torch.stack(polynomials[:count], dim=1) * cosines.new_tensor(norms)

@@ -1,9 +1,14 @@
 """Blocks that several architectures share."""
 
 import math
+from itertools import pairwise
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+MAX_NUMBER = 94
+"""The heaviest element that has an embedding (plutonium)."""
 
 
 def glorot_orthogonal_(weight: Tensor, scale: float = 2.0) -> None:
@@ -41,6 +46,63 @@ class Residual(nn.Module):
         return x + silu(self.second(silu(self.first(x))))
 
 
-def sum_to(rows: Tensor, index: Tensor, size: int) -> Tensor:
-    """Sum rows (n, ...) that share an index (n) into a new tensor (size, ...)."""
-    return rows.new_zeros(size, *rows.shape[1:]).index_add(0, index, rows)
+class MLP(nn.Sequential):
+    """Dense layers of the given widths with SiLU after every one, the last included."""
+
+    def __init__(self, *widths: int) -> None:
+        pairs = pairwise(widths)
+        super().__init__(*(layer for pair in pairs for layer in (dense(*pair), nn.SiLU())))
+
+
+class AtomEmbedding(nn.Embedding):
+    """One trainable row for each element up to :data:`MAX_NUMBER`, looked up by atomic number."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(MAX_NUMBER + 1, features)
+        nn.init.uniform_(self.weight, -math.sqrt(3), math.sqrt(3))
+
+
+class EdgeLinear(nn.Linear):
+    """W [h_i ‖ h_j ‖ e_ij] + b for every edge j → i, e_ij as wide as h.
+
+    The concatenation splits into three products, two of which are made once an atom:
+    :meth:`combine` equals calling the layer with the concatenation.
+    """
+
+    def __init__(self, features: int, out_features: int) -> None:
+        super().__init__(3 * features, out_features)
+
+    def of_edges(self, e: Float[Tensor, "edges dim"]) -> Float[Tensor, "edges out"]:
+        """Return the part that the edges alone determine, the bias included."""
+        return nn.functional.linear(e, self.weight.chunk(3, dim=1)[2], self.bias)
+
+    def combine(
+        self,
+        h: Float[Tensor, "atoms dim"],
+        edge_part: Float[Tensor, "edges out"],
+        source: Int[Tensor, " edges"],
+        target: Int[Tensor, " edges"],
+    ) -> Float[Tensor, "edges out"]:
+        """Return the whole, given :meth:`of_edges`."""
+        to_target, to_source, _ = self.weight.chunk(3, dim=1)
+        at_target = (h @ to_target.T).index_select(0, target)
+        at_source = (h @ to_source.T).index_select(0, source)
+        return edge_part + at_target + at_source
+
+
+class Head(nn.Module):
+    """A value for each atom: y = W MLP[d,d,d,d](h) + b, zero for new weights."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.mlp = MLP(features, features, features, features)
+        self.value = nn.Linear(features, 1)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    def forward(
+        self, h: Float[Tensor, "atoms dim"]
+    ) -> tuple[Float[Tensor, " atoms"], Float[Tensor, "atoms dim"]]:
+        """Return the values and the features of the last hidden layer."""
+        features = self.mlp(h)
+        return self.value(features).squeeze(-1), features

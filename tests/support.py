@@ -19,7 +19,12 @@ FINITE_DIFFERENCE = 1e-6
 ROUND_OFF = 1e-10
 """Relative difference of numbers that are equal but for the order of sums, float64."""
 
-SMALL = {"dimenet++": dict(hidden=16, num_blocks=2, triplet_dim=8, basis_dim=4, output_dim=16)}
+TWO_GRAPHS = dict(hidden=16, num_layers=2, num_spherical_radial=3)
+SMALL = {
+    "dimenet++": dict(hidden=16, num_blocks=2, triplet_dim=8, basis_dim=4, output_dim=16),
+    "mxmnet": TWO_GRAPHS,
+    "pamnet": TWO_GRAPHS,
+}
 """Narrow versions of the architectures, for tests that need no accuracy."""
 
 

@@ -9,9 +9,11 @@ import pytest
 from .support import ROOT
 
 LAYERS = [
-    {"units", "geometry", "basis", "layers", "lkm", "neighbours", "atomic", "precision", "device"},
+    {"units", "geometry", "basis", "layers", "scatter", "lkm"},
+    {"neighbours", "atomic", "precision", "device"},
     {"graph"},
-    {"energy"},
+    {"energy", "triplets"},
+    {"multiplex"},
     {"models"},
     {"forces", "checkpoint"},
     {"calculator"},

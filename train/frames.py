@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
-from lkm_calc.energy import MAX_NUMBER
+from lkm_calc.layers import MAX_NUMBER
 
 
 class DataError(ValueError):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lkm_calc import Graph
 from lkm_calc.neighbours import neighbour_list
+from lkm_calc.scatter import ragged
 
 from .frames import Frames
 
@@ -52,8 +53,11 @@ class GraphFrames:
         self, indices: Int[Tensor, " batch"]
     ) -> tuple[Graph, Float[Tensor, " batch"], Float[Tensor, "atoms 3"]]:
         """Return the graph of these frames, their energies (eV) and their forces (eV/Å)."""
-        atoms, graph_index, first_atom = _ragged(self.atom_starts[indices], self.n_atoms[indices])
-        edges, edge_graph, first_edge = _ragged(self.edge_starts[indices], self.n_edges[indices])
+        n_atoms, n_edges = self.n_atoms[indices], self.n_edges[indices]
+        atoms, graph_index = ragged(self.atom_starts[indices], n_atoms)
+        edges, edge_graph = ragged(self.edge_starts[indices], n_edges)
+        first_atom = n_atoms.cumsum(0) - n_atoms
+        first_edge = n_edges.cumsum(0) - n_edges
         graph = Graph(
             numbers=self.numbers[atoms],
             positions=self.positions[atoms],
@@ -67,16 +71,6 @@ class GraphFrames:
     def in_order(self, batch_size: int) -> Iterator[Tensor]:
         """Yield the indices of consecutive batches."""
         yield from torch.arange(len(self), device=self.device).split(batch_size)
-
-
-def _ragged(
-    starts: Int[Tensor, " batch"], counts: Int[Tensor, " batch"]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the rows of ragged segments, the segment of each, and each segment's new start."""
-    segment = torch.repeat_interleave(counts)
-    first = counts.cumsum(0) - counts
-    rows = torch.arange(len(segment), device=starts.device) + (starts - first)[segment]
-    return rows, segment, first
 
 
 def epoch_order(n_frames: int, seed: int, epoch: int) -> Int[Tensor, " frames"]:

@@ -7,8 +7,12 @@ from typing import Any
 
 from ..energy import EnergyModel
 from .dimenetpp import DimeNetPP as DimeNetPP
+from .mxmnet import MXMNet as MXMNet
+from .pamnet import PAMNet as PAMNet
 
-MODELS: Mapping[str, type[EnergyModel]] = MappingProxyType({c.name: c for c in (DimeNetPP,)})
+MODELS: Mapping[str, type[EnergyModel]] = MappingProxyType(
+    {c.name: c for c in (DimeNetPP, MXMNet, PAMNet)}
+)
 """Every architecture that :func:`build_model` knows."""
 
 

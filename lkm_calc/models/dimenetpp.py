@@ -1,20 +1,29 @@
 """DimeNet++ (Gasteiger, Giri, Margraf and Günnemann 2020, arXiv:2011.14115)."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..basis import BesselBasis, SphericalBesselBasis
-from ..energy import MAX_NUMBER, AtomOutput, EnergyModel
+from ..energy import ANY_SIZE, AtomOutput, EnergyModel, check_choice, check_sizes
 from ..geometry import lengths_and_directions, spherical_harmonics
 from ..graph import Graph
-from ..layers import Residual, dense, sum_to
+from ..layers import AtomEmbedding, EdgeLinear, Residual, dense
+from ..scatter import sum_to
 
 silu = nn.functional.silu
+
+SIZES = {
+    **dict.fromkeys(("hidden", "num_blocks", "triplet_dim", "basis_dim", "output_dim"), ANY_SIZE),
+    "num_spherical": (1, 20),
+    "num_radial": (1, 100),
+    "envelope_exponent": (3, 100),
+    **dict.fromkeys(("num_before_skip", "num_after_skip", "num_output_dense"), (0, 1000)),
+}
+"""Smallest and largest value of each size."""
 
 
 class EdgeGrid(NamedTuple):
@@ -100,21 +109,14 @@ class Embedding(nn.Module):
 
     def __init__(self, hidden: int, num_radial: int) -> None:
         super().__init__()
-        self.atoms = nn.Embedding(MAX_NUMBER + 1, hidden)
-        nn.init.uniform_(self.atoms.weight, -math.sqrt(3), math.sqrt(3))
+        self.atoms = AtomEmbedding(hidden)
         self.radial = nn.Linear(num_radial, hidden)
-        self.dense = nn.Linear(3 * hidden, hidden)
+        self.dense = EdgeLinear(hidden, hidden)
 
     def forward(self, graph: Graph, rbf: Tensor) -> Tensor:
         """Return (edges, hidden) messages."""
-        source, target = graph.edge_index
-        # The concatenation of h_i, h_j and e splits into three products, two of them per atom.
-        to_target, to_source, to_edge = self.dense.weight.chunk(3, dim=1)
-        h = self.atoms(graph.numbers)
-        edge = nn.functional.linear(silu(self.radial(rbf)), to_edge, self.dense.bias)
-        at_target = (h @ to_target.T).index_select(0, target)
-        at_source = (h @ to_source.T).index_select(0, source)
-        return silu(edge + at_target + at_source)
+        edge_part = self.dense.of_edges(silu(self.radial(rbf)))
+        return silu(self.dense.combine(self.atoms(graph.numbers), edge_part, *graph.edge_index))
 
 
 class Interaction(nn.Module):
@@ -179,13 +181,15 @@ class Output(nn.Module):
         self.value = nn.Linear(output_dim, 1, bias=False)
         nn.init.zeros_(self.value.weight)
 
-    def forward(self, m: Tensor, rbf: Tensor, target: Tensor, atoms: int) -> tuple[Tensor, Tensor]:
-        """Return values (atoms) and the embeddings t (atoms, hidden) that they come from."""
+    def forward(
+        self, m: Tensor, rbf: Tensor, target: Tensor, atoms: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return values (atoms), and t (atoms, hidden) and last features (atoms, output) by tap."""
         t = sum_to(self.rbf(rbf) * m, target, atoms)
         x = self.up(t)
         for layer in self.dense:
             x = silu(layer(x))
-        return self.value(x).squeeze(-1), t
+        return self.value(x).squeeze(-1), {"state": t, "head": x}
 
 
 class DimeNetPP(EnergyModel):
@@ -196,7 +200,9 @@ class DimeNetPP(EnergyModel):
     each interaction adds to the energy. Every path from an edge to the energy is gated by a
     bias-free function of the radial basis, so energy and forces are smooth at the cut-off.
 
-    LKM embeddings: t_i of each output block, ``num_blocks + 1`` layers of (atoms, hidden).
+    LKM embeddings, one for each of the ``num_blocks + 1`` output blocks: the sums t_i that enter it
+    (``lkm_tap="state"``, (atoms, hidden)) or the features of its last hidden layer (``"head"``,
+    (atoms, output_dim)).
 
     Args:
         hidden: Width of the messages.
@@ -211,6 +217,7 @@ class DimeNetPP(EnergyModel):
         num_before_skip: Residual layers before the skip connection of an interaction.
         num_after_skip: Residual layers after it.
         num_output_dense: Dense layers of an output block.
+        lkm_tap: Which embeddings to return, ``"state"`` or ``"head"``.
     """
 
     name = "dimenet++"
@@ -229,10 +236,13 @@ class DimeNetPP(EnergyModel):
         num_before_skip: int = 1,
         num_after_skip: int = 2,
         num_output_dense: int = 3,
+        lkm_tap: str = "state",
     ) -> None:
         hypers = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        _check_sizes(hypers)
+        check_sizes(hypers, SIZES)
+        check_choice("lkm_tap", lkm_tap, ("state", "head"))
         super().__init__(cutoff, hypers)
+        self.lkm_tap = lkm_tap
         self.radial_basis = BesselBasis(num_radial, cutoff, envelope_exponent)
         self.spherical_basis = SphericalBesselBasis(
             num_spherical, num_radial, cutoff, envelope_exponent
@@ -262,24 +272,11 @@ class DimeNetPP(EnergyModel):
         angular_sum = AngularSum(graph, directions, self.spherical_basis(distances))
 
         m = self.embedding(graph, rbf)
-        values, t = self.outputs[0](m, rbf, target, atoms)
-        embeddings = [t]
+        values, taps = self.outputs[0](m, rbf, target, atoms)
+        embeddings = [taps[self.lkm_tap]]
         for interaction, output in zip(self.interactions, self.outputs[1:], strict=True):
             m = interaction(m, rbf, angular_sum)
-            block_values, t = output(m, rbf, target, atoms)
+            block_values, taps = output(m, rbf, target, atoms)
             values = values + block_values
-            embeddings.append(t)
+            embeddings.append(taps[self.lkm_tap])
         return AtomOutput(values, tuple(embeddings))
-
-
-def _check_sizes(hypers: Mapping[str, Any]) -> None:
-    """Raise a ValueError if a size is not a whole number in its range."""
-    ranges = {"num_spherical": (1, 20), "num_radial": (1, 100), "envelope_exponent": (3, 100)}
-    ranges |= {f"num_{kind}": (0, 1000) for kind in ("before_skip", "after_skip", "output_dense")}
-    for name, value in hypers.items():
-        low, high = ranges.get(name, (1, 100_000))
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if name != "cutoff" and not (whole and low <= value <= high):
-            raise ValueError(
-                f"{name} is {value!r}; it must be a whole number from {low} to {high}."
-            )

@@ -1,0 +1,169 @@
+"""MXMNet (Zhang, Liu and Xie 2020, arXiv:2011.07457)."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..energy import AtomOutput, EnergyModel, check_choice, check_sizes
+from ..graph import Graph
+from ..layers import MLP, AtomEmbedding, EdgeLinear, Head, Residual, dense
+from ..multiplex import (
+    LOCAL_CUTOFF,
+    SIZES,
+    AngleFeatures,
+    EdgeFeatures,
+    GlobalMessages,
+    MultiplexBasis,
+    angle_sum,
+)
+from ..scatter import sum_to
+
+silu = nn.functional.silu
+
+
+class Update(nn.Module):
+    """h = Res(h); h = MLP(h) + r; h = Res(Res(h)), with r the features before the pass."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.mlp = MLP(hidden, hidden)
+        self.residuals = nn.ModuleList(Residual(hidden) for _ in range(3))
+
+    def forward(self, h: Tensor, r: Tensor) -> Tensor:
+        """Return the new features, of the shape of ``h``."""
+        first, second, third = self.residuals
+        updated: Tensor = third(second(self.mlp(first(h)) + r))
+        return updated
+
+
+class GlobalPass(nn.Module):
+    """Messages over the global graph before and after the update, with the same weights."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.mlp = MLP(hidden, hidden)
+        self.messages = GlobalMessages(hidden)
+        self.update = Update(hidden)
+
+    def forward(
+        self, h: Float[Tensor, "atoms hidden"], edges: EdgeFeatures
+    ) -> Float[Tensor, "atoms hidden"]:
+        """Return the atoms' new features."""
+        edge_parts = self.messages.of_edges(edges.e)
+        r, h = h, self.messages(self.mlp(h), edges, edge_parts)
+        passed: Tensor = self.messages(self.update(h, r), edges, edge_parts)
+        return passed
+
+
+class LocalPass(nn.Module):
+    """Messages along local edges that hear of two-hop angles, then of one-hop angles.
+
+    m = [h_i ‖ h_j ‖ e];
+    m' = MLP(m) + Σ_k (MLP(m) ⊙ W₁ e)_kj ⊙ MLP(sbf) over k → j → i;
+    m'' = MLP(m') + Σ_j' (MLP(m') ⊙ W₂ e)_j'i ⊙ MLP(sbf) over j → i ← j';
+    h_i = Σ_j (W₃ e) ⊙ m''.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.mlp = MLP(hidden, hidden)
+        self.messages = EdgeLinear(hidden, 2 * hidden)  # MLP(m) to keep and to send
+        self.again = MLP(hidden, 2 * hidden)  # MLP(m') to keep and to send
+        self.gates = dense(hidden, 3 * hidden, bias=False)  # W₁, W₂ and W₃
+        self.two_hop = MLP(hidden, hidden, hidden)
+        self.one_hop = MLP(hidden, hidden, hidden)
+        self.update = Update(hidden)
+
+    def forward(
+        self,
+        h: Float[Tensor, "atoms hidden"],
+        edges: EdgeFeatures,
+        one_hop: AngleFeatures,
+        two_hop: AngleFeatures,
+    ) -> Float[Tensor, "atoms hidden"]:
+        """Return the atoms' new features."""
+        r, h = h, self.mlp(h)
+        gate_1, gate_2, gate_3 = self.gates(edges.e).chunk(3, dim=1)
+        e = self.messages.of_edges(edges.e)
+        m = silu(self.messages.combine(h, e, edges.source, edges.target))
+        kept, sent = m.chunk(2, dim=1)
+        m = kept + angle_sum(sent * gate_1, two_hop, self.two_hop(two_hop.features))
+        kept, sent = self.again(m).chunk(2, dim=1)
+        m = kept + angle_sum(sent * gate_2, one_hop, self.one_hop(one_hop.features))
+        updated: Tensor = self.update(sum_to(gate_3 * m, edges.target, len(h)), r)
+        return updated
+
+
+class MXMNet(EnergyModel):
+    """MXMNet as a force field; 3,785,126 parameters.
+
+    Each of ``num_layers`` layers passes messages over the global graph, then over the local graph
+    and its angles, and writes a value for every atom; the energy is their sum.
+
+    Differences from the published network, 3,773,862 parameters: embeddings for 94 elements
+    instead of 5 (+11,520); no bias on the projections of the radial bases (−256), which with the
+    right envelope makes every message vanish smoothly at its cut-off; the local graph is a short
+    cut-off instead of a table of bonds; an edge makes no angle with itself; Legendre polynomials
+    of the cosine instead of angles.
+
+    LKM embeddings by ``lkm_tap``, ``num_layers`` of (atoms, hidden): the features after each local
+    pass (``"state"``) or the last hidden features of each head (``"head"``).
+
+    Args:
+        hidden: Width of all features.
+        num_layers: Number of layers, each with a global and a local pass.
+        num_radial: Number of radial functions of a distance.
+        num_spherical: Number of angular functions, l = 0 .. num_spherical-1.
+        num_spherical_radial: Number of radial functions for each of them.
+        cutoff: Radius in Å of the global graph.
+        local_cutoff: Radius in Å of the local graph.
+        envelope_exponent: Exponent p of the cut-off functions.
+        lkm_tap: Which embeddings to return.
+    """
+
+    name = "mxmnet"
+
+    def __init__(
+        self,
+        hidden: int = 128,
+        num_layers: int = 6,
+        num_radial: int = 16,
+        num_spherical: int = 7,
+        num_spherical_radial: int = 6,
+        cutoff: float = 5.0,
+        local_cutoff: float = LOCAL_CUTOFF,
+        envelope_exponent: int = 6,
+        lkm_tap: str = "state",
+    ) -> None:
+        hypers = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        check_sizes(hypers, SIZES)
+        check_choice("lkm_tap", lkm_tap, ("state", "head"))
+        super().__init__(cutoff, hypers)
+        self.lkm_tap = lkm_tap
+        self.embedding = AtomEmbedding(hidden)
+        self.basis = MultiplexBasis(
+            hidden,
+            num_radial,
+            num_spherical,
+            num_spherical_radial,
+            cutoff,
+            local_cutoff,
+            envelope_exponent,
+        )
+        self.global_passes = nn.ModuleList(GlobalPass(hidden) for _ in range(num_layers))
+        self.local_passes = nn.ModuleList(LocalPass(hidden) for _ in range(num_layers))
+        self.heads = nn.ModuleList(Head(hidden) for _ in range(num_layers))
+
+    def atom_output(self, graph: Graph) -> AtomOutput:
+        """Return the sum of the layers' values and the embeddings of the chosen tap."""
+        edges = self.basis(graph, self.dtype)
+        h = self.embedding(graph.numbers)
+        values = h.new_zeros(len(h))
+        embeddings = []
+        for global_pass, local_pass, head in zip(
+            self.global_passes, self.local_passes, self.heads, strict=True
+        ):
+            h = local_pass(global_pass(h, edges.wide), edges.local, edges.one_hop, edges.two_hop)
+            layer_values, features = head(h)
+            values = values + layer_values
+            embeddings.append(h if self.lkm_tap == "state" else features)
+        return AtomOutput(values, tuple(embeddings))

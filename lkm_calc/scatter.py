@@ -1,0 +1,19 @@
+"""Sums over rows that share an index, and the rows of ragged segments."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+def sum_to(rows: Tensor, index: Tensor, size: int) -> Tensor:
+    """Sum rows (n, ...) that share an index (n) into a new tensor (size, ...)."""
+    return rows.new_zeros(size, *rows.shape[1:]).index_add(0, index, rows)
+
+
+def ragged(
+    starts: Int[Tensor, " segments"], counts: Int[Tensor, " segments"]
+) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
+    """Return the rows ``starts[s] .. starts[s] + counts[s] - 1`` of every segment s, and s."""
+    segment = torch.repeat_interleave(counts)
+    offset = starts - (counts.cumsum(0) - counts)
+    return torch.arange(len(segment), device=starts.device) + offset[segment], segment
