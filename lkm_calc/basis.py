@@ -141,13 +141,16 @@ class SphericalBesselBasis(nn.Module):
         self.pieces = self._table.to(self.pieces)
         return self
 
-    def forward(self, distances: Float[Tensor, " edges"]) -> Float[Tensor, "edges degrees radial"]:
-        """Return the basis at each distance (Å)."""
-        x = distances / self.cutoff
+    def bessel(self, x: Float[Tensor, " edges"]) -> Float[Tensor, "edges degrees radial"]:
+        """Return the normalised j_l(z_ln x), x a distance over the cut-off."""
         position = (x * self.intervals).clamp(max=self.intervals)
         piece = position.detach().floor().clamp(max=self.intervals - 1)
         t = (position - piece).unsqueeze(-1)
         c0, c1, c2, c3, c4, c5 = self.pieces.index_select(0, piece.long()).unbind(1)
-        radial = c0 + t * (c1 + t * (c2 + t * (c3 + t * (c4 + t * c5))))
-        radial = radial * envelope(x, self.exponent).unsqueeze(-1)
-        return radial.view(-1, *self.shape)
+        functions = c0 + t * (c1 + t * (c2 + t * (c3 + t * (c4 + t * c5))))
+        return functions.view(-1, *self.shape)
+
+    def forward(self, distances: Float[Tensor, " edges"]) -> Float[Tensor, "edges degrees radial"]:
+        """Return the basis at each distance (Å)."""
+        x = distances / self.cutoff
+        return self.bessel(x) * envelope(x, self.exponent).view(-1, 1, 1)

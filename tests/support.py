@@ -19,7 +19,7 @@ FINITE_DIFFERENCE = 1e-6
 ROUND_OFF = 1e-10
 """Relative difference of numbers that are equal but for the order of sums, float64."""
 
-TWO_GRAPHS = dict(hidden=16, num_layers=2, num_spherical_radial=3)
+TWO_GRAPHS = dict(hidden=16, num_layers=2, num_spherical_radial=3, local_cutoff=3.0)
 SMALL = {
     "dimenet++": dict(hidden=16, num_blocks=2, triplet_dim=8, basis_dim=4, output_dim=16),
     "mxmnet": TWO_GRAPHS,
@@ -38,12 +38,14 @@ def shared_data(name: str) -> Path:
 
 
 def small_model(name: str = "dimenet++", seed: int = 0, **hypers: object) -> EnergyModel:
-    """Return a narrow float64 model whose last weights are not zero."""
+    """Return a narrow float64 model as if trained: no weights zero, no frequency at a node."""
     torch.manual_seed(seed)
     model = build_model(name, **(SMALL[name] | hypers)).double()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.any():
+        for key, parameter in model.named_parameters():
+            if "frequencies" in key:
+                parameter.mul_(1 + 0.1 * torch.rand_like(parameter))
+            elif not parameter.any():
                 parameter.normal_(std=0.3)
     return model.eval()
 
@@ -55,13 +57,13 @@ def rattled(name: str = "CH3CH2OH", seed: int = 0, amplitude: float = 0.1) -> as
     return atoms
 
 
-def crystal(seed: int = 0) -> ase.Atoms:
+def crystal(seed: int = 0, pbc: bool | list[bool] = True) -> ase.Atoms:
     """Return a triclinic, periodic cell, smaller than the cut-off, with displaced atoms."""
     atoms = ase.Atoms(
         "SiOCH",
         scaled_positions=[[0, 0, 0], [0.5, 0.4, 0.1], [0.1, 0.5, 0.6], [0.6, 0.1, 0.55]],
         cell=[[4.2, 0, 0], [0.7, 4.0, 0], [-0.4, 0.5, 4.4]],
-        pbc=True,
+        pbc=pbc,
     )
     atoms.rattle(0.05, seed=seed)
     return atoms

@@ -1,6 +1,5 @@
 """DimeNet++ against torch-geometric's, and its angular sum against the plain sum over triplets."""
 
-import copy
 import math
 
 import ase.io
@@ -8,8 +7,8 @@ import pytest
 import torch
 from ase.build import molecule
 from scipy.special import eval_legendre
-from torch_geometric.nn.models import DimeNetPlusPlus
 
+from benchmarks import pyg
 from lkm_calc import Graph, build_model, energy_and_forces
 from lkm_calc.basis import SphericalBesselBasis
 from lkm_calc.geometry import lengths_and_directions
@@ -63,33 +62,11 @@ def triplets(graph):
     return joined.nonzero().unbind(1)
 
 
-def pyg_energy_and_forces(theirs, graph):
-    """Drive torch-geometric's layers with our edges and triplets, as its forward does."""
-    positions = graph.positions.clone().requires_grad_()
-    j, i = graph.edge_index
-    kj, ji = triplets(graph)
-    distances = (positions[i] - positions[j]).norm(dim=-1)
-    into, out_of = positions[i[kj]] - positions[j[kj]], positions[i[ji]] - positions[j[ji]]
-    sine = torch.cross(into, out_of, dim=1).norm(dim=-1)
-    angles = torch.atan2(sine, (into * out_of).sum(-1))
-    rbf, sbf = theirs.rbf(distances), theirs.sbf(distances, angles, kj)
-    x = theirs.emb(graph.numbers, rbf, i, j)
-    atoms = len(positions)
-    total = theirs.output_blocks[0](x, rbf, i, num_nodes=atoms)
-    blocks = zip(theirs.interaction_blocks, theirs.output_blocks[1:], strict=True)
-    for interaction, output in blocks:
-        x = interaction(x, rbf, sbf, kj, ji)
-        total = total + output(x, rbf, i, num_nodes=atoms)
-    energy = total.sum()
-    return energy.detach(), -torch.autograd.grad(energy, positions)[0]
-
-
 @pytest.fixture(scope="module")
 def pair():
     """Our model and torch-geometric's with the same weights, float64, all of full size."""
     torch.manual_seed(0)
-    theirs = DimeNetPlusPlus(128, 1, 4, 64, 8, 256, 7, 6, output_initializer="glorot_orthogonal")
-    theirs = theirs.double()
+    theirs = pyg.dimenetpp().double()
     ours = build_model("dimenet++").double()
     weights = dict(theirs.named_parameters())
     with torch.no_grad():
@@ -107,7 +84,7 @@ def test_equals_torch_geometric(pair, name):
     # displaced atoms.
     ours, theirs = pair
     graph = Graph.from_atoms(rattled(name), 5.0)
-    energy, forces = pyg_energy_and_forces(theirs, graph)
+    energy, forces = pyg.energy_and_forces(theirs, graph)
     out = energy_and_forces(ours, graph)
     assert relative_error(out.energy, energy) < 1e-5
     assert relative_error(out.forces, forces) < 1e-5
@@ -116,7 +93,7 @@ def test_equals_torch_geometric(pair, name):
 def test_equals_torch_geometric_on_aspirin(pair):
     ours, theirs = pair
     graph = Graph.from_atoms(ase.io.read(shared_data("structures/aspirin.xyz")), 5.0)
-    energy, forces = pyg_energy_and_forces(theirs, graph)
+    energy, forces = pyg.energy_and_forces(theirs, graph)
     out = energy_and_forces(ours, graph)
     assert relative_error(out.energy, energy) < 1e-5
     assert relative_error(out.forces, forces) < 1e-5
@@ -156,75 +133,7 @@ def test_angular_sum_equals_the_sum_over_triplets(atoms):
     assert relative_error(found, expected) < ROUND_OFF
 
 
-@pytest.mark.parametrize("atoms", [rattled(), crystal()], ids=["molecule", "crystal"])
-def test_order_of_the_edges_does_not_matter(atoms):
-    model = small_model()
-    graph = graph_of(atoms, model)
-    order = torch.randperm(len(graph.reverse), generator=torch.Generator().manual_seed(0))
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
-    shuffled = copy.copy(graph)
-    object.__setattr__(shuffled, "edge_index", graph.edge_index[:, order])
-    object.__setattr__(shuffled, "reverse", place[graph.reverse[order]])
-    if graph.shifts is not None:
-        object.__setattr__(shuffled, "shifts", graph.shifts[order])
-    assert relative_error(model(shuffled).energy, model(graph).energy) < ROUND_OFF
-
-
 def test_embeddings_are_one_a_block_and_one_for_the_start():
     model = small_model()
     embeddings = model(graph_of(rattled(), model)).embeddings
     assert [tuple(e.shape) for e in embeddings] == [(9, 16)] * 3
-
-
-def jumps_at_the_cutoff(model):
-    """Return the jumps of energy and forces as a pair crosses, over the size of the forces."""
-
-    def at(distance):
-        atoms = rattled("H2O")
-        atoms += ase.Atoms("O", [atoms.positions[0] + [0, 0, distance]])
-        out = energy_and_forces(model, graph_of(atoms, model))
-        return out.energy, out.forces
-
-    (e0, f0), (e1, f1) = at(5 - 1e-7), at(5 + 1e-7)
-    scale = energy_and_forces(model, graph_of(rattled("H2O"), model)).forces.abs().max()
-    return ((e1 - e0).abs().max() / scale).item(), ((f1 - f0).abs().max() / scale).item()
-
-
-def test_energy_and_forces_are_smooth_where_a_pair_crosses_the_cutoff():
-    energy, forces = jumps_at_the_cutoff(small_model())
-    assert energy < 1e-9
-    assert forces < 1e-7
-
-
-def test_control_a_bias_on_the_radial_gate_makes_the_energy_jump():
-    model = small_model()
-    for output in model.outputs:
-        output.rbf.bias = torch.nn.Parameter(torch.full((16,), 0.1, dtype=torch.float64))
-    energy, _ = jumps_at_the_cutoff(model)
-    assert energy > 1e-4
-
-
-def test_more_neighbours_than_the_cap_of_others():
-    model = small_model()
-    points = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    atoms = ase.Atoms("C60", points.numpy() * 0.9)
-    graph = graph_of(atoms, model)
-    assert torch.bincount(graph.edge_index[1]).max() > 50
-    assert torch.isfinite(energy_and_forces(model, graph).forces).all()
-
-
-@pytest.mark.parametrize("atoms", [ase.Atoms("C"), ase.Atoms("CO", [[0, 0, 0], [80, 0, 0]])])
-def test_atoms_alone(atoms):
-    model = small_model()
-    out = energy_and_forces(model, graph_of(atoms, model))
-    assert torch.isfinite(out.energy).all()
-    assert not out.forces.any()
-
-
-def test_float32_forces_are_close_to_float64():
-    model = small_model()
-    graph = graph_of(rattled(), model)
-    exact = energy_and_forces(model, graph).forces
-    single = energy_and_forces(copy.deepcopy(model).float(), graph).forces
-    assert relative_error(single, exact) < 1e-5
