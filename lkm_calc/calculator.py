@@ -24,8 +24,8 @@ class LKMCalculator(Calculator):
     """Energy, forces and per-atom energies of a model, and stress where there is a cell.
 
     Results: ``energy`` and ``free_energy`` (eV, equal), ``forces`` (atoms, 3) in eV/Å,
-    ``energies`` (atoms) in eV that sum to the energy, and for structures periodic in three
-    directions ``stress`` in eV/Å³ as xx, yy, zz, yz, xz, xy. All are computed in one call.
+    ``energies`` (atoms) in eV that sum to the energy, and for periodic structures with
+    three cell vectors ``stress`` in eV/Å³ as xx, yy, zz, yz, xz, xy. All are computed in one call.
 
     Args:
         model: Name of a bundled model, path of a model file, or a model object, which is used
@@ -79,10 +79,10 @@ class LKMCalculator(Calculator):
         structure = self.atoms
         if structure is None:
             raise ValueError("calculate was called without atoms; attach them or pass them.")
-        if "stress" in properties and not structure.pbc.all():
+        if "stress" in properties and not _has_stress(structure):
             raise PropertyNotImplementedError(
-                "stress needs a structure that is periodic in three directions; pbc is "
-                f"{structure.pbc.tolist()}."
+                "stress needs a periodic structure with three cell vectors; pbc is "
+                f"{structure.pbc.tolist()} and the cell {structure.cell.tolist()}."
             )
         self.results = self.evaluate([structure])[0]
 
@@ -97,7 +97,7 @@ class LKMCalculator(Calculator):
 
         Returns:
             One dictionary a structure, keys and units as in the class's description; ``stress``
-            only where the structure is periodic in three directions.
+            only where the structure is periodic and has three cell vectors.
 
         Raises:
             ValueError: As on calculation, or ``batch_size`` is below 1.
@@ -110,7 +110,7 @@ class LKMCalculator(Calculator):
         results: list[dict[str, Any]] = []
         for first in range(0, len(structures), batch_size):
             # Forces need gradients, wherever this is called from.
-            with torch.inference_mode(False), fast_matmul():
+            with torch.inference_mode(False):
                 results += self._evaluate_batch(structures[first : first + batch_size])
         return results
 
@@ -119,8 +119,9 @@ class LKMCalculator(Calculator):
             self.model.check_elements(atoms.numbers)
         graphs = [Graph.from_atoms(atoms, self.model.cutoff) for atoms in structures]
         graph = Graph.collate(graphs).to(self.model.device)
-        periodic = [bool(atoms.pbc.all()) for atoms in structures]
-        out = energy_and_forces(self.model, graph, stress=any(periodic))
+        periodic = [_has_stress(atoms) for atoms in structures]
+        with fast_matmul(graph.edge_index.shape[1]):
+            out = energy_and_forces(self.model, graph, stress=any(periodic))
         ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
         forces = np.split(out.forces.cpu().numpy(), ends)
         energies = np.split(out.atom_energies.cpu().numpy(), ends)
@@ -137,3 +138,8 @@ class LKMCalculator(Calculator):
                 one["stress"] = full_3x3_to_voigt_6_stress(stress[k])
             results.append(one)
         return results
+
+
+def _has_stress(atoms: ase.Atoms) -> bool:
+    """Tell whether a derivative by strain over a volume makes sense."""
+    return bool(atoms.pbc.any() and atoms.cell.rank == 3)

@@ -31,3 +31,9 @@ def test_not_taken_where_it_would_lose_accuracy(monkeypatch):
     monkeypatch.setattr(precision, "_onednn_is_exact", lambda: False)
     with fast_matmul():
         assert SETTING.fp32_precision == before
+
+
+def test_small_products_keep_their_route():
+    before = SETTING.fp32_precision
+    with fast_matmul(rows=precision.MIN_ROWS - 1):
+        assert SETTING.fp32_precision == before
