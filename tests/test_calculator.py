@@ -10,14 +10,14 @@ from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_s
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
-from lkm_calc import LKMCalculator, save_model
+from lkm_calc import MODELS, LKMCalculator, save_model
 
 from .support import FINITE_DIFFERENCE, crystal, rattled, small_model
 
 
-@pytest.fixture
-def calc():
-    return LKMCalculator(small_model(), device="cpu")
+@pytest.fixture(params=sorted(MODELS))
+def calc(request):
+    return LKMCalculator(small_model(request.param), device="cpu")
 
 
 def test_every_result_has_ases_type_and_unit(calc):

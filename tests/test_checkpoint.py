@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lkm_calc import energy_and_forces, load_model, save_model
+from lkm_calc import MODELS, energy_and_forces, load_model, save_model
 from lkm_calc.atomic import replacing
 from lkm_calc.checkpoint import FORMAT_VERSION, ModelFileError, read_header
 
@@ -13,8 +13,8 @@ from .support import graph_of, rattled, small_model
 
 
 @pytest.fixture
-def model():
-    model = small_model()
+def model(request):
+    model = small_model(getattr(request, "param", "dimenet++"))
     model.calibrate(1.1, {1: -13.6, 6: -1037.123456789012, 8: -2044.2}, [1, 6, 8])
     return model
 
@@ -36,6 +36,7 @@ def rewrite(path, change):
     save_file(load_file(path), path, metadata={"lkm_calc": json.dumps(header)})
 
 
+@pytest.mark.parametrize("model", sorted(MODELS), indirect=True)
 def test_round_trip_is_exact(model, path):
     loaded = load_model(path)
     for name, value in model.state_dict().items():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lkm_calc import LKMCalculator, load_model
+from lkm_calc import MODELS, LKMCalculator, load_model
 from train.config import OptimiserConfig, config_from_table, read_config
 from train.frames import DataError
 from train.loop import TrainingDivergedError, fit
@@ -52,15 +52,19 @@ def assert_same(one, other):
             assert value == other[key], key
 
 
-@pytest.mark.parametrize("stops", [[11], [6], [1, 2, 13, 23]], ids=["middle", "epoch end", "often"])
-def test_resuming_gives_the_same_weights_bit_for_bit(data, tmp_path, stops):
+@pytest.mark.parametrize(
+    ("name", "stops"),
+    [("dimenet++", [6]), ("dimenet++", [1, 2, 13, 23]), *((name, [11]) for name in MODELS)],
+)
+def test_resuming_gives_the_same_weights_bit_for_bit(data, tmp_path, name, stops):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert fit(config(data, whole)) == whole / "model.safetensors"
+    model = {"model__name": name, "model__hypers": SMALL[name]}
+    assert fit(config(data, whole, **model)) == whole / "model.safetensors"
     for stop in stops:
-        assert fit(config(data, parts), stop_after=stop) is None
+        assert fit(config(data, parts, **model), stop_after=stop) is None
         assert weights(parts)["counters"]["step"] == stop
         assert not (parts / "result.json").exists()
-    fit(config(data, parts))
+    fit(config(data, parts, **model))
     assert_same(weights(whole), weights(parts))
     models = [load_model(folder / "model.safetensors").state_dict() for folder in (whole, parts)]
     assert_same(*models)
