@@ -31,8 +31,8 @@ class PublishedBessel(BesselBasis):
 
 class PublishedSpherical(SphericalBesselBasis):
     def forward(self, distances: Tensor) -> Tensor:
-        x = distances / self.cutoff
-        return self.bessel(x) * published_envelope(x, self.exponent).view(-1, 1, 1)
+        u = published_envelope(distances / self.cutoff, self.exponent)
+        return self.bessel(distances) * u.view(-1, 1, 1)
 
 
 def with_published_envelope(model: EnergyModel) -> EnergyModel:
@@ -46,7 +46,8 @@ def with_published_envelope(model: EnergyModel) -> EnergyModel:
         theirs.load_state_dict(ours.state_dict())
         setattr(basis, name, theirs.to(ours.frequencies))
     ours = basis.spherical
-    basis.spherical = PublishedSpherical(*ours.shape, ours.cutoff, ours.exponent).to(ours.pieces)
+    theirs = PublishedSpherical(*ours.shape, ours.cutoff, ours.exponent, ours.span)
+    basis.spherical = theirs.to(ours.pieces)
     return model
 
 

@@ -33,20 +33,24 @@ def envelope(x: Float[Tensor, " edges"], exponent: int) -> Float[Tensor, " edges
 
 
 class BesselBasis(nn.Module):
-    """Radial basis u(x) sin(n π x), n = 1..num_radial, with trainable frequencies.
+    """Radial basis u(x) sin(n π r / span), n = 1..num_radial, with trainable frequencies.
 
     Args:
         num_radial: Number of functions.
-        cutoff: Cut-off in Å.
+        cutoff: Cut-off in Å, where u(x), x = r / cutoff, ends.
         exponent: Exponent p of the envelope.
+        span: Length in Å of half the longest wave; the cut-off if not given. A basis that ends
+            early need not oscillate faster.
     """
 
-    def __init__(self, num_radial: int, cutoff: float, exponent: int) -> None:
+    def __init__(
+        self, num_radial: int, cutoff: float, exponent: int, span: float | None = None
+    ) -> None:
         super().__init__()
         self.cutoff = cutoff
         self.exponent = exponent
-        frequencies = math.pi * torch.arange(1, num_radial + 1, dtype=torch.get_default_dtype())
-        self.frequencies = nn.Parameter(frequencies)
+        waves = torch.arange(1, num_radial + 1, dtype=torch.get_default_dtype())
+        self.frequencies = nn.Parameter(math.pi * cutoff / (span or cutoff) * waves)
 
     def forward(self, distances: Float[Tensor, " edges"]) -> Float[Tensor, "edges radial"]:
         """Return the basis functions at each distance (Å)."""
@@ -107,7 +111,7 @@ def _spherical_bessel_pieces(max_degree: int, count: int, intervals: int) -> NDA
 
 
 class SphericalBesselBasis(nn.Module):
-    """Radial part u(x) j_l(z_ln x) of the spherical basis, normalised on the unit interval.
+    """Radial part u(x) j_l(z_ln r / span) of the spherical basis, normalised over the span.
 
     Evaluated from a table of quintic Hermite pieces built in float64: exact to 1e-12, twice
     continuously differentiable, and free of the cancellation that the closed forms of j_l suffer
@@ -116,18 +120,28 @@ class SphericalBesselBasis(nn.Module):
     Args:
         num_spherical: Number of degrees l = 0 .. num_spherical-1.
         num_radial: Number of functions n for each degree.
-        cutoff: Cut-off in Å.
+        cutoff: Cut-off in Å, where u(x), x = r / cutoff, ends.
         exponent: Exponent p of the envelope.
+        span: Length in Å at which the functions have their zeros; at least the cut-off, which it
+            is if not given.
     """
 
     intervals = 512
     pieces: Tensor
 
-    def __init__(self, num_spherical: int, num_radial: int, cutoff: float, exponent: int) -> None:
+    def __init__(
+        self,
+        num_spherical: int,
+        num_radial: int,
+        cutoff: float,
+        exponent: int,
+        span: float | None = None,
+    ) -> None:
         super().__init__()
         self.shape = (num_spherical, num_radial)
         self.cutoff = cutoff
         self.exponent = exponent
+        self.span = span or cutoff
         pieces = _spherical_bessel_pieces(num_spherical - 1, num_radial, self.intervals)
         # The float64 table is kept, so that casting the module down and up again loses nothing.
         self._table = torch.from_numpy(pieces)
@@ -141,9 +155,9 @@ class SphericalBesselBasis(nn.Module):
         self.pieces = self._table.to(self.pieces)
         return self
 
-    def bessel(self, x: Float[Tensor, " edges"]) -> Float[Tensor, "edges degrees radial"]:
-        """Return the normalised j_l(z_ln x), x a distance over the cut-off."""
-        position = (x * self.intervals).clamp(max=self.intervals)
+    def bessel(self, distances: Float[Tensor, " edges"]) -> Float[Tensor, "edges degrees radial"]:
+        """Return the normalised j_l(z_ln r / span) without the envelope."""
+        position = (distances * (self.intervals / self.span)).clamp(max=self.intervals)
         piece = position.detach().floor().clamp(max=self.intervals - 1)
         t = (position - piece).unsqueeze(-1)
         c0, c1, c2, c3, c4, c5 = self.pieces.index_select(0, piece.long()).unbind(1)
@@ -152,5 +166,5 @@ class SphericalBesselBasis(nn.Module):
 
     def forward(self, distances: Float[Tensor, " edges"]) -> Float[Tensor, "edges degrees radial"]:
         """Return the basis at each distance (Å)."""
-        x = distances / self.cutoff
-        return self.bessel(x) * envelope(x, self.exponent).view(-1, 1, 1)
+        u = envelope(distances / self.cutoff, self.exponent)
+        return self.bessel(distances) * u.view(-1, 1, 1)

@@ -112,9 +112,11 @@ class MultiplexBasis(nn.Module):
         self.local_cutoff = local_cutoff
         self.num_spherical = num_spherical
         self.radial_wide = BesselBasis(num_radial, cutoff, envelope_exponent)
-        self.radial_local = BesselBasis(num_radial, local_cutoff, envelope_exponent)
+        # The local bases end early but keep the wavelengths of the global one: with waves squeezed
+        # into the short radius, networks learn training frames by heart.
+        self.radial_local = BesselBasis(num_radial, local_cutoff, envelope_exponent, cutoff)
         self.spherical = SphericalBesselBasis(
-            num_spherical, num_spherical_radial, local_cutoff, envelope_exponent
+            num_spherical, num_spherical_radial, local_cutoff, envelope_exponent, cutoff
         )
         self.to_wide = dense(num_radial, hidden, bias=False)
         self.to_local = dense(num_radial, hidden, bias=False)

@@ -1,6 +1,7 @@
 """What several test modules share: structures, data files, models and tolerances."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import ase
@@ -16,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 FINITE_DIFFERENCE = 1e-6
 """Relative error of forces and stress against central differences of the energy, float64."""
+STEP = 1e-4
+"""Displacement in Å of the central differences; the error of fourth order differences is h⁴."""
 ROUND_OFF = 1e-10
 """Relative difference of numbers that are equal but for the order of sums, float64."""
 
@@ -72,6 +75,26 @@ def crystal(seed: int = 0, pbc: bool | list[bool] = True) -> ase.Atoms:
 def graph_of(atoms: ase.Atoms, model: EnergyModel) -> Graph:
     """Return the graph of a structure with the model's cut-off."""
     return Graph.from_atoms(atoms, model.cutoff)
+
+
+def central_difference(energy: Callable[[float], float]) -> float:
+    """Return dE/ds at s = 0 by central differences of fourth order."""
+    e = [energy(k * STEP) for k in (-2, -1, 1, 2)]
+    return (e[0] - 8 * e[1] + 8 * e[2] - e[3]) / (12 * STEP)
+
+
+def numerical_forces(model: EnergyModel, atoms: ase.Atoms) -> torch.Tensor:
+    """Return −ΔE/Δx, neighbour list built anew at every displacement, (atoms, 3)."""
+    forces = np.zeros((len(atoms), 3))
+    for index in np.ndindex(forces.shape):
+
+        def energy(displacement: float, index: tuple[int, ...] = index) -> float:
+            moved = atoms.copy()
+            moved.positions[index] += displacement
+            return model(graph_of(moved, model)).energy.item()
+
+        forces[index] = -central_difference(energy)
+    return torch.from_numpy(forces)
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

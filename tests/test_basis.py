@@ -102,3 +102,13 @@ def test_spherical_bessel_basis_is_differentiable_twice():
 def test_nothing_beyond_the_cutoff():
     basis = SphericalBesselBasis(7, 6, CUTOFF, 6)
     assert not basis(torch.tensor([5.0, 5.1, 80.0])).any()
+
+
+def test_a_wider_span_keeps_the_waves_and_ends_at_the_cutoff():
+    r = torch.linspace(0.5, 1.99, 50, dtype=torch.float64)
+    ratio = (envelope(r / 2.0, 6) / envelope(r / CUTOFF, 6)).view(-1, 1)
+    short, long = (BesselBasis(5, c, 6, CUTOFF).double() for c in (2.0, CUTOFF))
+    assert torch.allclose(short(r), long(r) * ratio, rtol=1e-5)  # frequencies rounded to float32
+    short, long = (SphericalBesselBasis(3, 2, c, 6, CUTOFF).double() for c in (2.0, CUTOFF))
+    assert torch.allclose(short(r), long(r) * ratio.unsqueeze(2), rtol=1e-10)
+    assert not short(torch.tensor([2.0, 3.0], dtype=torch.float64)).any()

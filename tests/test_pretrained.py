@@ -18,8 +18,7 @@ from lkm_calc.checkpoint import bundled_models, read_header
 from train.__main__ import main
 from train.config import read_config, to_table
 
-from .support import FINITE_DIFFERENCE, ROOT, rattled, relative_error, shared_data
-from .test_forces import numerical_forces
+from .support import FINITE_DIFFERENCE, ROOT, numerical_forces, rattled, relative_error, shared_data
 
 FLOORS = {"rmd17-ethanol": (3.0, 12.0), "rmd17-aspirin": (20.0, 30.0)}
 """Energy MAE in meV and force MAE in meV/Å on test_01 that a bundled model must not exceed."""
