@@ -32,7 +32,12 @@ from train.md17 import read_md17
 
 from .published import with_published_features
 
-SIZES: dict[str, Any] = {"hidden": 64, "num_layers": 3}
+SIZES: dict[str, Any] = {
+    "hidden": 64,
+    "num_layers": 3,
+    "num_radial": 6,
+    "num_spherical_radial": 3,
+}
 WINDOW = 0.02
 """Half the range of distances drawn, Å."""
 CLEARANCE = 0.15
@@ -122,7 +127,7 @@ def draw(axes: NDArray[Any], model: EnergyModel, path: Path1D, cutoff: float, co
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("frames", help="file in the layout of MD17 or revised MD17")
-    parser.add_argument("--steps", type=int, default=1500, help="of training (default 1500)")
+    parser.add_argument("--steps", type=int, default=600, help="of training (default 600)")
     parser.add_argument("--output", type=Path, default=Path("smoothness.png"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
