@@ -26,9 +26,9 @@ from lkm_calc.precision import fast_matmul
 from train.config import LossConfig
 from train.frames import Frames
 from train.loader import GraphFrames, epoch_order
-from train.loop import reference_energies
 from train.loss import training_loss
 from train.md17 import read_md17
+from train.reference import fit_reference_energies
 
 from .published import with_published_features
 
@@ -46,9 +46,9 @@ CLEARANCE = 0.15
 
 def train(model: EnergyModel, frames: Frames, steps: int, label: str) -> EnergyModel:
     """Fit a model to energies and forces, and return it in float64."""
-    elements, reference = reference_energies(frames)
-    scale = float(np.sqrt(np.mean(frames.forces**2)))
-    model.calibrate(scale, dict(zip(elements, reference, strict=True)), elements)
+    reference = fit_reference_energies(frames)
+    energies = dict(zip(reference.elements, reference.energies, strict=True))
+    model.calibrate(float(np.std(frames.forces)), energies, reference.elements)
     data = GraphFrames(frames, model.cutoff, torch.device("cpu"))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -57,10 +57,10 @@ def train(model: EnergyModel, frames: Frames, steps: int, label: str) -> EnergyM
     with fast_matmul():
         for step in tqdm(range(steps), label):
             batch = order[(torch.arange(5) + 5 * step) % len(order)]
-            graph, energies, forces = data.batch(batch)
-            out = energy_and_forces(model, graph, create_graph=True)
+            labelled = data.batch(batch)
+            out = energy_and_forces(model, labelled.graph, create_graph=True)
             optimiser.zero_grad()
-            training_loss(out, energies, forces, loss).total.backward()
+            training_loss(out, labelled, loss).total.backward()
             optimiser.step()
             schedule.step()
     return model.double().requires_grad_(False)

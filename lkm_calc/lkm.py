@@ -11,6 +11,7 @@ from torch import Tensor
 def lkm_loss(
     embeddings: Sequence[Float[Tensor, "atoms dim"]],
     distance: Literal["mse", "mae"] = "mse",
+    scale_free: bool = False,
 ) -> Float[Tensor, ""]:
     """Return how far each layer's atom embeddings lie from their mean over the layers.
 
@@ -21,9 +22,11 @@ def lkm_loss(
     Args:
         embeddings: One tensor a layer, all of one shape.
         distance: The squared or the absolute difference.
+        scale_free: Divide each atom's distance by the mean square (or mean size) of its embeddings
+            over layers and channels. Otherwise the loss falls as well when all of them shrink.
 
     Returns:
-        A scalar in the embeddings' units. One layer alone gives zero.
+        A scalar. One layer alone gives zero.
 
     Raises:
         ValueError: There is no layer, the shapes differ, or the distance is unknown.
@@ -35,9 +38,10 @@ def lkm_loss(
             f"{[tuple(layer.shape) for layer in embeddings]}."
         )
     layers = torch.stack(list(embeddings))
-    difference = layers - layers.mean(0)
-    if distance == "mse":
-        return difference.square().mean()
-    if distance == "mae":
-        return difference.abs().mean()
-    raise ValueError(f"distance is {distance!r}; choose 'mse' or 'mae'.")
+    if distance not in ("mse", "mae"):
+        raise ValueError(f"distance is {distance!r}; choose 'mse' or 'mae'.")
+    size = torch.square if distance == "mse" else torch.abs
+    distances = size(layers - layers.mean(0)).mean((0, 2))
+    if scale_free:
+        distances = distances / size(layers).mean((0, 2)).clamp_min(1e-12)
+    return distances.mean()

@@ -11,9 +11,15 @@ def sum_to(rows: Tensor, index: Tensor, size: int) -> Tensor:
 
 
 def ragged(
-    starts: Int[Tensor, " segments"], counts: Int[Tensor, " segments"]
+    starts: Int[Tensor, " segments"], counts: Int[Tensor, " segments"], total: int | None = None
 ) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
-    """Return the rows ``starts[s] .. starts[s] + counts[s] - 1`` of every segment s, and s."""
-    segment = torch.repeat_interleave(counts)
+    """Return the rows ``starts[s] .. starts[s] + counts[s] - 1`` of every segment s, and s.
+
+    Args:
+        starts: First row of each segment.
+        counts: Number of rows of each.
+        total: Their sum; where it is known, a GPU need not be waited for.
+    """
+    segment = torch.repeat_interleave(counts, output_size=total)
     offset = starts - (counts.cumsum(0) - counts)
     return torch.arange(len(segment), device=starts.device) + offset[segment], segment

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import ase
 import numpy as np
 import torch
@@ -6,7 +8,7 @@ from lkm_calc import Graph
 from train.frames import Frames
 from train.loader import GraphFrames, epoch_order
 
-from .support import rattled
+from .support import crystal, rattled
 
 
 def frames_of(structures):
@@ -25,13 +27,32 @@ def test_a_batch_is_the_collated_graph_of_its_frames():
     structures = [rattled(), rattled("H2O"), ase.Atoms("C"), rattled("C6H6")]
     data = GraphFrames(frames_of(structures), 5.0, torch.device("cpu"))
     picked = [3, 2, 0, 3]
-    graph, energies, forces = data.batch(torch.tensor(picked))
+    graph, energies, forces, stress = data.batch(torch.tensor(picked))
     expected = Graph.collate([Graph.from_atoms(structures[k], 5.0) for k in picked])
     for name, value in vars(expected).items():
         found = getattr(graph, name)
         assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
     assert energies.tolist() == [3, 2, 0, 3]
     assert torch.equal(forces, -expected.positions)
+    assert stress is None
+
+
+def test_periodic_frames_beside_molecules():
+    structures = [crystal(), rattled("H2O"), crystal(pbc=[True, False, True])]
+    structures[2].cell[1] = 0  # a slab without a third vector
+    cells = np.stack([a.cell.array for a in structures])
+    stress = np.stack([np.eye(3), np.full((3, 3), np.nan), np.eye(3)])
+    frames = replace(
+        frames_of(structures), cells=cells, pbc=np.stack([a.pbc for a in structures]), stress=stress
+    )
+    data = GraphFrames(frames, 5.0, torch.device("cpu"))
+    batch = data.batch(torch.tensor([1, 2, 0]))
+    expected = Graph.collate([Graph.from_atoms(structures[k], 5.0) for k in (1, 2, 0)])
+    for name, value in vars(expected).items():
+        found = getattr(batch.graph, name)
+        assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
+    assert batch.totals() == data.totals(torch.tensor([1, 2, 0])) == (3, 11, 2)
+    assert batch.stress[1].tolist() == np.eye(3).tolist()
 
 
 def test_consecutive_batches_cover_everything_once():

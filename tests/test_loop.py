@@ -80,7 +80,7 @@ def test_resuming_gives_the_same_weights_bit_for_bit(data, tmp_path, name, stops
 def test_a_signal_stops_resumably(data, tmp_path, monkeypatch):
     import train.loop as loop
 
-    step, calls = loop._step, []
+    step, calls = loop._Run._step, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -88,7 +88,7 @@ def test_a_signal_stops_resumably(data, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*arguments)
 
-    monkeypatch.setattr(loop, "_step", interrupted)
+    monkeypatch.setattr(loop._Run, "_step", interrupted)
     handler = signal.getsignal(signal.SIGTERM)
     assert fit(config(data, tmp_path / "run")) is None
     assert weights(tmp_path / "run")["counters"]["step"] == 9
@@ -180,14 +180,14 @@ def test_a_diverging_validation_says_so_and_writes_no_model(data, tmp_path):
 def test_the_data_may_move_while_training(data, tmp_path, monkeypatch):
     import train.loop as loop
 
-    validate = loop._validate
+    validate = loop._Run._validate
 
     def moving(*arguments):
         if data.exists():
             data.rename(tmp_path / "elsewhere.npz")
         validate(*arguments)
 
-    monkeypatch.setattr(loop, "_validate", moving)
+    monkeypatch.setattr(loop._Run, "_validate", moving)
     assert fit(config(data, tmp_path / "run")) is not None
 
 

@@ -91,7 +91,7 @@ def with_nan(array, frame):
         (changed("forces", lambda a: with_nan(a, 3)), r"forces hold NaN.*\[3\]"),
         (changed("energies", lambda a: with_nan(a, 5)), r"energies hold NaN.*\[5\]"),
         (changed("nuclear_charges", lambda a: a * 0), r"\[0\] are not atomic numbers"),
-        (changed("nuclear_charges", lambda a: a + 0.5), "holds fractions"),
+        (changed("nuclear_charges", lambda a: a + 0.5), "holds values that are not whole"),
         (changed("coords", lambda a: a * 0.1), "two atoms of frame 0 are 0.1.* Å apart"),
         (changed("nuclear_charges", lambda a: a + 95), "are not atomic numbers"),
     ],

@@ -6,17 +6,21 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lkm_calc import load_model
 from lkm_calc.checkpoint import ModelFileError
 from lkm_calc.precision import fast_matmul
 
-from .config import Config, ConfigError, read_config
+from .config import Config, ConfigError, DataConfig, read_config
+from .doctor import diagnose, report_text
+from .doctor_plots import plot_report
 from .evaluate import errors_of, predict
-from .frames import DataError
+from .frames import DataError, Frames
 from .loader import GraphFrames
-from .loop import TrainingDivergedError, check_elements, device_of, fit
-from .md17 import read_md17
+from .loop import TrainingDivergedError, check_elements, device_of, fit, fit_members
+from .parallel import first_process
+from .read import FORMATS, read_frames
 from .state import StateError
 
 logger = logging.getLogger("lkm_train")
@@ -26,7 +30,11 @@ Train force fields with Layer-to-Layer Knowledge Mixing, and measure them.
 
   lkm-train fit CONFIG.toml                        train, or go on with a run that was stopped
   lkm-train fit CONFIG.toml --optimiser.epochs 10  change a value of the configuration
-  lkm-train evaluate MODEL DATA.npz                errors on labelled frames
+  lkm-train fit CONFIG.toml --members 4            train a committee
+  lkm-train fit CONFIG.toml --finetune MODEL       start from a trained model
+  torchrun --nproc-per-node 4 -m lkm_train fit CONFIG.toml   on several GPUs
+  lkm-train evaluate MODEL DATA                    errors on labelled frames
+  lkm-train check-data DATA                        look for faults in labelled frames
 """
 
 FIT = """\
@@ -39,9 +47,19 @@ result.json, card.md, learning_curves.png and parity.png.
 """
 
 
+CHECK = """\
+Look for faults in labelled frames: NaN, units, duplicates, atoms too close, outliers, forces that
+are not minus the gradient of the energy, net forces and torques, reference energies.
+
+Exit status: 0 if the data are clean, 1 if a fault was found, 2 if the file cannot be read.
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 refused, 3 stopped before the end."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Of several processes that train one model, the first one talks.
+    level = logging.INFO if first_process() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s")
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command is not _fit:
@@ -71,25 +89,62 @@ def _parser() -> argparse.ArgumentParser:
     fit_parser.add_argument(
         "--stop-after", type=int, metavar="N", help="stop, resumably, after N steps in all"
     )
+    fit_parser.add_argument(
+        "--members", type=int, metavar="N", help="train a committee of N, seeds counting up"
+    )
+    fit_parser.add_argument(
+        "--finetune", metavar="MODEL", help="model to start from; the same as --run.finetune"
+    )
     fit_parser.set_defaults(command=_fit)
     evaluate = commands.add_parser(
         "evaluate",
         help="errors of a model on labelled frames",
-        description="Print the errors of a model on the frames of an MD17 or rMD17 file, as JSON.",
+        description="Print the errors of a model on the frames of a file, as JSON.",
     )
     evaluate.add_argument("model", metavar="MODEL", help="bundled name or model file")
-    evaluate.add_argument("data", metavar="DATA", help="npz file")
-    evaluate.add_argument("--labels", choices=("revised", "original"), default="revised")
+    _add_data_options(evaluate)
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--batch-size", type=int, default=16)
-    evaluate.add_argument(
+    evaluate.set_defaults(command=_evaluate)
+    check = commands.add_parser(
+        "check-data",
+        help="look for faults in labelled frames",
+        description=CHECK,
+        formatter_class=raw,
+    )
+    _add_data_options(check)
+    check.add_argument("--output", type=Path, metavar="PNG", help="also draw a picture")
+    check.set_defaults(command=_check_data)
+    return parser
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the data file and how to read it: the keys of the section data, with the same names."""
+    default = DataConfig()
+    parser.add_argument("data", metavar="DATA", help="data file of any format that fit reads")
+    parser.add_argument("--format", default=default.format, help="auto, " + ", ".join(FORMATS))
+    parser.add_argument("--labels", choices=("revised", "original"), default=default.labels)
+    parser.add_argument("--target", default=default.target, help="of QM9: the property")
+    parser.add_argument("--energy-unit", default="", help="of files that do not fix it")
+    parser.add_argument("--length-unit", default="", help="of files that do not fix it")
+    parser.add_argument(
         "--no-check-units",
         dest="check_units",
         action="store_false",
-        help="accept labels that are not credible in kcal/mol and kcal/mol/Å",
+        help="accept labels that are not credible in their unit",
     )
-    evaluate.set_defaults(command=_evaluate)
-    return parser
+
+
+def _read(options: argparse.Namespace, check_units: bool) -> Frames:
+    return read_frames(
+        options.data,
+        options.format,
+        options.labels,
+        options.target,
+        options.energy_unit,
+        options.length_unit,
+        check_units,
+    )
 
 
 def _defaults() -> str:
@@ -104,7 +159,11 @@ def _defaults() -> str:
 
 
 def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    if options.finetune:
+        overrides = [*overrides, "--run.finetune", options.finetune]
     config = read_config(options.config, overrides)
+    if options.members is not None:
+        return _fit_members(config, options.members)
     model = fit(config, options.stop_after)
     if model is None:
         logger.info("Stopped; the same command goes on from here.")
@@ -117,17 +176,39 @@ def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
+def _fit_members(config: Config, members: int) -> int:
+    models = fit_members(config, members)
+    if models is None:
+        logger.info("Stopped; the same command goes on from here.")
+        return 3
+    logger.info("The models are %s.", ", ".join(map(str, models)))
+    return 0
+
+
+def _check_data(options: argparse.Namespace, _rest: Sequence[str]) -> int:
+    try:
+        frames = _read(options, check_units=False)
+    except DataError as error:
+        logger.error("lkm-train: %s", error)
+        return 2
+    report = diagnose(frames)
+    sys.stdout.write(report_text(report, options.data) + "\n")
+    if options.output:
+        plot_report(frames, report, options.output)
+    return 1 if report.faulty else 0
+
+
 def _evaluate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
     device = device_of(options.device, "--device")
     model = load_model(options.model, device=device)
-    frames = read_md17(options.data, options.labels, options.check_units)
+    frames = _read(options, options.check_units)
     check_elements(model, frames, options.data)
     data = GraphFrames(frames, model.cutoff, device)
     with fast_matmul():
         errors = errors_of(predict(model, data, options.batch_size))
-    sys.stdout.write(json.dumps(errors._asdict(), indent=1) + "\n")
+    sys.stdout.write(json.dumps(errors.figures(), indent=1) + "\n")
     return 0
 
 

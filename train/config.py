@@ -25,8 +25,16 @@ class DataConfig:
     """Path of the file that training and validation frames are drawn from."""
     test: str = ""
     """Path of a file to measure the final model on; empty for none."""
+    format: Literal["auto", "md17", "chignolin", "qm9", "hdf5", "ase"] = "auto"
+    """Kind of the files; "auto" tells it from suffix and content."""
     labels: Literal["revised", "original"] = "revised"
     """Of an rMD17 file: the revised labels or the original MD17 ones."""
+    target: str = "U0"
+    """Of a QM9 file: the property to learn."""
+    energy_unit: str = ""
+    """Of a file that does not fix it, such as extxyz: eV, kcal/mol, Hartree, ...; empty for eV."""
+    length_unit: str = ""
+    """Likewise: Å, Bohr or nm; empty for Å."""
     n_train: int = 950
     """Number of training frames."""
     n_validation: int = 50
@@ -50,17 +58,31 @@ class LossConfig:
     """What to minimise."""
 
     kind: Literal["l1", "l2", "huber"] = "l1"
-    """Distance between prediction and label, for energies and forces."""
+    """Distance between prediction and label."""
+    energy_kind: Literal["", "l1", "l2", "huber"] = ""
+    """The same for energies alone; empty for that of all terms."""
+    forces_kind: Literal["", "l1", "l2", "huber"] = ""
+    """The same for forces."""
+    stress_kind: Literal["", "l1", "l2", "huber"] = ""
+    """The same for stress."""
     huber_delta: float = 0.05
-    """Where Huber turns linear, in eV and eV/Å."""
+    """Where Huber turns linear, in eV, eV/Å and eV/Å³."""
     energy: float = 0.05
     """Weight of the energy term, eV per structure."""
+    energy_per_atom: bool = False
+    """Divide energies by the number of atoms first; for sets of very different sizes."""
     forces: float = 1.0
     """Weight of the force term, eV/Å per component."""
+    stress: float = 0.0
+    """Weight of the stress term, eV/Å³ per component."""
     gamma: float = 0.01
-    """γ, weight of the LKM term; 0 switches it off."""
+    """γ, weight of the LKM term; 0 switches it off. model.hypers.lkm_tap chooses the layers."""
+    gamma_warmup_steps: int = 0
+    """Steps over which γ grows linearly from zero."""
     lkm_distance: Literal["mse", "mae"] = "mse"
     """Squared or absolute distance of each layer to the mean over layers."""
+    lkm_scale_free: bool = False
+    """Divide by the mean square (or size) of the embeddings, so that shrinking gains nothing."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +92,22 @@ class OptimiserConfig:
     epochs: int = 1000
     """Passes over the training frames."""
     batch_size: int = 5
-    """Frames a step."""
+    """Frames a step, over all processes."""
+    accumulate: int = 1
+    """Pieces in which a process computes its part of a batch, one after the other, to save memory;
+    the step is the same."""
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    """What follows the warm-up."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     final_fraction: float = 1e-3
-    """Learning rate at the end over its peak; a cosine leads there."""
+    """Learning rate at the end of the cosine, or the lowest of the plateaus, over its peak."""
+    plateau_factor: float = 0.8
+    """Factor on the learning rate after plateau_patience validations without a new best."""
+    plateau_patience: int = 20
+    """See plateau_factor."""
+    early_stopping: int = 0
+    """Validations without a new best after which the run ends; 0 for never."""
     warmup_steps: int = 500
     """Steps over which the learning rate grows linearly from zero."""
     weight_decay: float = 0.0
@@ -83,6 +116,11 @@ class OptimiserConfig:
     """Largest norm of the gradient of all weights; larger ones are scaled down."""
     ema_decay: float = 0.999
     """Decay a step of the averaged weights, which are validated and kept."""
+    swa_fraction: float = 0.0
+    """Last part of the steps in which the weights are averaged evenly instead (SWA), at a constant
+    learning rate; 0 for none."""
+    swa_rate: float = 0.05
+    """That learning rate over its peak."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +131,8 @@ class RunConfig:
     """Folder for checkpoints, metrics and plots."""
     seed: int = 0
     """Seed of the split, the weights and the order of the frames."""
+    finetune: str = ""
+    """Model file or bundled model to start from, whose architecture then counts; empty for none."""
     device: str = "auto"
     """"auto" takes CUDA when there is one; else a torch device such as "cpu" or "cuda:1"."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -103,6 +143,8 @@ class RunConfig:
     """Epochs between saved training states."""
     eval_batch_size: int = 16
     """Frames a batch in validation and tests."""
+    tensorboard: bool = False
+    """Also write the metrics for TensorBoard, which must be installed."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +277,9 @@ def _check(config: Config) -> None:
         "data.n_validation": config.data.n_validation,
         "optimiser.epochs": o.epochs,
         "optimiser.batch_size": o.batch_size,
+        "optimiser.accumulate": o.accumulate,
+        "optimiser.plateau_patience": o.plateau_patience,
+        "optimiser.swa_rate": o.swa_rate,
         "optimiser.learning_rate": o.learning_rate,
         "optimiser.clip_norm": o.clip_norm,
         "loss.huber_delta": config.loss.huber_delta,
@@ -248,7 +293,10 @@ def _check(config: Config) -> None:
     not_negative = {
         "loss.energy": config.loss.energy,
         "loss.forces": config.loss.forces,
+        "loss.stress": config.loss.stress,
         "loss.gamma": config.loss.gamma,
+        "loss.gamma_warmup_steps": config.loss.gamma_warmup_steps,
+        "optimiser.early_stopping": o.early_stopping,
         "optimiser.final_fraction": o.final_fraction,
         "optimiser.warmup_steps": o.warmup_steps,
         "optimiser.weight_decay": o.weight_decay,
@@ -257,8 +305,13 @@ def _check(config: Config) -> None:
     for name, value in not_negative.items():
         if not 0 <= value < math.inf:
             raise ConfigError(f"{name} is {value}; it must be finite and not negative.")
-    if not 0 <= o.ema_decay < 1:
-        raise ConfigError(f"optimiser.ema_decay is {o.ema_decay}; it must be in [0, 1).")
+    for name in ("ema_decay", "swa_fraction"):
+        if not 0 <= getattr(o, name) < 1:
+            raise ConfigError(f"optimiser.{name} is {getattr(o, name)}; it must be in [0, 1).")
+    if not 0 < o.plateau_factor < 1:
+        raise ConfigError(
+            f"optimiser.plateau_factor is {o.plateau_factor}; it must be between 0 and 1."
+        )
     if config.loss.energy == config.loss.forces == 0:
         raise ConfigError("loss.energy and loss.forces are both 0: there is nothing to learn.")
     if not config.data.train:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ class DataError(ValueError):
     """A data file or its content cannot be used; the message says what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Frames:
     """Structures of any sizes, stored flat: atoms of frame f are rows starts[f] : starts[f+1]."""
 
@@ -22,12 +23,18 @@ class Frames:
     """(atoms) atomic numbers."""
     positions: NDArray[np.float64]
     """(atoms, 3) in Å."""
-    forces: NDArray[np.float64]
-    """(atoms, 3) in eV/Å."""
     energies: NDArray[np.float64]
-    """(frames) total energies in eV."""
+    """(frames) total energies in eV, or another property in its unit."""
     starts: NDArray[np.int64]
     """(frames + 1) first row of each frame, and the end."""
+    forces: NDArray[np.float64] | None = None
+    """(atoms, 3) in eV/Å; None where there are no labels for them."""
+    cells: NDArray[np.float64] | None = None
+    """(frames, 3, 3) cell vectors as rows in Å; None where nothing is periodic."""
+    pbc: NDArray[np.bool_] | None = None
+    """(frames, 3) which directions repeat; None where nothing is periodic."""
+    stress: NDArray[np.float64] | None = None
+    """(frames, 3, 3) in eV/Å³; None where there are no labels for it, NaN for a frame without."""
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -55,18 +62,30 @@ class Frames:
         """(frames) number of atoms of each frame."""
         return np.diff(self.starts)
 
+    @property
+    def atom_frame(self) -> NDArray[np.int64]:
+        """(atoms) the frame to which each atom belongs."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
     def select(self, indices: NDArray[np.int64]) -> "Frames":
         """Return the frames at these indices, in this order."""
         rows = np.concatenate(
             [np.arange(self.starts[f], self.starts[f + 1]) for f in indices]
             or [np.empty(0, np.int64)]
         )
+
+        def taken(values: NDArray[Any] | None, order: NDArray[np.int64]) -> NDArray[Any] | None:
+            return None if values is None else values[order]
+
         return Frames(
             numbers=self.numbers[rows],
             positions=self.positions[rows],
-            forces=self.forces[rows],
             energies=self.energies[indices],
             starts=np.concatenate([[0], np.cumsum(self.sizes[indices])]),
+            forces=taken(self.forces, rows),
+            cells=taken(self.cells, indices),
+            pbc=taken(self.pbc, indices),
+            stress=taken(self.stress, indices),
         )
 
 
@@ -76,14 +95,21 @@ def check_frames(frames: Frames, source: str, check_units: bool = True) -> None:
     Checks that every number is finite, that elements exist and, if asked, that energies and
     forces have the size of eV and eV/Å.
     """
-    atom_frame = np.repeat(np.arange(len(frames)), frames.sizes)
     for name, values in (("positions", frames.positions), ("forces", frames.forces)):
-        bad = np.unique(atom_frame[~np.isfinite(values).all(1)])
+        if values is None:
+            continue
+        bad = np.unique(frames.atom_frame[~np.isfinite(values).all(1)])
         if len(bad):
             raise DataError(
                 f"{source}: {name} hold NaN or infinity in {len(bad)} frame(s), the first "
                 f"{bad[:5].tolist()}. Remove these frames, or read the file again from its source."
             )
+    if frames.cells is not None and not np.isfinite(frames.cells).all():
+        bad = np.unique(np.argwhere(~np.isfinite(frames.cells))[:, 0])
+        raise DataError(
+            f"{source}: cells hold NaN or infinity in {len(bad)} frame(s), the first "
+            f"{bad[:5].tolist()}. Remove these frames."
+        )
     bad = np.flatnonzero(~np.isfinite(frames.energies))
     if len(bad):
         raise DataError(
@@ -97,8 +123,8 @@ def check_frames(frames: Frames, source: str, check_units: bool = True) -> None:
             "(Pu); check which array of the file holds them."
         )
     _check_distances(frames, source)
-    if check_units:
-        _check_magnitudes(frames, source)
+    if check_units and frames.forces is not None:
+        _check_magnitudes(frames, frames.forces, source)
 
 
 MIN_DISTANCE = 0.3
@@ -123,14 +149,15 @@ STIFFNESS_RANGE = (3.0, 300.0)
 MIN_FRAMES_FOR_STIFFNESS = 20
 
 
-def _check_magnitudes(frames: Frames, source: str) -> None:
+def _check_magnitudes(frames: Frames, forces: NDArray[np.float64], source: str) -> None:
     """Raise a DataError if energies or forces are not credible in eV and eV/Å."""
     hint = (
         "The reader converts from the unit that the format prescribes (kcal/mol and kcal/mol/Å "
-        "for MD17 and rMD17): convert the file to it. If the system really is like that, set "
-        "data.check_units = false."
+        "for MD17 and rMD17, eV and Å for what ASE reads unless data.energy_unit and "
+        "data.length_unit say otherwise): convert the file to it. If the system really is like "
+        "that, set data.check_units = false."
     )
-    rms = float(np.sqrt(np.mean(frames.forces**2)))
+    rms = float(np.sqrt(np.mean(forces**2)))
     low, high = FORCE_RANGE
     if not low <= rms <= high:
         raise DataError(
@@ -146,10 +173,10 @@ def _check_magnitudes(frames: Frames, source: str) -> None:
             f"{source}: the energy of frame {f} is {frames.energies[f]:.6g} eV after conversion, "
             f"below the {bound[f]:.6g} eV that its electrons can have. {hint}"
         )
-    _check_stiffness(frames, source, hint)
+    _check_stiffness(frames, rms, source, hint)
 
 
-def _check_stiffness(frames: Frames, source: str, hint: str) -> None:
+def _check_stiffness(frames: Frames, rms: float, source: str, hint: str) -> None:
     """Raise a DataError if energies and forces do not belong to one potential in one unit.
 
     In a harmonic potential at temperature T the mean square force is kT times the mean force
@@ -163,12 +190,12 @@ def _check_stiffness(frames: Frames, source: str, hint: str) -> None:
         return
     freedom = max(1, 3 * int(frames.sizes[0]) - 6)
     temperature = float(np.std(frames.energies)) / np.sqrt(freedom / 2)
-    stiffness = float(np.mean(frames.forces**2)) / max(temperature, 1e-12)
+    stiffness = rms**2 / max(temperature, 1e-12)
     low, high = STIFFNESS_RANGE
     if not low <= stiffness <= high:
         raise DataError(
             f"{source}: energies (spread {np.std(frames.energies):.3g} eV) and forces (rms "
-            f"{np.sqrt(np.mean(frames.forces**2)):.3g} eV/Å) together mean a force constant of "
+            f"{rms:.3g} eV/Å) together mean a force constant of "
             f"{stiffness:.3g} eV/Å²; {low:g} to {high:g} is credible for a molecule, so one or "
             f"both are in another unit. {hint}"
         )

@@ -1,5 +1,7 @@
 """The training loop: from a configuration to a model file."""
 
+import dataclasses
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -11,18 +13,23 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lkm_calc import EnergyModel, build_model, energy_and_forces, save_model
+from lkm_calc import EnergyModel, build_model, load_model, save_model
+from lkm_calc.checkpoint import ModelFileError
 from lkm_calc.device import choose_device
 from lkm_calc.precision import fast_matmul
 
-from .config import Config, ConfigError
-from .evaluate import Errors, errors_of, predict
+from .config import Config, ConfigError, DataConfig
+from .evaluate import Errors, errors_of, model_output, predict
 from .frames import DataError, Frames, random_split
-from .loader import GraphFrames, epoch_order
+from .loader import GraphFrames, Totals, epoch_order
 from .loss import Losses, training_loss
-from .md17 import read_md17
+from .parallel import Workers, local_rank, workers
+from .read import read_frames
 from .record import Record
-from .state import TrainingState, learning_rate
+from .reference import fit_reference_energies
+from .state import TrainingState, average_decay, learning_rate
+
+logger = logging.getLogger("lkm_train")
 
 
 class Epoch(NamedTuple):
@@ -44,7 +51,8 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
     """Train a model, continuing the run in ``run.directory`` if there is one.
 
     SIGINT and SIGTERM finish the step, save the state and return; the same call goes on from
-    there, on the CPU to the same weights, bit for bit, as if it had not stopped.
+    there, on the CPU to the same weights, bit for bit, as if it had not stopped. Started by
+    torchrun, the processes share every batch, and the first one writes the files.
 
     Args:
         config: The run.
@@ -60,40 +68,215 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
         TrainingDivergedError: The loss became NaN or infinite.
     """
     device = device_of(config.run.device, "run.device")
-    options = (config.data.labels, config.data.check_units)
-    frames = read_md17(config.data.train, *options)
-    test = read_md17(config.data.test, *options) if config.data.test else None
-    record = Record(config)
-    split = random_split(
-        len(frames), config.data.n_train, config.data.n_validation, config.run.seed
-    )
-    model = prepare_model(config, frames.select(split.train)).to(device)
-    if test is not None:
-        check_elements(model, test, config.data.test)
-    state = TrainingState.create(model, config.optimiser)
-    if record.state.exists():
-        state.load(record.state, record.identity)
-    record.begin(split, state.step)
+    with workers(device) as team:
+        return _Run(config, device, team).fit(stop_after)
 
-    data = GraphFrames(frames.select(split.train), model.cutoff, device)
-    validation = GraphFrames(frames.select(split.validation), model.cutoff, device)
-    total = config.optimiser.epochs * steps_per_epoch(data, config)
-    end = total if stop_after is None else min(stop_after, total)
-    with fast_matmul():
-        with _stop_signals() as stopped:
-            for epoch in _epochs(state, data, config, total, end, stopped):
-                _validate(state, validation, epoch, record)
-        _check_finite(state.loss_sums[0].item(), config)
-        state.save(record.state, record.identity)
-        return record.finish(state, validation, test) if state.step == total else None
+
+class _Run:
+    """The parts of a run that its steps need."""
+
+    def __init__(self, config: Config, device: torch.device, team: Workers) -> None:
+        frames = read(config.data.train, config.data)
+        self.test = read(config.data.test, config.data) if config.data.test else None
+        self.config, self.team = config, team
+        self.record = Record(config)
+        self.split = random_split(
+            len(frames), config.data.n_train, config.data.n_validation, config.run.seed
+        )
+        chosen = frames.select(self.split.train)
+        _check_labels(chosen, config)
+        model = prepare_model(config, chosen).to(device)
+        if self.test is not None:
+            check_elements(model, self.test, config.data.test)
+        self.state = TrainingState.create(model, config.optimiser)
+        if self.record.state.exists():
+            self.state.load(self.record.state, self.record.identity)
+        self.data = GraphFrames(chosen, model.cutoff, device)
+        held_out = frames.select(self.split.validation)
+        self.validation = GraphFrames(held_out, model.cutoff, device)
+        self.per_epoch = -(-len(self.data) // config.optimiser.batch_size)
+        self.total = config.optimiser.epochs * self.per_epoch
+
+    def fit(self, stop_after: int | None) -> Path | None:
+        """Train to the end, or to where it is stopped, and write what the run leaves."""
+        state, first = self.state, self.team.first
+        if first:
+            self.record.begin(self.split, state.step)
+        end = self.total if stop_after is None else min(stop_after, self.total)
+        with fast_matmul():
+            with _stop_signals() as stopped:
+                for epoch in self._epochs(end, stopped):
+                    self._validate(epoch)
+            self._check_finite(state.loss_sums[0].item())
+            finished = state.step == self.total or state.stopped_early(self.config.optimiser)
+            if first:
+                state.save(self.record.state, self.record.identity)
+                if finished:
+                    self.record.finish(state, self.validation, self.test)
+            self.team.wait()
+            return self.record.best if finished else None
+
+    def _epochs(self, end: int, stopped: list[int]) -> Iterator[Epoch]:
+        """Train up to the step ``end``, yielding at the end of each epoch."""
+        state, config, counters = self.state, self.config, self.state.counters
+        options = config.optimiser
+        order = None
+        began = time.perf_counter()
+        with tqdm(
+            total=self.total,
+            initial=state.step,
+            unit="step",
+            smoothing=0.02,
+            disable=None if self.team.first else True,
+        ) as bar:
+            while state.step < end and not stopped and not state.stopped_early(options):
+                epoch, position = divmod(state.step, self.per_epoch)
+                if order is None or position == 0:
+                    order = epoch_order(len(self.data), config.run.seed, epoch)
+                indices = order.split(options.batch_size)[position]
+                rate = learning_rate(state.step, self.total, options, counters.rate_factor)
+                state.loss_sums += self._step(indices, rate, stopped)
+                counters.step += 1
+                bar.update()
+                if position == self.per_epoch - 1:
+                    counters.seconds += time.perf_counter() - began
+                    means = (state.loss_sums / self.per_epoch).tolist()
+                    state.loss_sums.zero_()
+                    losses = {f"train_{n}": v for n, v in zip(Losses._fields, means, strict=True)}
+                    self._check_finite(means[0])
+                    yield Epoch(epoch + 1, rate, losses)
+                    began = time.perf_counter()
+            counters.seconds += time.perf_counter() - began
+
+    def _step(self, indices: torch.Tensor, rate: float, stopped: list[int]) -> torch.Tensor:
+        """Make one optimiser step and return its losses, (parts) float64 on the device."""
+        state, options = self.state, self.config.optimiser
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        state.optimiser.zero_grad()
+        losses = torch.zeros_like(state.loss_sums)
+        mine, totals = self.team.part(indices), self.data.totals(indices)
+        for piece in mine.chunk(options.accumulate) if len(mine) else ():
+            losses += self._add_gradients(piece, totals)
+        parameters = list(state.model.parameters())
+        if self.team.size > 1:
+            flag = losses.new_tensor([float(bool(stopped))])
+            self.team.sum([losses, flag, *map(_gradient, parameters)])
+            if flag.item() and not stopped:  # all stop after the same step
+                stopped.append(signal.SIGTERM)
+        torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
+        state.optimiser.step()
+        state.update_average(average_decay(state.step, self.total, options))
+        return losses
+
+    def _add_gradients(self, piece: torch.Tensor, totals: Totals) -> torch.Tensor:
+        """Add the gradients of a piece of a batch, and return its part of the losses."""
+        config = self.config.loss
+        warmed_up = min(1.0, (self.state.step + 1) / max(1, config.gamma_warmup_steps))
+        batch = self.data.batch(piece)
+        predicted = model_output(self.state.model, batch, create_graph=True)
+        losses = training_loss(predicted, batch, config, totals, config.gamma * warmed_up)
+        losses.total.backward()
+        return torch.stack([part.detach().double() for part in losses])
+
+    def _validate(self, epoch: Epoch) -> None:
+        """Measure the averaged weights, log the epoch, keep the best model and save the state."""
+        config, state, first = self.config, self.state, self.team.first
+        row: dict[str, Any] = {
+            "step": state.step,
+            "epoch": epoch.number,
+            "learning_rate": epoch.learning_rate,
+            **epoch.losses,
+            "seconds": round(state.counters.seconds, 1),
+        }
+        last = epoch.number == config.optimiser.epochs
+        if epoch.number % config.run.validate_every == 0 or last:
+            score = 0.0
+            if first:
+                predictions = predict(
+                    state.averaged_model, self.validation, config.run.eval_batch_size
+                )
+                errors = errors_of(predictions)
+                row |= {f"validation_{name}": value for name, value in errors.figures().items()}
+                row |= {f"layers_{n}": v for n, v in predictions.layers._asdict().items()}
+                score = validation_score(errors, config)
+            score = self.team.from_first(score, self.data.device)
+            self._check_finite(score)
+            if state.note_score(score, config.optimiser) and first:
+                provenance = self.record.provenance(state, self.validation.device, errors)
+                save_model(state.averaged_model, self.record.best, provenance)
+        if first:
+            self.record.log(row)
+            if epoch.number % config.run.checkpoint_every == 0:
+                state.save(self.record.state, self.record.identity)
+
+    def _check_finite(self, value: float) -> None:
+        """Raise TrainingDivergedError if a loss or an error is not a number."""
+        options = self.config.optimiser
+        if not np.isfinite(value):
+            raise TrainingDivergedError(
+                f"The loss or the validation error became {value}. The last saved state is kept. "
+                f"Lower optimiser.learning_rate (now {options.learning_rate:g}) or "
+                f"optimiser.clip_norm (now {options.clip_norm:g}) in a new run.directory."
+            )
+
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Return the gradient of a parameter, zero where a process had no part in the batch."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def fit_members(config: Config, members: int) -> list[Path] | None:
+    """Train a committee: runs that differ in their seeds, in ``run.directory/member-1`` and so on.
+
+    Seeds count up from ``run.seed``, which changes weights, split and order of the frames.
+
+    Returns:
+        The paths of the models, or None if stopped before the end.
+
+    Raises:
+        ConfigError: ``members`` is below 2; otherwise as for :func:`fit`.
+    """
+    if members < 2:
+        raise ConfigError(f"--members is {members}; a committee has at least 2.")
+    paths = []
+    for k in range(members):
+        folder = str(Path(config.run.directory) / f"member-{k + 1}")
+        run = dataclasses.replace(config.run, directory=folder, seed=config.run.seed + k)
+        path = fit(dataclasses.replace(config, run=run))
+        if path is None:
+            return None
+        paths.append(path)
+    return paths
+
+
+def read(path: str, options: DataConfig) -> Frames:
+    """Read a file as the configuration says."""
+    return read_frames(
+        path,
+        options.format,
+        options.labels,
+        options.target,
+        options.energy_unit,
+        options.length_unit,
+        options.check_units,
+    )
 
 
 def device_of(name: str, option: str) -> torch.device:
-    """Return the device of a name, or raise a ConfigError that names the option it came from."""
+    """Return the device of a name, or raise a ConfigError that names the option it came from.
+
+    "cuda" and "auto" give each of several processes on a machine a GPU of its own.
+    """
     try:
-        return choose_device(name)
+        device = choose_device(name)
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from error
+    if device.type == "cuda" and device.index is None and local_rank() > 0:
+        return torch.device("cuda", local_rank())
+    return device
 
 
 def check_elements(model: EnergyModel, frames: Frames, source: str) -> None:
@@ -104,13 +287,25 @@ def check_elements(model: EnergyModel, frames: Frames, source: str) -> None:
         raise DataError(f"{source}: {error}") from error
 
 
-def steps_per_epoch(data: GraphFrames, config: Config) -> int:
-    """Return the number of batches of an epoch, the last one possibly smaller."""
-    return -(-len(data) // config.optimiser.batch_size)
+def _check_labels(frames: Frames, config: Config) -> None:
+    """Raise a ConfigError if the loss leaves nothing to learn from these labels."""
+    loss = config.loss
+    weights = {"energy": loss.energy}
+    if frames.forces is not None:
+        weights["forces"] = loss.forces
+    if frames.stress is not None:
+        weights["stress"] = loss.stress
+    if not any(weights.values()):
+        raise ConfigError(
+            f"{config.data.train} has labels of {', '.join(weights)}, all of weight 0 in the loss. "
+            "Give one a positive weight."
+        )
 
 
 def prepare_model(config: Config, frames: Frames) -> EnergyModel:
-    """Build the model and set its energy scale, reference energies and elements from frames."""
+    """Build the model, or take the one to finetune, and fit its energies to the frames."""
+    if config.run.finetune:
+        return _finetuned(config, frames)
     try:
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it is
             torch.default_generator.manual_seed(config.run.seed)
@@ -118,116 +313,52 @@ def prepare_model(config: Config, frames: Frames) -> EnergyModel:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model.hypers cannot be used: {error}") from error
     model.to(getattr(torch, config.run.dtype))
-    elements, reference = reference_energies(frames)
-    scale = float(np.sqrt(np.mean(frames.forces**2)))
-    model.calibrate(scale, dict(zip(elements, reference, strict=True)), elements)
+    reference = fit_reference_energies(frames)
+    logger.info("%s", reference)
+    energies = dict(zip(reference.elements, reference.energies, strict=True))
+    if frames.forces is not None:
+        scale = float(np.sqrt(np.mean(frames.forces**2)))
+    else:
+        scale = float(np.std(reference.residuals / np.sqrt(frames.sizes)))
+    model.calibrate(scale or 1.0, energies, reference.elements)
     return model
 
 
-def reference_energies(frames: Frames) -> tuple[list[int], list[float]]:
-    """Return elements and their energies in eV, by least squares on the compositions, float64.
+def _finetuned(config: Config, frames: Frames) -> EnergyModel:
+    """Return a trained model whose reference energies fit the frames as well as they can.
 
-    The least-squares solution of smallest norm: with one composition only, it gives the mean
-    energy exactly, shared among the elements in proportion to their counts.
+    Another method's total energies differ by amounts an element; least squares on what the model
+    leaves of the new energies finds them.
     """
-    elements, column = np.unique(frames.numbers, return_inverse=True)
-    counts = np.zeros((len(frames), len(elements)))
-    np.add.at(counts, (np.repeat(np.arange(len(frames)), frames.sizes), column), 1)
-    solution, *_ = np.linalg.lstsq(counts, frames.energies, rcond=None)
-    return elements.tolist(), solution.tolist()
-
-
-def _epochs(
-    state: TrainingState,
-    data: GraphFrames,
-    config: Config,
-    total: int,
-    end: int,
-    stopped: list[int],
-) -> Iterator[Epoch]:
-    """Train up to the step ``end`` of ``total``, yielding at the end of each epoch."""
-    per_epoch = steps_per_epoch(data, config)
-    order = None
-    began = time.perf_counter()
-    with tqdm(total=total, initial=state.step, unit="step", smoothing=0.02) as bar:
-        while state.step < end and not stopped:
-            epoch, position = divmod(state.step, per_epoch)
-            if order is None or position == 0:
-                order = epoch_order(len(data), config.run.seed, epoch).to(data.device)
-            indices = order.split(config.optimiser.batch_size)[position]
-            rate = learning_rate(state.step, total, config.optimiser)
-            state.loss_sums += torch.stack(_step(state, data, indices, rate, config)).double()
-            state.step += 1
-            bar.update()
-            if position == per_epoch - 1:
-                state.seconds += time.perf_counter() - began
-                means = (state.loss_sums / per_epoch).tolist()
-                state.loss_sums.zero_()
-                losses = {f"train_{n}": v for n, v in zip(Losses._fields, means, strict=True)}
-                _check_finite(means[0], config)
-                yield Epoch(epoch + 1, rate, losses)
-                began = time.perf_counter()
-        state.seconds += time.perf_counter() - began
-
-
-def _step(
-    state: TrainingState, data: GraphFrames, indices: torch.Tensor, rate: float, config: Config
-) -> Losses:
-    """Make one optimiser step and return its losses, on the device."""
-    graph, energies, forces = data.batch(indices)
-    for group in state.optimiser.param_groups:
-        group["lr"] = rate
-    predicted = energy_and_forces(state.model, graph, create_graph=True)
-    losses = training_loss(predicted, energies, forces, config.loss)
-    state.optimiser.zero_grad()
-    losses.total.backward()
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimiser.clip_norm)
-    state.optimiser.step()
-    state.average.update_parameters(state.model)
-    return Losses(*(part.detach() for part in losses))
-
-
-def _check_finite(value: float, config: Config) -> None:
-    """Raise TrainingDivergedError if a loss or an error is not a number."""
-    if not np.isfinite(value):
-        raise TrainingDivergedError(
-            f"The loss or the validation error became {value}. The last saved state is kept. Lower "
-            f"optimiser.learning_rate (now {config.optimiser.learning_rate:g}) or "
-            f"optimiser.clip_norm (now {config.optimiser.clip_norm:g}) in a new run.directory."
-        )
-
-
-def _validate(state: TrainingState, validation: GraphFrames, epoch: Epoch, record: Record) -> None:
-    """Measure the averaged weights, log the epoch, keep the best model and save the state."""
-    config = record.config
-    row: dict[str, Any] = {
-        "step": state.step,
-        "epoch": epoch.number,
-        "learning_rate": epoch.learning_rate,
-        **epoch.losses,
-        "seconds": round(state.seconds, 1),
-    }
-    last = epoch.number == config.optimiser.epochs
-    if epoch.number % config.run.validate_every == 0 or last:
-        errors = errors_of(predict(state.averaged_model, validation, config.run.eval_batch_size))
-        row |= {f"validation_{name}": value for name, value in errors._asdict().items()}
-        score = validation_score(errors, config)
-        _check_finite(score, config)
-        if score < state.best:
-            state.best = score
-            provenance = record.provenance(state, validation.device, errors)
-            save_model(state.averaged_model, record.best, provenance)
-    record.log(row)
-    if epoch.number % config.run.checkpoint_every == 0:
-        state.save(record.state, record.identity)
+    try:
+        model = load_model(config.run.finetune, dtype=getattr(torch, config.run.dtype))
+    except ModelFileError as error:
+        raise ConfigError(f"run.finetune: {error}") from error
+    model.requires_grad_(True).train()
+    check_elements(model, frames, config.data.train)
+    data = GraphFrames(frames, model.cutoff, model.device)
+    energies = predict(model, data, config.run.eval_batch_size).energies
+    left = dataclasses.replace(frames, energies=-energies.difference.numpy())
+    reference = fit_reference_energies(left)
+    logger.info("finetuning %s: %s", config.run.finetune, reference)
+    with torch.no_grad():
+        for number, energy in zip(reference.elements, reference.energies, strict=True):
+            model.reference_energies[number] += energy
+    return model
 
 
 def validation_score(errors: Errors, config: Config) -> float:
-    """Return the mean absolute errors (eV, eV/Å) with the weights of the loss.
+    """Return the mean absolute errors (eV, eV/Å, eV/Å³) with the weights of the loss.
 
     The model with the lowest score is kept as the best, whatever the kind of the loss.
     """
-    return (config.loss.energy * errors.energy_mae + config.loss.forces * errors.force_mae) / 1000
+    loss = config.loss
+    terms = (
+        (loss.energy, errors.energy_mae),
+        (loss.forces, errors.force_mae or 0.0),
+        (loss.stress, errors.stress_mae or 0.0),
+    )
+    return sum(weight * error for weight, error in terms) / 1000
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The training loss: energies, forces and γ · LKM."""
+"""The training loss: energies, forces, stress and γ · LKM."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lkm_calc import EnergyForces, lkm_loss
+from lkm_calc import EnergyForces, Prediction, lkm_loss
 
 from .config import LossConfig
+from .loader import Batch, Totals
 
 
 class Losses(NamedTuple):
@@ -17,33 +18,65 @@ class Losses(NamedTuple):
     total: Float[Tensor, ""]
     energy: Float[Tensor, ""]
     forces: Float[Tensor, ""]
+    stress: Float[Tensor, ""]
     lkm: Float[Tensor, ""]
 
 
-def _distance(difference: Tensor, kind: str, delta: float) -> Tensor:
-    """Return the mean L1, L2 or Huber norm of a difference."""
-    if kind == "l1":
-        return difference.abs().mean()
-    if kind == "l2":
-        return difference.square().mean()
-    zero = torch.zeros_like(difference)
-    return torch.nn.functional.huber_loss(difference, zero, delta=delta)
-
-
 def training_loss(
-    predicted: EnergyForces,
-    energies: Float[Tensor, " batch"],
-    forces: Float[Tensor, "atoms 3"],
+    predicted: EnergyForces | Prediction,
+    batch: Batch,
     config: LossConfig,
+    totals: Totals | None = None,
+    gamma: float | None = None,
 ) -> Losses:
-    """Return w_E L(ΔE) + w_F L(ΔF) + γ L_KD.
+    """Return w_E L(ΔE) + w_F L(ΔF) + w_S L(ΔS) + γ L_KD.
 
     ΔE is per structure in eV and taken in float64 (total energies are thousands of eV); ΔF per
-    component in eV/Å. Where γ is zero L_KD is still computed, detached, to be logged.
+    component in eV/Å; ΔS per component in eV/Å³, over the structures that have labels. Where γ is
+    zero L_KD is still computed, detached, to be logged.
+
+    Args:
+        predicted: What the model says of the batch; forces and stress are needed where weighed.
+        batch: The labels.
+        config: Kinds and weights.
+        totals: Of the batch of which this is a piece; of the piece itself if not given.
+        gamma: γ of this step, that of the configuration if not given.
     """
-    energy = _distance(predicted.energy - energies, config.kind, config.huber_delta)
-    force = _distance(predicted.forces - forces, config.kind, config.huber_delta)
-    with torch.set_grad_enabled(config.gamma > 0):
-        mixing = lkm_loss(predicted.embeddings, config.lkm_distance)
-    total = config.energy * energy + config.forces * force + config.gamma * mixing.double()
-    return Losses(total, energy.detach(), force.detach(), mixing.detach())
+    totals = totals or batch.totals()
+    gamma = config.gamma if gamma is None else gamma
+    zero = batch.energies.new_zeros(())
+    difference = predicted.energy - batch.energies
+    if config.energy_per_atom:
+        difference = difference / torch.bincount(
+            batch.graph.graph_index, minlength=batch.graph.n_graphs
+        )
+    energy = _sum(difference, config.energy_kind or config.kind, config) / totals.graphs
+    forces = stress = zero
+    if isinstance(predicted, EnergyForces):
+        if batch.forces is not None:
+            difference = predicted.forces - batch.forces
+            forces = _sum(difference, config.forces_kind or config.kind, config)
+            forces = forces / (3 * totals.atoms)
+        if batch.stress is not None and predicted.stress is not None:
+            labelled = batch.stress.isfinite()
+            difference = torch.where(labelled, predicted.stress - batch.stress, 0)
+            stress = _sum(difference, config.stress_kind or config.kind, config)
+            stress = stress / max(1, 9 * totals.stresses)
+    with torch.set_grad_enabled(gamma > 0 and torch.is_grad_enabled()):
+        mixing = lkm_loss(predicted.embeddings, config.lkm_distance, config.lkm_scale_free)
+        mixing = mixing.double() * (len(batch.graph.numbers) / totals.atoms)
+    total = config.energy * energy + config.forces * forces + config.stress * stress
+    total = total + gamma * mixing
+    return Losses(total, *(part.detach() for part in (energy, forces, stress, mixing)))
+
+
+def _sum(difference: Tensor, kind: str, config: LossConfig) -> Tensor:
+    """Return the sum over components of |x|, x² or Huber's function of x."""
+    if kind == "l1":
+        return difference.abs().sum()
+    if kind == "l2":
+        return difference.square().sum()
+    zero = torch.zeros_like(difference)
+    return torch.nn.functional.huber_loss(
+        difference, zero, reduction="sum", delta=config.huber_delta
+    )

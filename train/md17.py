@@ -5,7 +5,6 @@ MD17: Chmiela et al. 2017 (keys z, R, E, F). Revised MD17: Christensen and von L
 labels of the same frames). Both hold kcal/mol and kcal/mol/Å, converted here and nowhere else.
 """
 
-import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from lkm_calc.units import KCAL_PER_MOL
 
+from .arrays import load_npz, npz_names, whole_numbers
 from .frames import DataError, Frames, check_frames
 
 Labels = Literal["revised", "original"]
@@ -46,7 +46,7 @@ def read_md17(path: str | Path, labels: Labels = "revised", check_units: bool = 
     energies = energies.reshape(-1) if energies.shape[1:] == (1,) else energies
     _check_shapes(path, keys, numbers, positions, energies, forces)
     frames = Frames.of_one_molecule(
-        numbers.astype(np.int64),
+        whole_numbers(path, keys[0], numbers),
         positions.astype(np.float64),
         energies.astype(np.float64) * KCAL_PER_MOL,
         forces.astype(np.float64) * KCAL_PER_MOL,
@@ -59,24 +59,13 @@ def _load_arrays(
     path: Path, labels: Labels
 ) -> tuple[tuple[str, str, str, str], list[NDArray[np.generic]]]:
     """Return the names and the arrays of numbers, positions, energies and forces."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            present = {name.removesuffix(".npy") for name in archive.namelist()}
-        keys = _find_keys(present, labels, path)
-        with np.load(path, allow_pickle=False) as arrays:
-            return keys, [arrays[key] for key in keys]
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} does not exist. Revised MD17 is at doi.org/10.6084/m9.figshare.12672038, "
-            "MD17 at quantum-machine.org/gdml/data/npz."
-        ) from error
-    except Exception as error:  # damaged archives raise many kinds
-        raise DataError(
-            f"{path} is not a readable npz file ({error}). It is truncated, or of another kind; "
-            "download it again."
-        ) from error
+    origin = (
+        "Revised MD17 is at doi.org/10.6084/m9.figshare.12672038, MD17 at "
+        "quantum-machine.org/gdml/data/npz."
+    )
+    keys = _find_keys(npz_names(path, origin), labels, path)
+    arrays = load_npz(path, keys, origin)
+    return keys, [arrays[key] for key in keys]
 
 
 def _find_keys(present: set[str], labels: Labels, path: Path) -> tuple[str, str, str, str]:
@@ -114,8 +103,3 @@ def _check_shapes(
             f"{path}: the arrays do not fit together: {found}. For M frames of N atoms they must "
             "be (N,), (M, N, 3), (M,) and (M, N, 3), with M and N at least 1."
         )
-    for key, array in zip(keys, arrays, strict=True):
-        if array.dtype.kind not in "iuf":
-            raise DataError(f"{path}: {key} holds {array.dtype}, not numbers. Convert the file.")
-    if not np.array_equal(numbers, numbers.astype(np.int64)):
-        raise DataError(f"{path}: {keys[0]} holds fractions; atomic numbers are whole.")

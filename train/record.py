@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping
 from importlib import metadata
@@ -16,7 +17,7 @@ from lkm_calc.atomic import replacing
 from lkm_calc.checkpoint import read_header
 
 from .card import model_card
-from .config import Config, to_table
+from .config import Config, ConfigError, to_table
 from .evaluate import Errors, errors_of, predict
 from .frames import Frames, Split
 from .loader import GraphFrames
@@ -38,6 +39,7 @@ class Record:
         self.state = self.directory / "state.pt"
         self.best = self.directory / "model.safetensors"
         self.last = self.directory / "last.safetensors"
+        self.tensorboard = _tensorboard(self.directory) if config.run.tensorboard else None
         # Once, when the files are read: they may be moved or changed while the run goes on.
         self.files = {
             name: {"name": Path(path).name, "sha256": checksum(path)}
@@ -68,6 +70,10 @@ class Record:
         """Append one line to metrics.jsonl."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        if self.tensorboard is not None:
+            for name, value in row.items():
+                self.tensorboard.add_scalar(name.replace("_", "/", 1), value, row["step"])
+            self.tensorboard.flush()
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the rows so far; a last line that a crash cut short is left out."""
@@ -95,13 +101,13 @@ class Record:
             "torch": torch.__version__,
             "device": device_name(device),
             "step": state.step,
-            "training_seconds": round(state.seconds, 1),
+            "training_seconds": round(state.counters.seconds, 1),
             "files": self.files,
             "config": table,
-            "validation_errors": validation._asdict(),
+            "validation_errors": validation.figures(),
         }
 
-    def finish(self, state: TrainingState, validation: GraphFrames, test: Frames | None) -> Path:
+    def finish(self, state: TrainingState, validation: GraphFrames, test: Frames | None) -> None:
         """Measure the best model, write both models with their errors, the card and the plots."""
         size, device = self.config.run.eval_batch_size, validation.device
         last_errors = errors_of(predict(state.averaged_model, validation, size))
@@ -113,8 +119,8 @@ class Record:
             measured, name = (GraphFrames(test, model.cutoff, device), "test")
         predictions = predict(model, measured, size)
         errors = errors_of(predictions)
-        provenance = model.provenance | {"files": self.files, f"{name}_errors": errors._asdict()}
-        provenance["training_seconds"] = round(state.seconds, 1)
+        provenance = model.provenance | {"files": self.files, f"{name}_errors": errors.figures()}
+        provenance["training_seconds"] = round(state.counters.seconds, 1)
         save_model(model, self.best, provenance)
 
         write_json(self.directory / "result.json", provenance)
@@ -123,7 +129,17 @@ class Record:
         write_text(self.directory / "card.md", card)
         plot_learning_curves(self.read_metrics(), self.directory / "learning_curves.png")
         plot_parity(predictions, errors, f"{name} frames", self.directory / "parity.png")
-        return self.best
+
+
+def _tensorboard(directory: Path) -> Any:
+    """Return a writer of TensorBoard's files, or raise a ConfigError if it is not installed."""
+    try:  # optional, and slow to import
+        module = importlib.import_module("torch.utils.tensorboard")
+    except ImportError as error:
+        raise ConfigError(
+            "run.tensorboard is true, but TensorBoard is not installed: pip install tensorboard."
+        ) from error
+    return module.SummaryWriter(directory / "tensorboard")
 
 
 def version() -> str:

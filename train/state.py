@@ -1,14 +1,15 @@
 """Everything a run needs to continue exactly where it stopped, saved as one file."""
 
+import copy
 import io
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lkm_calc import EnergyModel
 from lkm_calc.atomic import replacing
@@ -22,49 +23,89 @@ class StateError(ValueError):
 
 
 @dataclass
-class TrainingState:
-    """Weights, averaged weights, optimiser and counters.
+class Counters:
+    """The numbers of a run that are not functions of its step."""
 
-    The order of the frames and the learning rate are functions of seed and step, so the step is
-    all there is to save of them.
-    """
-
-    model: EnergyModel
-    average: AveragedModel
-    optimiser: torch.optim.Optimizer
-    loss_sums: torch.Tensor
-    """Sums of the loss and its parts over the present epoch, float64."""
     step: int = 0
     seconds: float = 0.0
     """Time spent in training so far, over all sessions."""
     best: float = math.inf
-    """Lowest validation loss so far."""
+    """Lowest validation score so far."""
+    since_best: int = 0
+    """Validations since then."""
+    since_cut: int = 0
+    """Validations since the last best one or the last cut of the learning rate."""
+    rate_factor: float = 1.0
+    """Product of the cuts of the learning rate on plateaus."""
+
+
+@dataclass
+class TrainingState:
+    """Weights, averaged weights, optimiser and counters.
+
+    The order of the frames and the learning rate but for its cuts are functions of seed and step,
+    so the step is all there is to save of them.
+    """
+
+    model: EnergyModel
+    averaged_model: EnergyModel
+    """Validated and kept."""
+    optimiser: torch.optim.Optimizer
+    loss_sums: torch.Tensor
+    """Sums of the loss and its parts over the present epoch, float64."""
+    counters: Counters
 
     @classmethod
     def create(cls, model: EnergyModel, config: OptimiserConfig) -> "TrainingState":
         """Start afresh from a model."""
-        average = AveragedModel(model, multi_avg_fn=_warmed_up_average(config.ema_decay))
         optimiser = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=model.device.type == "cuda",
         )
         sums = torch.zeros(len(Losses._fields), dtype=torch.float64, device=model.device)
-        return cls(model, average, optimiser, sums)
+        return cls(model, copy.deepcopy(model), optimiser, sums, Counters())
 
     @property
-    def averaged_model(self) -> EnergyModel:
-        """The model with the averaged weights."""
-        module = self.average.module
-        assert isinstance(module, EnergyModel)
-        return module
+    def step(self) -> int:
+        """The number of steps made."""
+        return self.counters.step
+
+    def update_average(self, decay: float) -> None:
+        """Move the averaged weights to decay · average + (1 − decay) · weights."""
+        averaged, current = (list(m.parameters()) for m in (self.averaged_model, self.model))
+        get_ema_multi_avg_fn(decay)(averaged, current, 1)
+
+    def note_score(self, score: float, config: OptimiserConfig) -> bool:
+        """Count a validation, cut the learning rate on a plateau, and tell whether it is the best.
+
+        A plateau has not seen a new best for ``plateau_patience`` validations.
+        """
+        counters = self.counters
+        is_best = score < counters.best
+        if is_best:
+            counters.best, counters.since_best, counters.since_cut = score, 0, 0
+            return True
+        counters.since_best += 1
+        counters.since_cut += 1
+        if config.schedule == "plateau" and counters.since_cut >= config.plateau_patience:
+            counters.since_cut = 0
+            counters.rate_factor *= config.plateau_factor
+        return False
+
+    def stopped_early(self, config: OptimiserConfig) -> bool:
+        """Tell whether there was no new best for as long as the configuration waits."""
+        return 0 < config.early_stopping <= self.counters.since_best
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Write the state and what tells the run that it belongs to, whole or not at all."""
         content = {
             "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
+            "average": self.averaged_model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "loss_sums": self.loss_sums,
-            "counters": {"step": self.step, "seconds": self.seconds, "best": self.best},
+            "counters": asdict(self.counters),
             "identity": identity,
         }
         packed = io.BytesIO()  # torch.save hides the reason when a disk is full
@@ -83,12 +124,10 @@ class TrainingState:
             different = _differences(content["identity"], identity)
             if not different:
                 self.model.load_state_dict(content["model"])
-                self.average.load_state_dict(content["average"])
+                self.averaged_model.load_state_dict(content["average"])
                 self.optimiser.load_state_dict(content["optimiser"])
                 self.loss_sums.copy_(content["loss_sums"])
-                self.step = content["counters"]["step"]
-                self.seconds = content["counters"]["seconds"]
-                self.best = content["counters"]["best"]
+                self.counters = Counters(**content["counters"])
         except Exception as error:  # damaged files raise many kinds
             raise StateError(
                 f"{path} is not a readable training state ({error}). Remove its folder to start "
@@ -99,19 +138,6 @@ class TrainingState:
                 f"{path.parent} holds a run with another configuration: {'; '.join(different)}. "
                 "Set run.directory to a new folder, or restore these values to continue the run."
             )
-
-
-def _warmed_up_average(decay: float) -> Callable[..., None]:
-    """Return an exponential average whose memory grows with the steps up to that of ``decay``.
-
-    With a constant decay the random first weights would spoil the first 1/(1 − decay) steps.
-    """
-
-    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], n: torch.Tensor) -> None:
-        made = int(n)
-        get_ema_multi_avg_fn(min(decay, (1 + made) / (10 + made)))(averaged, current, n)
-
-    return update
 
 
 def _differences(
@@ -129,11 +155,45 @@ def _differences(
     return found
 
 
-def learning_rate(step: int, total_steps: int, config: OptimiserConfig) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine down to the final fraction."""
-    peak, warmup = config.learning_rate, min(config.warmup_steps, total_steps)
+def swa_start(total_steps: int, config: OptimiserConfig) -> int:
+    """Return the step at which even averaging begins; the total number where it does not."""
+    return total_steps - round(config.swa_fraction * total_steps)
+
+
+def average_decay(step: int, total_steps: int, config: OptimiserConfig) -> float:
+    """Return the decay of the averaged weights after a step, counted from 0.
+
+    An exponential average whose memory grows with the steps up to that of ``ema_decay``; with a
+    constant decay the random first weights would spoil the first 1/(1 − decay) steps. In the SWA
+    part, the mean of the weights since its start (Izmailov et al. 2018, arXiv:1803.05407).
+    """
+    start = swa_start(total_steps, config)
+    if step >= start:
+        return (step - start) / (step - start + 1)
+    return 0.0 if step == 0 else min(config.ema_decay, (1 + step) / (10 + step))
+
+
+def learning_rate(
+    step: int, total_steps: int, config: OptimiserConfig, rate_factor: float = 1.0
+) -> float:
+    """Return the rate of a step: linear warm-up, then the schedule.
+
+    Args:
+        step: Counted from 0.
+        total_steps: Of the whole run.
+        config: Peak, warm-up and schedule.
+        rate_factor: Product of the cuts on plateaus so far.
+    """
+    peak, end = config.learning_rate, swa_start(total_steps, config)
+    warmup = min(config.warmup_steps, total_steps)
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, total_steps - warmup)
+    if step >= end:
+        return peak * config.swa_rate
+    if config.schedule == "plateau":
+        return peak * max(rate_factor, config.final_fraction)
+    if config.schedule == "constant":
+        return peak
+    progress = (step - warmup) / max(1, end - warmup)
     cosine = (1 + math.cos(math.pi * progress)) / 2
     return peak * (config.final_fraction + (1 - config.final_fraction) * cosine)

@@ -1,0 +1,210 @@
+"""Reader of everything that ASE reads: extended XYZ, trajectories, databases, outputs of codes.
+
+ASE means eV and Å, and many who write its files do not: the units are arguments.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ase.db
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.io.formats import filetype
+from ase.stress import voigt_6_to_full_3x3_stress
+from numpy.typing import NDArray
+
+from .arrays import reading
+from .conversion import ENERGY_UNITS, LENGTH_UNITS, factor
+from .frames import DataError, Frames, check_frames
+
+ENERGY_NAMES = ("energy", "Energy", "REF_energy", "total_energy", "free_energy")
+"""Where energies are sought, the first that any frame has; one name serves the whole file."""
+FORCE_NAMES = ("forces", "force", "Forces", "REF_forces")
+"""Where forces are sought, likewise."""
+
+logger = logging.getLogger(__name__)
+
+
+def read_ase(
+    path: str | Path, energy_unit: str = "eV", length_unit: str = "Å", check_units: bool = True
+) -> Frames:
+    """Read all structures of a file with ``ase.io``.
+
+    Energies, forces and stress come from the calculator's results, as ASE stores them, or else from
+    ``atoms.info``, ``atoms.arrays`` and the columns and data of a database, under the names of
+    ENERGY_NAMES and FORCE_NAMES. Forces are read as they are, also on atoms that ASE constrains.
+
+    Args:
+        path: The file; sizes, compositions and cells may differ between frames.
+        energy_unit: Unit of the energies, a key of ENERGY_UNITS.
+        length_unit: Unit of positions and cells, a key of LENGTH_UNITS. Forces are in energy_unit /
+            length_unit, stress in energy_unit / length_unit³.
+        check_units: Refuse energies and forces that are not credible in eV and eV/Å.
+
+    Returns:
+        Frames in eV and Å; forces and stress where the file has them, cells where it is periodic.
+
+    Raises:
+        DataError: A unit is unknown, or the file is missing, damaged or empty, or lacks energies on
+            any frame, forces on some frames, or the cell of a periodic direction.
+    """
+    path = Path(path)
+    energy = factor(energy_unit, ENERGY_UNITS, "energy_unit")
+    length = factor(length_unit, LENGTH_UNITS, "length_unit")
+    images = _read_images(path)
+    labels = [_labels(atoms) for atoms in images]
+    energies = _energies(path, labels)
+    forces, stress = _forces(path, images, labels), _stress(path, labels)
+    cells, pbc = _periodicity(path, images)
+    frames = Frames(
+        numbers=np.concatenate([atoms.numbers for atoms in images]).astype(np.int64),
+        positions=np.concatenate([atoms.positions for atoms in images]) * length,
+        energies=energies * energy,
+        starts=np.concatenate([[0], np.cumsum([len(atoms) for atoms in images])]),
+        forces=None if forces is None else forces * (energy / length),
+        cells=None if cells is None else cells * length,
+        pbc=pbc,
+        stress=None if stress is None else stress * (energy / length**3),
+    )
+    check_frames(frames, str(path), check_units)
+    return frames
+
+
+def _read_images(path: Path) -> list[Atoms]:
+    """Return the structures of a file, at least one and none without atoms."""
+    with reading(path, "file of structures"):
+        images = list(_images(path))
+    if not images:
+        raise DataError(f"{path} holds no structures. Write it again where it came from.")
+    empty = [f for f, atoms in enumerate(images) if len(atoms) == 0]
+    if empty:
+        raise DataError(f"{path}: {_listed(empty)} without atoms. Remove them.")
+    return images
+
+
+def _images(path: Path) -> Iterator[Atoms]:
+    """Yield the structures of a file; those of databases with what users add to a row."""
+    if filetype(str(path)) in ("db", "json"):
+        with ase.db.connect(path) as database:
+            for row in database.select():
+                yield row.toatoms(add_additional_information=True)
+    else:
+        yield from ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
+
+
+def _labels(atoms: Atoms) -> dict[str, Any]:
+    """Return all that a structure is labelled with; what a calculator has stored comes first."""
+    results = getattr(atoms.calc, "results", {})
+    rows = {**atoms.info.get("data", {}), **atoms.info.get("key_value_pairs", {})}
+    labels = {**atoms.arrays, **rows, **atoms.info, **results}
+    return {name: value for name, value in labels.items() if value is not None}
+
+
+def _choose(path: Path, names: Sequence[str], labels: Sequence[Mapping[str, Any]]) -> str:
+    """Return the first of the names that any frame has, or an empty string."""
+    present = [name for name in names if any(name in label for label in labels)]
+    if len(present) > 1:
+        logger.warning(
+            "%s holds %s; %s is read. Remove it from the file to read another.",
+            path,
+            " and ".join(present),
+            present[0],
+        )
+    return present[0] if present else ""
+
+
+def _energies(path: Path, labels: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """Return the energies (frames) in the unit of the file."""
+    name = _choose(path, ENERGY_NAMES, labels)
+    missing = [f for f, label in enumerate(labels) if not name or name not in label]
+    if missing:
+        raise DataError(
+            f"{path}: {_listed(missing)} without {name or 'energy'}, sought in the results of a "
+            f"calculator and in atoms.info as {name or ', '.join(ENERGY_NAMES)}. Label them "
+            'all under one name, for example atoms.info["energy"] = value, or remove them.'
+        )
+    # Some calculators store an array of one number.
+    values = [np.squeeze(label[name]) for label in labels]
+    return np.array([_numeric(path, f, name, value, ()) for f, value in enumerate(values)])
+
+
+def _forces(
+    path: Path, images: Sequence[Atoms], labels: Sequence[Mapping[str, Any]]
+) -> NDArray[np.float64] | None:
+    """Return the forces (atoms, 3) in the unit of the file, or None if no frame has them."""
+    name = _choose(path, FORCE_NAMES, labels)
+    if not name:
+        return None
+    missing = [f for f, label in enumerate(labels) if name not in label]
+    if missing:
+        raise DataError(
+            f"{path}: {_listed(missing)} without {name}, while others have them. Label all frames "
+            "with forces, or none, or put the two kinds into two files."
+        )
+    return np.concatenate(
+        [
+            _numeric(path, f, name, label[name], (len(atoms), 3))
+            for f, (atoms, label) in enumerate(zip(images, labels, strict=True))
+        ]
+    )
+
+
+def _stress(path: Path, labels: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:
+    """Return the stress (frames, 3, 3) in the unit of the file, NaN for frames without."""
+    if not any("stress" in label for label in labels):
+        return None
+    return np.stack(
+        [
+            _stress_of(path, f, label["stress"]) if "stress" in label else np.full((3, 3), np.nan)
+            for f, label in enumerate(labels)
+        ]
+    )
+
+
+def _stress_of(path: Path, frame: int, value: Any) -> NDArray[np.float64]:
+    """Return the stress (3, 3) of a frame from that, or from Voigt's six components."""
+    if np.shape(value) != (6,):
+        return _numeric(path, frame, "stress", value, (3, 3))
+    matrix: NDArray[np.float64] = voigt_6_to_full_3x3_stress(
+        _numeric(path, frame, "stress", value, (6,))
+    )
+    return matrix
+
+
+def _numeric(
+    path: Path, frame: int, name: str, value: Any, shape: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """Return a label as an array of the given shape, or raise a DataError."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf" or array.shape != shape:
+        raise DataError(
+            f"{path}: {name} of frame {frame} is of type {array.dtype} and shape {array.shape}; it "
+            f"must hold numbers of shape {shape}. Correct or remove the frame."
+        )
+    return array.astype(np.float64)
+
+
+def _periodicity(
+    path: Path, images: Sequence[Atoms]
+) -> tuple[NDArray[np.float64] | None, NDArray[np.bool_] | None]:
+    """Return cells (frames, 3, 3) in the unit of the file and pbc (frames, 3), or None twice."""
+    pbc = np.stack([atoms.pbc for atoms in images])
+    if not pbc.any():
+        return None, None
+    cells = np.stack([atoms.cell.array for atoms in images])
+    ranks = [np.linalg.matrix_rank(c[p]) if p.any() else 0 for c, p in zip(cells, pbc, strict=True)]
+    flat = np.flatnonzero(ranks < pbc.sum(1)).tolist()
+    if flat:
+        raise DataError(
+            f"{path}: {_listed(flat)} with periodic directions whose cell vectors are zero or "
+            "parallel. Set the cell, or pbc = False for molecules."
+        )
+    return cells, pbc
+
+
+def _listed(frames: Sequence[int]) -> str:
+    """Return the number of frames and the first of them, in words."""
+    return f"there are {len(frames)} frame(s), the first {list(frames[:5])},"

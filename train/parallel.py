@@ -1,0 +1,83 @@
+"""Several processes that train one model: each computes a part of every batch.
+
+The processes are started by torchrun, which tells each its rank. Every process holds the same
+weights, optimiser and averages; the gradients of its part of the batch are added to those of the
+others in one message a step, and all make the same step. DistributedDataParallel is not used: it
+hooks into one backward pass, while forces are themselves gradients, and its means over processes
+would weight the structures of uneven parts unevenly.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Int
+from torch import Tensor
+
+
+class Workers(NamedTuple):
+    """The processes of a run."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
+
+    def part(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, " part"]:
+        """Return this process's part of a batch, which may be empty."""
+        return indices[self.rank :: self.size]
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Add tensors up over the processes, in place."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.detach().flatten().double() for tensor in tensors])
+        dist.all_reduce(flat)
+        for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+    def from_first(self, value: float, device: torch.device) -> float:
+        """Return the first process's value in every process."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.broadcast(shared, 0)
+        return float(shared)
+
+    def wait(self) -> None:
+        """Wait until every process has come this far."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def local_rank() -> int:
+    """Return the number of this process on its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def first_process() -> bool:
+    """Tell whether this process is the first one of a run, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def workers(device: torch.device) -> Iterator[Workers]:
+    """Join the processes that torchrun started, and leave them at the end.
+
+    NCCL joins GPUs and gloo CPUs. Without torchrun there is one process.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Workers()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Workers(dist.get_rank(), size)
+    finally:
+        dist.destroy_process_group()
