@@ -7,10 +7,11 @@ WHEEL := $(abspath $(VENV))-wheel
 INSTALLED := $(VENV)/.installed
 PIP := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint check-wheel clean
+.PHONY: help demo train-demo test lint check-wheel clean
 
 help:
 	@echo "make demo         MD of aspirin with a bundled model (about a minute)"
+	@echo "make train-demo   train on the 500 frames that come along, then MD (a few minutes)"
 	@echo "make test         the tests"
 	@echo "make lint         ruff and mypy"
 	@echo "make check-wheel  build the wheel and use it in an environment of its own"
@@ -27,6 +28,11 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/python md_examples/langevin_aspirin.py --output demo
+
+train-demo: $(INSTALLED)
+	$(BIN)/lkm-train check-data md_examples/ethanol_gfn2.h5
+	$(BIN)/lkm-train fit ethanol-gfn2 --data md_examples/ethanol_gfn2.h5 --run.directory train-demo
+	$(BIN)/python md_examples/nve_ethanol.py --model train-demo/model.safetensors --ps 5 --output train-demo/md
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
@@ -51,4 +57,4 @@ check-wheel:
 	  rm -r $$folder $(WHEEL)
 
 clean:
-	rm -rf $(VENV) $(WHEEL) build dist demo *.egg-info
+	rm -rf $(VENV) $(WHEEL) build dist demo train-demo *.egg-info

@@ -2,11 +2,14 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
+import torch
 
-from lkm_calc import load_model
-from train.__main__ import main
+from lkm_calc import build_model, load_model
+from train.__main__ import CONFIGS, main
+from train.config import read_config
 
 from .support import SMALL, rmd17_arrays, write_npz
 
@@ -80,3 +83,65 @@ def test_unknown_arguments_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "m", "d", "--wings", "2"])
     assert "--wings" in capsys.readouterr().err
+
+
+def test_a_ready_configuration_by_name(tmp_path, monkeypatch, messages):
+    monkeypatch.chdir(tmp_path)
+    data = write_npz(tmp_path / "springs.npz", **rmd17_arrays(60))
+    command = ["fit", "rmd17-pamnet", "--molecule", "ethanol", "--data", str(data)]
+    small = ["--data.n_train=40", "--data.n_validation=15", "--model.hypers.hidden=8"]
+    assert main([*command, *small, "--stop-after", "2"]) == 3
+    config = json.loads(Path("runs/rmd17-pamnet-ethanol/config.json").read_text())
+    assert config["model"]["name"] == "pamnet"
+    assert main(["fit", "rmd71"]) == 1
+    assert "no ready configuration 'rmd71'" in messages.text
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_ready_configuration_is_valid(path):
+    config = read_config(path, ["--data.train", "x.npz"])
+    build_model(config.model.name, **config.model.hypers)
+
+
+def test_a_committee_differs_in_its_seeds(config, tmp_path, messages):
+    assert main(["fit", str(config), "--members", "2"]) == 0
+    models = [load_model(tmp_path / "run" / f"member-{k}" / "model.safetensors") for k in (1, 2)]
+    assert [m.provenance["config"]["run"]["seed"] for m in models] == [0, 1]
+    weights = [m.embedding.atoms.weight for m in models]
+    assert not torch.equal(*weights)
+    assert main(["fit", str(config), "--members", "1"]) == 1
+    assert "--members is 1" in messages.text
+
+
+def test_finetuning_starts_at_the_model_and_shifts_its_energies(config, tmp_path):
+    assert main(["fit", str(config), "--optimiser.epochs", "20"]) == 0
+    arrays = rmd17_arrays(30)
+    arrays["energies"] = arrays["energies"] - 5000.0  # another method
+    data = write_npz(tmp_path / "other.npz", **arrays)
+    first = tmp_path / "run" / "model.safetensors"
+    tuned = tmp_path / "tuned"
+    options = ["--data", str(data), "--finetune", str(first), "--run.directory", str(tuned)]
+    # One step at a rate of nothing: what is left is the model it started from.
+    assert main(["fit", str(config), *options, "--optimiser.learning_rate", "1e-12"]) == 0
+    errors = [
+        load_model(p).provenance["validation_errors"]["force_mae"]
+        for p in (first, tuned / "model.safetensors")
+    ]
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+    rows = [json.loads(x) for x in (tuned / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["validation_energy_mae"] < 1000
+    assert main(["fit", str(config), *options[:2], "--finetune", "none.safetensors"]) == 1
+
+
+def test_check_data(tmp_path, capsys, messages):
+    clean = write_npz(tmp_path / "springs.npz", **rmd17_arrays(200))
+    picture = tmp_path / "report.png"
+    assert main(["check-data", str(clean), "--output", str(picture)]) == 0
+    assert "no faults" in capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
+    arrays = rmd17_arrays(200)
+    arrays["forces"] = -arrays["forces"]
+    assert main(["check-data", str(write_npz(tmp_path / "flipped.npz", **arrays))]) == 1
+    assert "FAULT" in capsys.readouterr().out
+    assert main(["check-data", str(tmp_path / "none.npz")]) == 2
+    assert "none.npz does not exist" in messages.text

@@ -6,7 +6,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from ase.io import read
+
+from train.doctor import diagnose
+from train.hdf5 import read_hdf5
 
 from .support import ROOT
 
@@ -49,3 +53,16 @@ def test_langevin_aspirin(tmp_path):
         assert np.isfinite(log).all()
         assert len(read(tmp_path / f"aspirin_{kelvin}K.traj", ":")) == 11
     assert (tmp_path / "aspirin.png").stat().st_size > 10_000
+
+
+def test_the_frames_that_come_along_are_sound():
+    frames = read_hdf5(ROOT / "md_examples" / "ethanol_gfn2.h5")
+    assert len(frames) == 500
+    assert not diagnose(frames).faulty
+    assert (ROOT / "md_examples" / "ethanol_gfn2.h5").stat().st_size < 1_000_000
+
+
+def test_make_ethanol_gfn2(tmp_path):
+    pytest.importorskip("tblite")
+    run("make_ethanol_gfn2.py", tmp_path)
+    assert len(read_hdf5(tmp_path / "ethanol_gfn2.h5")) == 12

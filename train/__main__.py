@@ -25,11 +25,15 @@ from .state import StateError
 
 logger = logging.getLogger("lkm_train")
 
+CONFIGS = Path(__file__).parent / "configs"
+"""Configurations that come with the package."""
+
 DESCRIPTION = """\
 Train force fields with Layer-to-Layer Knowledge Mixing, and measure them.
 
   lkm-train fit CONFIG.toml                        train, or go on with a run that was stopped
   lkm-train fit CONFIG.toml --optimiser.epochs 10  change a value of the configuration
+  lkm-train fit rmd17 --molecule ethanol --data FILE   a configuration that comes with lkm-calc
   lkm-train fit CONFIG.toml --members 4            train a committee
   lkm-train fit CONFIG.toml --finetune MODEL       start from a trained model
   torchrun --nproc-per-node 4 -m lkm_train fit CONFIG.toml   on several GPUs
@@ -85,7 +89,16 @@ def _parser() -> argparse.ArgumentParser:
     fit_parser = commands.add_parser(
         "fit", help="train a model", description=FIT, epilog=_defaults(), formatter_class=raw
     )
-    fit_parser.add_argument("config", metavar="CONFIG.toml")
+    ready = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
+    fit_parser.add_argument(
+        "config", metavar="CONFIG", help=f"TOML file or the name of a ready one: {ready}"
+    )
+    fit_parser.add_argument(
+        "--molecule", metavar="NAME", help="take the ready configuration for it, if there is one"
+    )
+    fit_parser.add_argument(
+        "--data", metavar="FILE", help="training frames; the same as --data.train"
+    )
     fit_parser.add_argument(
         "--stop-after", type=int, metavar="N", help="stop, resumably, after N steps in all"
     )
@@ -159,9 +172,14 @@ def _defaults() -> str:
 
 
 def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    if options.finetune:
-        overrides = [*overrides, "--run.finetune", options.finetune]
-    config = read_config(options.config, overrides)
+    path, directory = _find_config(options.config, options.molecule)
+    given = {
+        "--run.directory": directory,
+        "--data.train": options.data,
+        "--run.finetune": options.finetune,
+    }
+    shorthand = [word for flag, value in given.items() if value for word in (flag, str(value))]
+    config = read_config(path, [*shorthand, *overrides])
     if options.members is not None:
         return _fit_members(config, options.members)
     model = fit(config, options.stop_after)
@@ -174,6 +192,19 @@ def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
             logger.info("%s: %s", name.replace("_", " "), json.dumps(result[name]))
     logger.info("The model is %s; its plots are beside it.", model)
     return 0
+
+
+def _find_config(name: str, molecule: str | None) -> tuple[Path, str | None]:
+    """Return the path of a configuration, and the folder of the run of a ready one."""
+    if Path(name).suffix:
+        return Path(name), None
+    labels = [f"{name}-{molecule}", name] if molecule else [name]
+    for label in labels:
+        path = CONFIGS / f"{label}.toml"
+        if path.exists():
+            return path, f"runs/{labels[0]}"
+    ready = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
+    raise ConfigError(f"There is no ready configuration {name!r}. Give a TOML file, or: {ready}.")
 
 
 def _fit_members(config: Config, members: int) -> int:

@@ -229,10 +229,10 @@ def _mirrored(frames: Frames, a: int, b: int) -> bool:
 
     Both exist in a set of chiral molecules, with equal energies. Atoms must be in the same order.
     """
-    rows = [slice(frames.starts[f], frames.starts[f + 1]) for f in (a, b)]
-    if not np.array_equal(*(frames.numbers[r] for r in rows)):
+    one, other = (slice(frames.starts[f], frames.starts[f + 1]) for f in (a, b))
+    if not np.array_equal(frames.numbers[one], frames.numbers[other]):
         return False
-    x, y = (frames.positions[r] - frames.positions[r].mean(0) for r in rows)
+    x, y = (frames.positions[r] - frames.positions[r].mean(0) for r in (one, other))
     left, size, right = np.linalg.svd(x.T @ y)
     # The best superposition is a reflection, and a rotation is worse by more than NEAR.
     worse = 4 * size[-1] / len(x) > NEAR**2

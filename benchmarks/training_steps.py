@@ -1,0 +1,185 @@
+"""Training steps a second with frames kept as flat tensors, beside a plain PyG DataLoader.
+
+The same model, loss and optimiser on the same frames, three ways of making batches in turn:
+lkm-train's, which cuts them from flat tensors; torch-geometric's DataLoader over Data objects that
+hold ready edges; and the same with the edges found anew in every step, as torch-geometric's own
+models do. "batches only" leaves out the model.
+
+    python -m benchmarks.training_steps rmd17_ethanol_train_01.npz --output training_steps.json
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch_geometric.data import Data
+from torch_geometric.loader import DataLoader
+from tqdm import tqdm
+
+from lkm_calc import EnergyModel, Graph, build_model, energy_and_forces
+from lkm_calc.device import choose_device
+from lkm_calc.neighbours import neighbour_list
+from lkm_calc.precision import fast_matmul
+from train.config import LossConfig
+from train.frames import Frames
+from train.loader import Batch, GraphFrames, epoch_order
+from train.loss import training_loss
+from train.read import read_frames
+
+OURS = "lkm-train"
+PYG = "PyG DataLoader"
+PYG_EDGES = "PyG DataLoader, edges anew"
+
+
+class Structure(Data):
+    """A frame whose reverse edges are counted on in a batch."""
+
+    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if key == "reverse":
+            return self.edge_index.shape[1]
+        return super().__inc__(key, value, *args, **kwargs)
+
+
+def structures(frames: Frames, cutoff: float) -> list[Structure]:
+    """Return the frames as torch-geometric keeps them."""
+    forces = frames.forces
+    if forces is None:
+        raise SystemExit("The file has no forces.")
+    found = []
+    for f, (first, last) in enumerate(pairwise(frames.starts)):
+        edges = neighbour_list(frames.positions[first:last], cutoff)
+        found.append(
+            Structure(
+                z=torch.from_numpy(frames.numbers[first:last]),
+                pos=torch.from_numpy(frames.positions[first:last]),
+                forces=torch.from_numpy(forces[first:last]),
+                energy=float(frames.energies[f]),
+                edge_index=torch.from_numpy(edges.edge_index),
+                reverse=torch.from_numpy(edges.reverse),
+            )
+        )
+    return found
+
+
+def batch_of(data: Any, device: torch.device) -> Batch:
+    """Return a batch of torch-geometric's as one of ours."""
+    data = data.to(device)
+    graph = Graph(data.z, data.pos, data.edge_index, data.reverse, data.batch, int(data.num_graphs))
+    return Batch(graph, data.energy.double(), data.forces, None)
+
+
+def with_new_edges(data: Any, cutoff: float) -> Any:
+    """Find the edges of a batch of torch-geometric's again, structure by structure."""
+    edges, reverse, atoms, total = [], [], 0, 0
+    for first, last in pairwise(data.ptr.tolist()):
+        found = neighbour_list(data.pos[first:last].numpy(), cutoff)
+        edges.append(found.edge_index + atoms)
+        reverse.append(found.reverse + total)
+        atoms, total = last, total + len(found.reverse)
+    data.edge_index = torch.from_numpy(np.concatenate(edges, axis=1))
+    data.reverse = torch.from_numpy(np.concatenate(reverse))
+    return data
+
+
+def sources(
+    frames: Frames, model: EnergyModel, size: int, device: torch.device
+) -> dict[str, Callable[[], Batch]]:
+    """Return functions that give the next batch, by name."""
+    data = GraphFrames(frames, model.cutoff, device)
+
+    def flat() -> Iterator[Batch]:
+        for epoch in range(10**9):
+            for indices in epoch_order(len(data), 0, epoch).split(size)[: len(data) // size]:
+                yield data.batch(indices)
+
+    loader = DataLoader(structures(frames, model.cutoff), size, shuffle=True, drop_last=True)
+
+    def loaded(anew: bool) -> Iterator[Batch]:
+        for batch in _endless(loader):
+            yield batch_of(with_new_edges(batch, model.cutoff) if anew else batch, device)
+
+    return {
+        OURS: flat().__next__,
+        PYG: loaded(anew=False).__next__,
+        PYG_EDGES: loaded(anew=True).__next__,
+    }
+
+
+def _endless(loader: DataLoader) -> Iterator[Any]:
+    """Yield batches for ever, shuffled anew in each epoch."""
+    while True:
+        yield from loader
+
+
+def trainer(model: EnergyModel) -> Callable[[Batch], None]:
+    """Return a function that makes a training step."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    loss = LossConfig()
+
+    def step(batch: Batch) -> None:
+        out = energy_and_forces(model, batch.graph, create_graph=True)
+        optimiser.zero_grad()
+        training_loss(out, batch, loss).total.backward()
+        optimiser.step()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("frames", help="data file with forces")
+    parser.add_argument("--model", default="pamnet")
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[5, 32])
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    device = choose_device(options.device)
+    frames = read_frames(options.frames)
+    results = {}
+    for size in options.batch_sizes:
+        model = build_model(options.model, hidden=options.hidden).to(device)
+        makers, step = sources(frames, model, size, device), trainer(model)
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in makers}
+        with fast_matmul():
+            for _ in tqdm(range(options.repeats), f"batches of {size}"):
+                for name, make in makers.items():
+                    start = time.perf_counter()
+                    batch = make()
+                    made = time.perf_counter()
+                    step(batch)
+                    seconds[name].append((made - start, time.perf_counter() - start))
+        # The first steps allocate.
+        medians = {name: np.median(values[3:], axis=0).tolist() for name, values in seconds.items()}
+        results[size] = {
+            name: {
+                "steps per second": 1 / whole,
+                "batches only, ms": 1e3 * made,
+                "lkm-train is faster by": whole / medians[OURS][1],
+            }
+            for name, (made, whole) in medians.items()
+        }
+        print(f"\nbatches of {size}: steps/s, ms for the batch alone, times slower than {OURS}")
+        for name, row in results[size].items():
+            print(
+                f"  {name:28s} {row['steps per second']:8.1f} {row['batches only, ms']:8.2f} "
+                f"{row['lkm-train is faster by']:6.2f}"
+            )
+    if options.output:
+        about = {"torch": torch.__version__, "model": options.model, "device": str(device)}
+        options.output.write_text(json.dumps(about | {"batch sizes": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
