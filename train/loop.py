@@ -23,7 +23,7 @@ from .evaluate import Errors, errors_of, model_output, predict
 from .frames import DataError, Frames, random_split
 from .loader import GraphFrames, Totals, epoch_order
 from .loss import Losses, training_loss
-from .parallel import Workers, local_rank, workers
+from .parallel import Workers, own_device, workers
 from .read import read_frames
 from .record import Record
 from .reference import fit_reference_energies
@@ -271,12 +271,9 @@ def device_of(name: str, option: str) -> torch.device:
     "cuda" and "auto" give each of several processes on a machine a GPU of its own.
     """
     try:
-        device = choose_device(name)
+        return own_device(choose_device(name))
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from error
-    if device.type == "cuda" and device.index is None and local_rank() > 0:
-        return torch.device("cuda", local_rank())
-    return device
 
 
 def check_elements(model: EnergyModel, frames: Frames, source: str) -> None:

@@ -56,9 +56,11 @@ class Workers(NamedTuple):
             dist.barrier()
 
 
-def local_rank() -> int:
-    """Return the number of this process on its machine, which is that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+def own_device(device: torch.device) -> torch.device:
+    """Return the GPU of this process, where several on a machine would take the same."""
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
 
 
 def first_process() -> bool:
@@ -76,7 +78,10 @@ def workers(device: torch.device) -> Iterator[Workers]:
     if size == 1:
         yield Workers()
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield Workers(dist.get_rank(), size)
     finally:
