@@ -4,14 +4,18 @@ import json
 import logging
 from pathlib import Path
 
+import ase.io
+import numpy as np
 import pytest
 import torch
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from lkm_calc import build_model, load_model
 from train.__main__ import CONFIGS, main
 from train.config import read_config
 
-from .support import SMALL, rmd17_arrays, write_npz
+from .support import SMALL, crystal, rmd17_arrays, write_npz
 
 
 @pytest.fixture
@@ -145,3 +149,46 @@ def test_check_data(tmp_path, capsys, messages):
     assert "FAULT" in capsys.readouterr().out
     assert main(["check-data", str(tmp_path / "none.npz")]) == 2
     assert "none.npz does not exist" in messages.text
+
+
+def test_a_property_of_qm9_from_file_to_card(tmp_path, capsys):
+    sizes = np.full(60, 3)
+    generator = np.random.default_rng(0)
+    water = molecule("H2O")
+    positions = np.tile(water.positions, (60, 1)) + generator.normal(0, 0.05, (180, 3))
+    arrays = {"N": sizes, "Z": np.tile(water.numbers, 60), "R": positions}
+    arrays |= {name: generator.normal(1.85, 0.1, 60) for name in ("U0", "mu")}
+    data = write_npz(tmp_path / "qm9.npz", **arrays)
+    command = ["fit", "qm9", "--data", str(data), "--data.target", "mu", "--run.device", "cpu"]
+    small = {"data.n_train": 40, "data.n_validation": 15, "model.hypers.hidden": 8}
+    small |= {"optimiser.epochs": 2, "run.directory": tmp_path / "run"}
+    options = [word for key, value in small.items() for word in (f"--{key}", str(value))]
+    assert main([*command, *options]) == 0
+    card = (tmp_path / "run" / "card.md").read_text()
+    assert "| units | energies Debye" in card
+    assert "| energy MAE, 10⁻³ Debye |" in card
+    assert "force" not in card.split("## Errors")[1].split("![")[0]
+    assert main(["evaluate", str(tmp_path / "run" / "model.safetensors"), str(data)]) == 0
+    assert "force_mae" not in json.loads(capsys.readouterr().out)
+
+
+def test_stress_of_a_periodic_set_is_learnt_and_resumed(tmp_path):
+    cells = [crystal(seed=k) for k in range(30)]
+    generator = np.random.default_rng(0)
+    for atoms in cells:
+        labels = {"energy": generator.normal(), "forces": generator.normal(size=(4, 3))}
+        labels["stress"] = generator.normal(0, 0.01, 6)
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+    ase.io.write(tmp_path / "cells.extxyz", cells)
+    config = tmp_path / "cells.toml"
+    hypers = "\n".join(f"{k} = {v}" for k, v in SMALL["pamnet"].items())
+    config.write_text(
+        f"[data]\ntrain = '{tmp_path / 'cells.extxyz'}'\nn_train = 20\nn_validation = 8\n"
+        f"check_units = false\n[loss]\nstress = 1.0\n[model]\nname = 'pamnet'\n"
+        f"[model.hypers]\n{hypers}\n[optimiser]\nepochs = 2\nbatch_size = 5\n"
+        f"[run]\ndirectory = '{tmp_path / 'run'}'\ndevice = 'cpu'\n"
+    )
+    assert main(["fit", str(config), "--stop-after", "3"]) == 3
+    assert main(["fit", str(config)]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["validation_errors"]["stress_mae"] > 0

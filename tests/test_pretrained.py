@@ -16,7 +16,7 @@ from ase.optimize import BFGS
 from lkm_calc import LKMCalculator, load_model
 from lkm_calc.checkpoint import bundled_models, read_header
 from train.__main__ import main
-from train.config import read_config, to_table
+from train.config import config_from_table, read_config, to_table
 
 from .support import FINITE_DIFFERENCE, ROOT, numerical_forces, rattled, relative_error, shared_data
 
@@ -57,6 +57,8 @@ def test_test_errors(name, capsys):
 @bundled
 def test_made_with_the_shipped_configuration(name):
     told = read_header(bundled_models()[name])["provenance"]["config"]
+    told["data"]["train"] = "x.npz"
+    told = to_table(config_from_table(told))  # options that came later, at their defaults
     path = ROOT / "train" / "configs" / f"{name}.toml"
     shipped = to_table(read_config(path, ["--data.train", "x.npz"]))
     for section in ("model", "loss", "optimiser"):

@@ -9,6 +9,7 @@ _ERRORS = (
     ("energy_per_atom_mae", "energy MAE per atom", "meV"),
     ("force_mae", "force MAE", "meV/Å"),
     ("force_rmse", "force RMSE", "meV/Å"),
+    ("stress_mae", "stress MAE", "meV/Å³"),
 )
 
 
@@ -33,7 +34,7 @@ def model_card(header: Mapping[str, Any], title: str, command: str, picture: str
 | architecture | {header["architecture"]}, {_listed(header["hypers"])} |
 | elements | {", ".join(header["elements"])} |
 | cut-off | {header["cutoff"]:g} Å |
-| units | energies eV, forces eV/Å |
+| units | energies {training.get("energy_unit", "eV")}, forces eV/Å |
 | trained on | {_data(training, config["data"])} |
 | loss | {loss["kind"]}; weights: energy {loss["energy"]:g} (eV per structure), forces \
 {loss["forces"]:g} (eV/Å per component), LKM γ = {loss["gamma"]:g} ({loss["lkm_distance"]}) |
@@ -73,9 +74,10 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 def _data(training: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     file = training["files"]["train"]
+    labels = "" if data["labels"] == "revised" else f"{data['labels']} labels, "
     return (
-        f"{data['n_train']} frames of {file['name']} ({data['labels']} labels, "
-        f"{data['n_validation']} more to validate), SHA-256 {file['sha256'][:16]}…"
+        f"{data['n_train']} frames of {file['name']} ({labels}{data['n_validation']} more to "
+        f"validate), SHA-256 {file['sha256'][:16]}…"
     )
 
 
@@ -85,7 +87,12 @@ def _error_table(training: Mapping[str, Any]) -> str:
         f"| | {' | '.join(f'{name} frames' for name in sets)} |",
         "|---" * (len(sets) + 1) + "|",
     ]
+    energy_unit = training.get("energy_unit", "eV")
     for key, label, unit in _ERRORS:
+        if key not in training[f"{sets[0]}_errors"]:
+            continue
+        if energy_unit != "eV" and key.startswith("energy"):
+            unit = f"10⁻³ {energy_unit}"
         values = " | ".join(f"{training[f'{name}_errors'][key]:.2f}" for name in sets)
         rows.append(f"| {label}, {unit} | {values} |")
     return "\n".join(rows)

@@ -48,6 +48,7 @@ class Predictions(NamedTuple):
     n_atoms: Int[Tensor, " frames"]
     """Number of atoms."""
     layers: LayerStatistics
+    energy_unit: str = "eV"
 
 
 class Errors(NamedTuple):
@@ -104,6 +105,7 @@ def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictio
         torch.cat(numbers).cpu(),
         data.n_atoms.cpu(),
         LayerStatistics(*means.tolist()),
+        data.energy_unit,
     )
 
 

@@ -35,6 +35,8 @@ class Frames:
     """(frames, 3) which directions repeat; None where nothing is periodic."""
     stress: NDArray[np.float64] | None = None
     """(frames, 3, 3) in eV/Å³; None where there are no labels for it, NaN for a frame without."""
+    energy_unit: str = "eV"
+    """Unit of ``energies``, which may be another property."""
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -86,6 +88,7 @@ class Frames:
             cells=taken(self.cells, indices),
             pbc=taken(self.pbc, indices),
             stress=taken(self.stress, indices),
+            energy_unit=self.energy_unit,
         )
 
 

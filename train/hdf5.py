@@ -39,26 +39,23 @@ _UNITS: Mapping[str, Mapping[str, float]] = {
 _REQUIRED = ("numbers", "positions", "energies", "starts")
 
 
-def write_hdf5(
-    frames: Frames, path: str | Path, description: str = "", energy_unit: str = "eV"
-) -> None:
+def write_hdf5(frames: Frames, path: str | Path, description: str = "") -> None:
     """Write frames to an HDF5 file that appears whole or not at all.
 
     Args:
         frames: At least one frame.
         path: Where to write; a file of that name is replaced.
         description: Where the data come from, kept in the file.
-        energy_unit: Unit of ``frames.energies``: eV, or the unit of another property (of QM9).
 
     Raises:
         DataError: There are no frames, or the unit is not one that Frames hold.
     """
     if len(frames) == 0:
         raise DataError(f"There are no frames to write to {path}.")
-    if energy_unit not in {"eV", *_PROPERTY_UNITS}:
+    if frames.energy_unit not in {"eV", *_PROPERTY_UNITS}:
         raise DataError(
-            f"energy_unit is {energy_unit!r}; Frames hold eV, or the property of QM9 in one of "
-            f"{', '.join(_PROPERTY_UNITS)}. Convert the energies before."
+            f"energy_unit is {frames.energy_unit!r}; Frames hold eV, or the property of QM9 in one "
+            f"of {', '.join(_PROPERTY_UNITS)}. Convert the energies before."
         )
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(format=FORMAT, version=VERSION, description=description)
@@ -67,7 +64,9 @@ def write_hdf5(
             if values is not None:
                 # gzip keeps a checksum of each chunk: a flipped bit is noticed on reading.
                 dataset = file.create_dataset(name, data=values, compression="gzip", shuffle=True)
-                dataset.attrs["units"] = energy_unit if name == "energies" else next(iter(units))
+                dataset.attrs["units"] = (
+                    frames.energy_unit if name == "energies" else next(iter(units))
+                )
 
 
 def read_hdf5(path: str | Path, check_units: bool = True) -> Frames:
@@ -159,5 +158,6 @@ def _convert(path: Path, arrays: Mapping[str, NDArray[Any]], units: Mapping[str,
         numbers=whole_numbers(path, "numbers", arrays["numbers"]),
         starts=whole_numbers(path, "starts", arrays["starts"]),
         pbc=arrays["pbc"].astype(np.bool_) if "pbc" in arrays else None,
+        energy_unit=units["energies"] if units["energies"] in _PROPERTY_UNITS else "eV",
         **floats,
     )

@@ -62,6 +62,7 @@ class GraphFrames:
         lists = _neighbour_lists(frames, cells, cutoff)
         edges = np.array([edges.edge_index.shape[1] for edges in lists])
         self.device = device
+        self.energy_unit = frames.energy_unit
         self.numbers = self._put(frames.numbers)
         self.positions = self._put(frames.positions)
         self.energies = self._put(frames.energies)

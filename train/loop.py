@@ -203,7 +203,7 @@ class _Run:
             score = self.team.from_first(score, self.data.device)
             self._check_finite(score)
             if state.note_score(score, config.optimiser) and first:
-                provenance = self.record.provenance(state, self.validation.device, errors)
+                provenance = self.record.provenance(state, self.validation, errors)
                 save_model(state.averaged_model, self.record.best, provenance)
         if first:
             self.record.log(row)

@@ -67,8 +67,8 @@ def plot_parity(predictions: Predictions, errors: Errors, title: str, path: Path
     mean = predictions.energies.labels.mean()
     _parity(energy, Pair(*(values - mean for values in predictions.energies)), "C0")
     energy.set(
-        title=f"Energy: MAE {errors.energy_mae:.2f} meV",
-        xlabel="reference, eV from the mean",
+        title=f"Energy: MAE {errors.energy_mae / 1000:.3g} {predictions.energy_unit}",
+        xlabel=f"reference, {predictions.energy_unit} from the mean",
         ylabel="predicted",
     )
     if predictions.forces is not None:

@@ -72,6 +72,7 @@ def read_qm9(path: str | Path, target: str = "U0") -> Frames:
         positions=arrays["R"].astype(np.float64),
         energies=arrays[target].astype(np.float64) * TARGETS[target].factor,
         starts=starts,
+        energy_unit=TARGETS[target].unit,
     )
     check_frames(frames, str(path), check_units=False)
     return frames

@@ -88,7 +88,7 @@ class Record:
         return rows
 
     def provenance(
-        self, state: TrainingState, device: torch.device, validation: Errors
+        self, state: TrainingState, data: GraphFrames, validation: Errors
     ) -> dict[str, Any]:
         """Return what a model file tells of its training, as JSON values."""
         table = to_table(self.config)
@@ -99,7 +99,8 @@ class Record:
             "date": datetime.date.today().isoformat(),
             "version": version(),
             "torch": torch.__version__,
-            "device": device_name(device),
+            "device": device_name(data.device),
+            "energy_unit": data.energy_unit,
             "step": state.step,
             "training_seconds": round(state.counters.seconds, 1),
             "files": self.files,
@@ -111,7 +112,7 @@ class Record:
         """Measure the best model, write both models with their errors, the card and the plots."""
         size, device = self.config.run.eval_batch_size, validation.device
         last_errors = errors_of(predict(state.averaged_model, validation, size))
-        save_model(state.averaged_model, self.last, self.provenance(state, device, last_errors))
+        save_model(state.averaged_model, self.last, self.provenance(state, validation, last_errors))
 
         model = load_model(self.best, device=device)
         measured, name = (validation, "validation")
