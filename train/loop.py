@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,8 +181,8 @@ class _Run:
         return torch.stack([part.detach().double() for part in losses])
 
     def _validate(self, epoch: Epoch) -> None:
-        """Measure the averaged weights, log the epoch, keep the best model and save the state."""
-        config, state, first = self.config, self.state, self.team.first
+        """End an epoch: measure the averaged weights, log, and save the state."""
+        config, state = self.config, self.state
         row: dict[str, Any] = {
             "step": state.step,
             "epoch": epoch.number,
@@ -191,24 +192,35 @@ class _Run:
         }
         last = epoch.number == config.optimiser.epochs
         if epoch.number % config.run.validate_every == 0 or last:
-            score = 0.0
-            if first:
-                predictions = predict(
-                    state.averaged_model, self.validation, config.run.eval_batch_size
-                )
-                errors = errors_of(predictions)
-                row |= {f"validation_{name}": value for name, value in errors.figures().items()}
-                row |= {f"layers_{n}": v for n, v in predictions.layers._asdict().items()}
-                score = validation_score(errors, config)
-            score = self.team.from_first(score, self.data.device)
-            self._check_finite(score)
-            if state.note_score(score, config.optimiser) and first:
-                provenance = self.record.provenance(state, self.validation, errors)
-                save_model(state.averaged_model, self.record.best, provenance)
-        if first:
+            row |= self._measure(f"epoch {epoch.number} of {config.optimiser.epochs}")
+        if self.team.first:
             self.record.log(row)
             if epoch.number % config.run.checkpoint_every == 0:
                 state.save(self.record.state, self.record.identity)
+
+    def _measure(self, label: str) -> dict[str, float]:
+        """Return the validation's figures, and keep the model if it is the best so far.
+
+        The first process measures, and tells the others the score.
+        """
+        config, state, first = self.config, self.state, self.team.first
+        score, figures = 0.0, {}
+        if first:
+            size = config.run.eval_batch_size
+            predictions = predict(state.averaged_model, self.validation, size)
+            errors = errors_of(predictions)
+            figures = {f"validation_{name}": value for name, value in errors.figures().items()}
+            figures |= {f"layers_{n}": v for n, v in predictions.layers._asdict().items()}
+            score = validation_score(errors, config)
+        score = self.team.from_first(score, self.data.device)
+        self._check_finite(score)
+        if state.note_score(score, config.optimiser) and first:
+            provenance = self.record.provenance(state, self.validation, errors)
+            save_model(state.averaged_model, self.record.best, provenance)
+        if first and not sys.stderr.isatty():  # where no progress bar is drawn
+            text = ", ".join(f"{name} {value:.4g}" for name, value in errors.figures().items())
+            logger.info("%s: %s", label, text)
+        return figures
 
     def _check_finite(self, value: float) -> None:
         """Raise TrainingDivergedError if a loss or an error is not a number."""
