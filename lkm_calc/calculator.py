@@ -39,7 +39,8 @@ class LKMCalculator(Calculator):
         ModelFileError: The model cannot be loaded.
         ValueError: The dtype or device is unknown; on calculation, the structure holds an element
             that the model was not trained on, no atoms, or positions that are not finite.
-        PropertyNotImplementedError: Stress of a structure that is not periodic in all directions.
+        PropertyNotImplementedError: Stress of a structure that is not periodic or lacks a cell
+            vector.
     """
 
     implemented_properties = [  # noqa: RUF012
@@ -67,6 +68,12 @@ class LKMCalculator(Calculator):
             self.model = model.to(device=place, dtype=weights_type).eval()
         else:
             self.model = load_model(model, device=place, dtype=weights_type)
+        unit = self.model.provenance.get("energy_unit", "eV")
+        if unit != "eV":
+            raise ValueError(
+                f"The model learnt a property in {unit}, not an energy in eV. For its predictions "
+                "call it with a Graph, or use lkm-train evaluate."
+            )
 
     def calculate(
         self,

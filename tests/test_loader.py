@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import ase
 import numpy as np
+import pytest
 import torch
 
 from lkm_calc import Graph
-from train.frames import Frames
+from train.frames import DataError, Frames
 from train.loader import GraphFrames, epoch_order
 
 from .support import crystal, rattled
@@ -53,6 +54,24 @@ def test_periodic_frames_beside_molecules():
         assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
     assert batch.totals() == data.totals(torch.tensor([1, 2, 0])) == (3, 11, 2)
     assert batch.stress[1].tolist() == np.eye(3).tolist()
+
+
+def test_stress_of_molecules_is_no_label():
+    frames = replace(frames_of([rattled("H2O")]), stress=np.zeros((1, 3, 3)))
+    assert GraphFrames(frames, 5.0, torch.device("cpu")).stress is None
+
+
+def test_frames_that_cannot_be_searched_are_named():
+    crystals = [crystal(), crystal()]
+    crystals[1].positions[1] = crystals[1].positions[0] + crystals[1].cell[0] + 1e-9
+    cells, pbc = (np.stack([getattr(a, n) for a in crystals]) for n in ("cell", "pbc"))
+    frames = replace(frames_of(crystals), cells=cells, pbc=pbc)
+    with pytest.raises(DataError, match="Frame 1 of those chosen: two atoms, or an atom and an im"):
+        GraphFrames(frames, 5.0, torch.device("cpu"))
+    apart = frames_of([rattled(), rattled()])
+    apart.positions[9] += 1e5
+    with pytest.raises(DataError, match="Frame 1 of those chosen: The atoms spread over"):
+        GraphFrames(apart, 5.0, torch.device("cpu"))
 
 
 def test_consecutive_batches_cover_everything_once():

@@ -248,3 +248,38 @@ def test_learning_rate_warms_up_and_follows_a_cosine():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_trains_on_cuda(data, tmp_path):
     assert fit(config(data, tmp_path / "run", run__device="cuda")) is not None
+
+
+def test_what_cannot_change_the_weights_may_change_on_resuming(data, tmp_path):
+    run = tmp_path / "run"
+    assert fit(config(data, run), stop_after=3) is None
+    changed = config(data, run, run__eval_batch_size=3, run__checkpoint_every=2)
+    assert fit(changed) is not None
+
+
+def test_a_run_of_an_earlier_version_goes_on(data, tmp_path):
+    run = tmp_path / "run"
+    assert fit(config(data, run), stop_after=3) is None
+    saved = weights(run)
+    del saved["identity"]["optimiser"]["swa_rate"], saved["identity"]["loss"]["stress"]
+    torch.save(saved, run / "state.pt")
+    with pytest.raises(StateError, match=r"optimiser.swa_rate was 0.05, is 0.5"):
+        fit(config(data, run, optimiser__swa_rate=0.5))
+    assert fit(config(data, run)) is not None
+
+
+def test_plateaus_averages_and_pieces_resume_bit_for_bit(data, tmp_path):
+    options = {
+        "optimiser__schedule": "plateau",
+        "optimiser__plateau_patience": 1,
+        "optimiser__swa_fraction": 0.3,
+        "optimiser__accumulate": 2,
+        "loss__gamma_warmup_steps": 10,
+        "loss__kind": "huber",
+    }
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fit(config(data, whole, **options))
+    for stop in (5, 12, 18):
+        assert fit(config(data, parts, **options), stop_after=stop) is None
+    fit(config(data, parts, **options))
+    assert_same(weights(whole), weights(parts))

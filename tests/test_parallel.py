@@ -124,6 +124,29 @@ def test_killing_one_process_ends_the_run_resumably(data, tmp_path):
     assert state(directory)["counters"]["step"] == reached + 2
 
 
+def test_a_signal_to_one_process_stops_all_after_the_same_step(data, tmp_path):
+    directory = tmp_path / "run"
+    many = ("--optimiser.epochs", "2000")
+    launcher = subprocess.Popen(
+        command(data, directory, *many, processes=2),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for((directory / "state.pt").exists)
+        children = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True
+        ).stdout.split()
+        before = state(directory)["counters"]["step"]
+        os.kill(int(children[0]), signal.SIGTERM)
+        assert launcher.wait(60) != 0
+    finally:
+        launcher.kill()
+    assert state(directory)["counters"]["step"] > before
+
+
 def kill_and_resume(data, directory, moments):
     """Kill a run with SIGKILL after each of these many seconds, then let it finish."""
     for seconds in moments:

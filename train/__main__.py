@@ -5,8 +5,9 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lkm_calc import load_model
 from lkm_calc.checkpoint import ModelFileError
@@ -133,11 +134,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add the data file and how to read it: the keys of the section data, with the same names."""
-    default = DataConfig()
     parser.add_argument("data", metavar="DATA", help="data file of any format that fit reads")
-    parser.add_argument("--format", default=default.format, help="auto, " + ", ".join(FORMATS))
-    parser.add_argument("--labels", choices=("revised", "original"), default=default.labels)
-    parser.add_argument("--target", default=default.target, help="of QM9: the property")
+    parser.add_argument("--format", default=DataConfig.format, help="auto, " + ", ".join(FORMATS))
+    parser.add_argument("--labels", choices=("revised", "original"), help="of revised MD17")
+    parser.add_argument("--target", help="of QM9: the property")
     parser.add_argument("--energy-unit", default="", help="of files that do not fix it")
     parser.add_argument("--length-unit", default="", help="of files that do not fix it")
     parser.add_argument(
@@ -148,12 +148,16 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _read(options: argparse.Namespace, check_units: bool) -> Frames:
+def _read(
+    options: argparse.Namespace, check_units: bool, learnt: Mapping[str, Any] | None = None
+) -> Frames:
+    """Read the data file; what is not said is as in the data section a model was learnt from."""
+    learnt = learnt or {}
     return read_frames(
         options.data,
         options.format,
-        options.labels,
-        options.target,
+        options.labels or learnt.get("labels", DataConfig.labels),
+        options.target or learnt.get("target", DataConfig.target),
         options.energy_unit,
         options.length_unit,
         check_units,
@@ -196,7 +200,9 @@ def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _find_config(name: str, molecule: str | None) -> tuple[Path, str | None]:
     """Return the path of a configuration, and the folder of the run of a ready one."""
-    if Path(name).suffix:
+    if Path(name).suffix or Path(name).is_file():
+        if molecule:
+            raise ConfigError(f"--molecule belongs to a ready configuration, not to {name}.")
         return Path(name), None
     labels = [f"{name}-{molecule}", name] if molecule else [name]
     for label in labels:
@@ -204,7 +210,10 @@ def _find_config(name: str, molecule: str | None) -> tuple[Path, str | None]:
         if path.exists():
             return path, f"runs/{labels[0]}"
     ready = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
-    raise ConfigError(f"There is no ready configuration {name!r}. Give a TOML file, or: {ready}.")
+    raise ConfigError(
+        f"There is no ready configuration {name!r}. Give a TOML file, before other options, or: "
+        f"{ready}."
+    )
 
 
 def _fit_members(config: Config, members: int) -> int:
@@ -225,7 +234,11 @@ def _check_data(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     report = diagnose(frames)
     sys.stdout.write(report_text(report, options.data) + "\n")
     if options.output:
-        plot_report(frames, report, options.output)
+        try:
+            plot_report(frames, report, options.output)
+        except (OSError, ValueError) as error:  # no folder, or no such kind of picture
+            logger.error("lkm-train: --output %s cannot be written: %s", options.output, error)
+            return 2
     return 1 if report.faulty else 0
 
 
@@ -234,7 +247,13 @@ def _evaluate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
         raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
     device = device_of(options.device, "--device")
     model = load_model(options.model, device=device)
-    frames = _read(options, options.check_units)
+    frames = _read(options, options.check_units, model.provenance.get("config", {}).get("data"))
+    unit = model.provenance.get("energy_unit", "eV")
+    if frames.energy_unit != unit:
+        raise DataError(
+            f"{options.data} holds energies in {frames.energy_unit}, but the model learnt a "
+            f"property in {unit}. Choose the property with --target."
+        )
     check_elements(model, frames, options.data)
     data = GraphFrames(frames, model.cutoff, device)
     with fast_matmul():

@@ -40,7 +40,7 @@ def model_card(header: Mapping[str, Any], title: str, command: str, picture: str
 {loss["forces"]:g} (eV/Å per component), LKM γ = {loss["gamma"]:g} ({loss["lkm_distance"]}) |
 | optimiser | AdamW, {optimiser["epochs"]} epochs of batches of {optimiser["batch_size"]}, \
 learning rate {optimiser["learning_rate"]:g} after {optimiser["warmup_steps"]} warm-up steps, \
-cosine to {optimiser["final_fraction"]:g} of it, averaged weights ({optimiser["ema_decay"]:g}) |
+{_schedule(optimiser)} |
 | seed | {config["run"]["seed"]} |
 | best step | {training["step"]}, chosen on the validation frames |
 | time to train | {minutes:.0f} min on {training["device"]}, {config["run"]["dtype"]} |
@@ -62,10 +62,24 @@ One seed; no spread is given.
 
 ## Limits
 
-The model knows only the molecule and the range of geometries of its training frames. Bonds that
-break, other molecules and temperatures far above that of the frames are outside it; the energy of
-its training level of theory is all that it imitates.
+The model knows only the molecules and the range of geometries of its training frames. Bonds that
+break, other molecules and temperatures far above that of the frames are outside it; its training
+level of theory is all that it imitates.
 """
+
+
+def _schedule(optimiser: Mapping[str, Any]) -> str:
+    """Describe what follows the warm-up; options that older files lack were off."""
+    schedule = optimiser.get("schedule", "cosine")
+    text = {
+        "cosine": f"cosine to {optimiser['final_fraction']:g} of it",
+        "plateau": f"times {optimiser.get('plateau_factor', 1):g} on plateaus",
+        "constant": "constant",
+    }[schedule]
+    text += f", averaged weights ({optimiser['ema_decay']:g})"
+    if optimiser.get("swa_fraction"):
+        text += f", evenly in the last {optimiser['swa_fraction']:.0%} of the steps"
+    return text
 
 
 def _listed(values: Mapping[str, Any]) -> str:

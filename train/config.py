@@ -188,14 +188,20 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             )
         if text is None:
             raise ConfigError(f"{flag} has no value.")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
+        value = _toml_value(text)
         for name in reversed(flag[2:].split(".")):
             value = {name: value}
         table = merge(table, value)
     return table
+
+
+def _toml_value(text: str) -> Any:
+    """Return what TOML makes of a word, or the word: also of dates, which no option takes."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, str | bool | int | float | list | dict) else text
 
 
 def _split_flag(word: str) -> list[str]:
@@ -312,8 +318,10 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"optimiser.plateau_factor is {o.plateau_factor}; it must be between 0 and 1."
         )
-    if config.loss.energy == config.loss.forces == 0:
-        raise ConfigError("loss.energy and loss.forces are both 0: there is nothing to learn.")
+    if config.loss.energy == config.loss.forces == config.loss.stress == 0:
+        raise ConfigError(
+            "loss.energy, loss.forces and loss.stress are all 0: there is nothing to learn."
+        )
     if not config.data.train:
         raise ConfigError("data.train is missing: name the file with the training frames.")
     if config.model.name not in MODELS:

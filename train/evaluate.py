@@ -93,7 +93,8 @@ def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictio
                 forces.append((batch.forces, out.forces))
             if batch.stress is not None and out.stress is not None:
                 labelled = batch.stress.isfinite().all((1, 2))
-                stress.append((batch.stress[labelled], out.stress[labelled]))
+                if labelled.any():
+                    stress.append((batch.stress[labelled], out.stress[labelled]))
         layers.append(_layer_statistics(out.embeddings))
         numbers.append(batch.graph.numbers)
     atoms = torch.tensor([float(len(n)) for n in numbers], dtype=torch.float64)

@@ -65,6 +65,14 @@ class Frames:
         return np.diff(self.starts)
 
     @property
+    def usable_stress(self) -> NDArray[np.float64] | None:
+        """The stress labels, NaN for molecules, where codes write zeros; None if none is left."""
+        if self.stress is None or self.pbc is None:
+            return None
+        stress = np.where(np.any(self.pbc, axis=1, keepdims=True)[:, None], self.stress, np.nan)
+        return stress if np.isfinite(stress).all((1, 2)).any() else None
+
+    @property
     def atom_frame(self) -> NDArray[np.int64]:
         """(atoms) the frame to which each atom belongs."""
         return np.repeat(np.arange(len(self)), self.sizes)
@@ -107,12 +115,7 @@ def check_frames(frames: Frames, source: str, check_units: bool = True) -> None:
                 f"{source}: {name} hold NaN or infinity in {len(bad)} frame(s), the first "
                 f"{bad[:5].tolist()}. Remove these frames, or read the file again from its source."
             )
-    if frames.cells is not None and not np.isfinite(frames.cells).all():
-        bad = np.unique(np.argwhere(~np.isfinite(frames.cells))[:, 0])
-        raise DataError(
-            f"{source}: cells hold NaN or infinity in {len(bad)} frame(s), the first "
-            f"{bad[:5].tolist()}. Remove these frames."
-        )
+    _check_cells(frames, source)
     bad = np.flatnonzero(~np.isfinite(frames.energies))
     if len(bad):
         raise DataError(
@@ -128,6 +131,28 @@ def check_frames(frames: Frames, source: str, check_units: bool = True) -> None:
     _check_distances(frames, source)
     if check_units and frames.forces is not None:
         _check_magnitudes(frames, frames.forces, source)
+
+
+def _check_cells(frames: Frames, source: str) -> None:
+    """Raise a DataError if a cell is not finite, or flat in the directions that repeat."""
+    if frames.cells is None or frames.pbc is None:
+        return
+    bad = np.unique(np.argwhere(~np.isfinite(frames.cells))[:, 0])
+    if len(bad):
+        raise DataError(
+            f"{source}: cells hold NaN or infinity in {len(bad)} frame(s), the first "
+            f"{bad[:5].tolist()}. Remove these frames."
+        )
+    flat = [
+        f
+        for f, (cell, pbc) in enumerate(zip(frames.cells, frames.pbc, strict=True))
+        if pbc.any() and np.linalg.matrix_rank(cell[pbc]) < pbc.sum()
+    ]
+    if flat:
+        raise DataError(
+            f"{source}: {len(flat)} frame(s), the first {flat[:5]}, repeat in directions whose "
+            "cell vectors are zero or parallel. Set the cell, or pbc = False for molecules."
+        )
 
 
 MIN_DISTANCE = 0.3
@@ -150,6 +175,8 @@ FORCE_RANGE = (0.01, 50.0)
 STIFFNESS_RANGE = (3.0, 300.0)
 """Credible mean force constant of a molecule in eV/Å²; the rMD17 molecules have 25 to 40."""
 MIN_FRAMES_FOR_STIFFNESS = 20
+COVALENT = (1, 6, 7, 8, 9)
+"""Elements whose bonds are as stiff as that; soft metals and noble gases are not."""
 
 
 def _check_magnitudes(frames: Frames, forces: NDArray[np.float64], source: str) -> None:
@@ -186,6 +213,8 @@ def _check_stiffness(frames: Frames, rms: float, source: str, hint: str) -> None
     constant, and the energy spreads by kT √(n/2) for n degrees of freedom. Both in the wrong unit
     by a factor s shift the constant by s, one of them by s² or 1/s.
     """
+    if np.mean(np.isin(frames.numbers, COVALENT)) < 0.5:
+        return
     one_composition = len(np.unique(frames.sizes)) == 1 and not np.any(
         np.diff(np.sort(frames.numbers.reshape(len(frames), -1), axis=1), axis=0)
     )

@@ -15,7 +15,7 @@ from lkm_calc import Graph
 from lkm_calc.neighbours import EdgeList, neighbour_list
 from lkm_calc.scatter import ragged
 
-from .frames import Frames
+from .frames import MIN_DISTANCE, DataError, Frames
 
 
 class Totals(NamedTuple):
@@ -67,7 +67,8 @@ class GraphFrames:
         self.positions = self._put(frames.positions)
         self.energies = self._put(frames.energies)
         self.forces = None if frames.forces is None else self._put(frames.forces)
-        self.stress = None if frames.stress is None else self._put(frames.stress)
+        stress = frames.usable_stress
+        self.stress = None if stress is None else self._put(stress)
         # Within their frame; offsets are added for each batch.
         self.edge_index = self._put(np.concatenate([e.edge_index for e in lists], axis=1))
         self.reverse = self._put(np.concatenate([e.reverse for e in lists]))
@@ -81,8 +82,8 @@ class GraphFrames:
         # On the CPU, where the sizes of a batch are needed before it is cut.
         self.n_atoms, self.n_edges = torch.from_numpy(frames.sizes), torch.from_numpy(edges)
         self.n_stresses = torch.zeros(len(frames), dtype=torch.int64)
-        if frames.stress is not None:
-            self.n_stresses = torch.from_numpy(np.isfinite(frames.stress).all((1, 2)) * 1)
+        if stress is not None:
+            self.n_stresses = torch.from_numpy(np.isfinite(stress).all((1, 2)) * 1)
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -129,14 +130,29 @@ class GraphFrames:
 def _neighbour_lists(
     frames: Frames, cells: NDArray[np.float64] | None, cutoff: float
 ) -> list[EdgeList]:
-    """Return the neighbour list of every frame."""
+    """Return the neighbour list of every frame.
+
+    Raises:
+        DataError: Atoms of a frame, images counted, nearly coincide, or are too far apart for a
+            search.
+    """
     lists = []
     for f, (first, last) in enumerate(pairwise(frames.starts)):
-        positions = frames.positions[first:last]
+        positions, box, pbc = frames.positions[first:last], np.eye(3), np.zeros(3, dtype=bool)
         if cells is not None and frames.pbc is not None and frames.pbc[f].any():
-            lists.append(neighbour_list(positions, cutoff, cells[f], frames.pbc[f]))
-        else:
-            lists.append(neighbour_list(positions, cutoff))
+            box, pbc = cells[f], frames.pbc[f]
+        try:
+            edges = neighbour_list(positions, cutoff, box, pbc)
+        except ValueError as error:
+            raise DataError(f"Frame {f} of those chosen: {error}") from error
+        source, target = edges.edge_index
+        vectors = positions[target] - positions[source] + edges.shifts @ box
+        if len(vectors) and (vectors**2).sum(1).min() < MIN_DISTANCE**2:
+            raise DataError(
+                f"Frame {f} of those chosen: two atoms, or an atom and an image of another, are "
+                f"closer than {MIN_DISTANCE} Å. Remove the frame, or correct its cell."
+            )
+        lists.append(edges)
     return lists
 
 

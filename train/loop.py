@@ -28,7 +28,7 @@ from .parallel import Workers, own_device, workers
 from .read import read_frames
 from .record import Record
 from .reference import fit_reference_energies
-from .state import TrainingState, average_decay, learning_rate
+from .state import StateError, TrainingState, average_decay, learning_rate
 
 logger = logging.getLogger("lkm_train")
 
@@ -42,6 +42,20 @@ class Epoch(NamedTuple):
     """Of its last step."""
     losses: dict[str, float]
     """The mean of the loss and of its parts."""
+
+
+@dataclasses.dataclass
+class Stop:
+    """Whether to stop after this step; of several processes, all after the same one."""
+
+    signals: list[int]
+    """Those that this process received."""
+    team: Workers
+    agreed: bool = False
+    """Whether a process had received one before the last step."""
+
+    def __bool__(self) -> bool:
+        return self.agreed if self.team.size > 1 else bool(self.signals)
 
 
 class TrainingDivergedError(RuntimeError):
@@ -92,6 +106,11 @@ class _Run:
         self.state = TrainingState.create(model, config.optimiser)
         if self.record.state.exists():
             self.state.load(self.record.state, self.record.identity)
+        if team.from_first(float(self.state.step), device) != self.state.step:
+            raise StateError(
+                f"{config.run.directory} holds step {self.state.step} for one process and another "
+                "for the first. All processes must see the same folder."
+            )
         self.data = GraphFrames(chosen, model.cutoff, device)
         held_out = frames.select(self.split.validation)
         self.validation = GraphFrames(held_out, model.cutoff, device)
@@ -106,7 +125,7 @@ class _Run:
         end = self.total if stop_after is None else min(stop_after, self.total)
         with fast_matmul():
             with _stop_signals() as stopped:
-                for epoch in self._epochs(end, stopped):
+                for epoch in self._epochs(end, Stop(stopped, self.team)):
                     self._validate(epoch)
             self._check_finite(state.loss_sums[0].item())
             finished = state.step == self.total or state.stopped_early(self.config.optimiser)
@@ -117,7 +136,7 @@ class _Run:
             self.team.wait()
             return self.record.best if finished else None
 
-    def _epochs(self, end: int, stopped: list[int]) -> Iterator[Epoch]:
+    def _epochs(self, end: int, stop: Stop) -> Iterator[Epoch]:
         """Train up to the step ``end``, yielding at the end of each epoch."""
         state, config, counters = self.state, self.config, self.state.counters
         options = config.optimiser
@@ -130,13 +149,13 @@ class _Run:
             smoothing=0.02,
             disable=None if self.team.first else True,
         ) as bar:
-            while state.step < end and not stopped and not state.stopped_early(options):
+            while state.step < end and not stop and not state.stopped_early(options):
                 epoch, position = divmod(state.step, self.per_epoch)
                 if order is None or position == 0:
                     order = epoch_order(len(self.data), config.run.seed, epoch)
                 indices = order.split(options.batch_size)[position]
                 rate = learning_rate(state.step, self.total, options, counters.rate_factor)
-                state.loss_sums += self._step(indices, rate, stopped)
+                state.loss_sums += self._step(indices, rate, stop)
                 counters.step += 1
                 bar.update()
                 if position == self.per_epoch - 1:
@@ -149,7 +168,7 @@ class _Run:
                     began = time.perf_counter()
             counters.seconds += time.perf_counter() - began
 
-    def _step(self, indices: torch.Tensor, rate: float, stopped: list[int]) -> torch.Tensor:
+    def _step(self, indices: torch.Tensor, rate: float, stop: Stop) -> torch.Tensor:
         """Make one optimiser step and return its losses, (parts) float64 on the device."""
         state, options = self.state, self.config.optimiser
         for group in state.optimiser.param_groups:
@@ -161,10 +180,9 @@ class _Run:
             losses += self._add_gradients(piece, totals)
         parameters = list(state.model.parameters())
         if self.team.size > 1:
-            flag = losses.new_tensor([float(bool(stopped))])
-            self.team.sum([losses, flag, *map(_gradient, parameters)])
-            if flag.item() and not stopped:  # all stop after the same step
-                stopped.append(signal.SIGTERM)
+            asked = losses.new_tensor([float(len(stop.signals) > 0)])
+            self.team.sum([losses, asked, *map(_gradient, parameters)])
+            stop.agreed = bool(asked.item() > 0)
         torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
         state.optimiser.step()
         state.update_average(average_decay(state.step, self.total, options))
@@ -283,7 +301,7 @@ def device_of(name: str, option: str) -> torch.device:
     "cuda" and "auto" give each of several processes on a machine a GPU of its own.
     """
     try:
-        return own_device(choose_device(name))
+        return choose_device(own_device(name))
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from error
 
@@ -297,13 +315,21 @@ def check_elements(model: EnergyModel, frames: Frames, source: str) -> None:
 
 
 def _check_labels(frames: Frames, config: Config) -> None:
-    """Raise a ConfigError if the loss leaves nothing to learn from these labels."""
+    """Raise a ConfigError if the loss leaves nothing to learn from these labels.
+
+    Warns where it weighs labels that there are none of.
+    """
     loss = config.loss
     weights = {"energy": loss.energy}
     if frames.forces is not None:
         weights["forces"] = loss.forces
-    if frames.stress is not None:
+    if frames.usable_stress is not None:
         weights["stress"] = loss.stress
+    for name in ("forces", "stress"):
+        if name not in weights and getattr(loss, name) > 0:
+            logger.warning(
+                "%s has no labels of %s: loss.%s does nothing.", config.data.train, name, name
+            )
     if not any(weights.values()):
         raise ConfigError(
             f"{config.data.train} has labels of {', '.join(weights)}, all of weight 0 in the loss. "
@@ -362,12 +388,13 @@ def validation_score(errors: Errors, config: Config) -> float:
     The model with the lowest score is kept as the best, whatever the kind of the loss.
     """
     loss = config.loss
+    energy = errors.energy_per_atom_mae if loss.energy_per_atom else errors.energy_mae
     terms = (
-        (loss.energy, errors.energy_mae),
-        (loss.forces, errors.force_mae or 0.0),
-        (loss.stress, errors.stress_mae or 0.0),
+        (loss.energy, energy),
+        (loss.forces, errors.force_mae),
+        (loss.stress, errors.stress_mae),
     )
-    return sum(weight * error for weight, error in terms) / 1000
+    return sum(weight * error for weight, error in terms if weight and error is not None) / 1000
 
 
 @contextmanager

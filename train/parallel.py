@@ -10,6 +10,7 @@ would weight the structures of uneven parts unevenly.
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import NamedTuple
 
 import torch
@@ -56,11 +57,11 @@ class Workers(NamedTuple):
             dist.barrier()
 
 
-def own_device(device: torch.device) -> torch.device:
-    """Return the GPU of this process, where several on a machine would take the same."""
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return device
+def own_device(name: str) -> str:
+    """Return the name of this process's GPU, where several on a machine would take the same."""
+    if name in ("auto", "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return name
 
 
 def first_process() -> bool:
@@ -78,10 +79,13 @@ def workers(device: torch.device) -> Iterator[Workers]:
     if size == 1:
         yield Workers()
         return
+    # The others wait while the first one validates, tests and draws; torchrun ends them if it dies.
+    patience = timedelta(days=2)
     if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device)
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", timeout=patience, device_id=device)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=patience)
     try:
         yield Workers(dist.get_rank(), size)
     finally:

@@ -39,7 +39,7 @@ class Record:
         self.state = self.directory / "state.pt"
         self.best = self.directory / "model.safetensors"
         self.last = self.directory / "last.safetensors"
-        self.tensorboard = _tensorboard(self.directory) if config.run.tensorboard else None
+        self.tensorboard: Any = None
         # Once, when the files are read: they may be moved or changed while the run goes on.
         self.files = {
             name: {"name": Path(path).name, "sha256": checksum(path)}
@@ -55,11 +55,15 @@ class Record:
         """
         table = to_table(self.config)
         table["data"]["train"] = f"SHA-256 {self.files['train']['sha256']}"
-        del table["data"]["test"], table["run"]["directory"], table["run"]["device"]
+        del table["data"]["test"]
+        for key in ("directory", "device", "eval_batch_size", "checkpoint_every", "tensorboard"):
+            del table["run"][key]
         return table
 
     def begin(self, split: Split, step: int) -> None:
         """Write configuration and split, and drop metrics of steps that will be made again."""
+        if self.config.run.tensorboard:
+            self.tensorboard = _tensorboard(self.directory, step)
         write_json(self.directory / "config.json", to_table(self.config))
         with replacing(self.directory / "split.npz") as temporary:
             np.savez(temporary, train=split.train, validation=split.validation)
@@ -132,7 +136,7 @@ class Record:
         plot_parity(predictions, errors, f"{name} frames", self.directory / "parity.png")
 
 
-def _tensorboard(directory: Path) -> Any:
+def _tensorboard(directory: Path, step: int) -> Any:
     """Return a writer of TensorBoard's files, or raise a ConfigError if it is not installed."""
     try:  # optional, and slow to import
         module = importlib.import_module("torch.utils.tensorboard")
@@ -140,7 +144,7 @@ def _tensorboard(directory: Path) -> Any:
         raise ConfigError(
             "run.tensorboard is true, but TensorBoard is not installed: pip install tensorboard."
         ) from error
-    return module.SummaryWriter(directory / "tensorboard")
+    return module.SummaryWriter(directory / "tensorboard", purge_step=step + 1)
 
 
 def version() -> str:

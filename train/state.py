@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lkm_calc import EnergyModel
 from lkm_calc.atomic import replacing
 
-from .config import OptimiserConfig
+from .config import Config, OptimiserConfig, merge, to_table
 from .loss import Losses
 
 
@@ -121,7 +121,10 @@ class TrainingState:
         """
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            different = _differences(content["identity"], identity)
+            # An option that came with a later version had its default in the run.
+            saved = merge(to_table(Config()), content["identity"])
+            saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
+            different = _differences(saved, identity)
             if not different:
                 self.model.load_state_dict(content["model"])
                 self.averaged_model.load_state_dict(content["average"])
