@@ -23,6 +23,9 @@ ROUND_OFF = 1e-10
 """Relative difference of numbers that are equal but for the order of sums, float64."""
 
 TWO_GRAPHS = dict(hidden=16, num_layers=2, num_spherical_radial=3, local_cutoff=3.0)
+device = "cpu"
+"""Where the models of the tests are; the physics battery also sets it to a GPU."""
+
 SMALL = {
     "dimenet++": dict(hidden=16, num_blocks=2, triplet_dim=8, basis_dim=4, output_dim=16),
     "mxmnet": TWO_GRAPHS,
@@ -43,7 +46,7 @@ def shared_data(name: str) -> Path:
 def small_model(name: str = "dimenet++", seed: int = 0, **hypers: object) -> EnergyModel:
     """Return a narrow float64 model as if trained: no weights zero, no frequency at a node."""
     torch.manual_seed(seed)
-    model = build_model(name, **(SMALL[name] | hypers)).double()
+    model = build_model(name, **(SMALL[name] | hypers)).double().to(device)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if "frequencies" in key:
@@ -73,8 +76,8 @@ def crystal(seed: int = 0, pbc: bool | list[bool] = True) -> ase.Atoms:
 
 
 def graph_of(atoms: ase.Atoms, model: EnergyModel) -> Graph:
-    """Return the graph of a structure with the model's cut-off."""
-    return Graph.from_atoms(atoms, model.cutoff)
+    """Return the graph of a structure with the model's cut-off, on its device."""
+    return Graph.from_atoms(atoms, model.cutoff, model.device)
 
 
 def central_difference(energy: Callable[[float], float]) -> float:
@@ -99,6 +102,7 @@ def numerical_forces(model: EnergyModel, atoms: ase.Atoms) -> torch.Tensor:
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the largest difference over the largest expected magnitude."""
+    found, expected = found.cpu(), expected.cpu()
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 

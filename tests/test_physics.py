@@ -17,6 +17,7 @@ from ase.build import molecule
 from benchmarks.published import with_published_envelope, with_published_features
 from lkm_calc import MODELS, Graph, energy_and_forces
 
+from . import support
 from .support import (
     FINITE_DIFFERENCE,
     ROUND_OFF,
@@ -28,6 +29,14 @@ from .support import (
     relative_error,
     small_model,
 )
+
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+@pytest.fixture(autouse=True, params=DEVICES)
+def device(request, monkeypatch):
+    monkeypatch.setattr(support, "device", request.param)
+
 
 models = pytest.mark.parametrize("name", sorted(MODELS))
 
@@ -139,7 +148,7 @@ def test_rigid_motions_and_reflections(name):
         moved.positions = atoms.positions @ orthogonal.T + [3.0, -1.0, 20.0]
         turned = energy_and_forces(model, graph_of(moved, model))
         assert relative_error(turned.energy, out.energy) < ROUND_OFF
-        expected = out.forces @ torch.from_numpy(orthogonal.T.copy())
+        expected = out.forces.cpu() @ torch.from_numpy(orthogonal.T.copy())
         assert relative_error(turned.forces, expected) < ROUND_OFF
 
 
@@ -225,7 +234,7 @@ def test_order_of_the_edges_does_not_matter(name, atoms):
         reordered = replace(
             graph,
             edge_index=graph.edge_index[:, order],
-            reverse=place[graph.reverse[order]],
+            reverse=place[graph.reverse[order].cpu()].to(graph.reverse.device),
             shifts=None if graph.shifts is None else graph.shifts[order],
         )
         found = energy_and_forces(model, reordered)
@@ -238,7 +247,7 @@ def test_edges_beyond_the_cutoff_change_nothing(name):
     model = small_model(name)
     atoms = molecule("C6H6") + ase.Atoms("O", [[0, 3.0, 4.5]])
     out = energy_and_forces(model, graph_of(atoms, model))
-    longer = energy_and_forces(model, Graph.from_atoms(atoms, model.cutoff + 1.5))
+    longer = energy_and_forces(model, Graph.from_atoms(atoms, model.cutoff + 1.5, model.device))
     assert relative_error(longer.energy, out.energy) < ROUND_OFF
     assert relative_error(longer.forces, out.forces) < ROUND_OFF
 
@@ -346,7 +355,7 @@ def test_float32_forces_are_close_to_float64(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @models
 def test_cuda_equals_cpu(name):
-    model = small_model(name)
+    model = small_model(name).cpu()
     graph = Graph.collate([graph_of(rattled(), model), graph_of(crystal(), model)])
     expected = energy_and_forces(model, graph)
     found = energy_and_forces(model.cuda(), graph.to("cuda"))
