@@ -213,3 +213,8 @@ def test_stress_of_a_periodic_set_is_learnt_and_resumed(tmp_path):
     rows, whole = ([json.loads(line) for line in log] for log in logs)
     assert rows[-1]["validation_stress_mae"] == whole[-1]["validation_stress_mae"]
     assert rows[-1]["validation_stress_mae"] < 0.8 * rows[0]["validation_stress_mae"]
+
+
+def test_download_of_what_there_is_not(tmp_path, messages):
+    assert main(["download", "md71", str(tmp_path)]) == 1
+    assert "no data set 'md71'" in messages.text

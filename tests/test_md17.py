@@ -160,3 +160,13 @@ def test_pickled_arrays_are_not_loaded(tmp_path):
     path = write_npz(tmp_path / "p.npz", **changed("energies", lambda a: a.astype(object)))
     with pytest.raises(DataError, match="not a readable npz file"):
         read_md17(path)
+
+
+def test_own_files_in_this_layout_may_have_other_units(tmp_path):
+    path = write_npz(tmp_path / "a.npz", **rmd17_arrays())
+    usual, other = read_md17(path), read_md17(path, "revised", False, "Hartree", "Bohr")
+    np.testing.assert_allclose(other.energies, usual.energies * 627.5095, rtol=1e-6)
+    np.testing.assert_allclose(other.positions, usual.positions * 0.5291772, rtol=1e-6)
+    np.testing.assert_allclose(other.forces, usual.forces * 1185.821, rtol=1e-6)
+    with pytest.raises(DataError, match="energy_unit is 'cal'"):
+        read_md17(path, energy_unit="cal")

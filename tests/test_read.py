@@ -97,7 +97,7 @@ def test_options_reach_their_reader(tmp_path):
         read_frames(path, energy_unit="meV")
 
 
-@pytest.mark.parametrize("write", [rmd17, chignolin, qm9, hdf5])
+@pytest.mark.parametrize("write", [chignolin, qm9, hdf5])
 @pytest.mark.parametrize("unit", [{"energy_unit": "eV"}, {"length_unit": "Å"}])
 def test_units_of_formats_that_fix_them(tmp_path, write, unit):
     with pytest.raises(DataError, match="fixes its own. Leave both empty"):

@@ -16,6 +16,7 @@ from lkm_calc.precision import fast_matmul
 from .config import Config, ConfigError, DataConfig, read_config
 from .doctor import diagnose, report_text
 from .doctor_plots import plot_report
+from .download import SOURCES, download
 from .evaluate import errors_of, predict
 from .frames import DataError, Frames
 from .loader import GraphFrames
@@ -40,6 +41,7 @@ Train force fields with Layer-to-Layer Knowledge Mixing, and measure them.
   torchrun --nproc-per-node 4 -m lkm_train fit CONFIG.toml   on several GPUs
   lkm-train evaluate MODEL DATA                    errors on labelled frames
   lkm-train check-data DATA                        look for faults in labelled frames
+  lkm-train download md17-aspirin FOLDER           fetch a public data set
 """
 
 FIT = """\
@@ -129,6 +131,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_data_options(check)
     check.add_argument("--output", type=Path, metavar="PNG", help="also draw a picture")
     check.set_defaults(command=_check_data)
+    fetch = commands.add_parser("download", help="fetch a public data set")
+    fetch.add_argument("name", metavar="NAME", help=", ".join(SOURCES))
+    fetch.add_argument("folder", metavar="FOLDER")
+    fetch.set_defaults(command=_download)
     return parser
 
 
@@ -222,6 +228,11 @@ def _fit_members(config: Config, members: int) -> int:
         logger.info("Stopped; the same command goes on from here.")
         return 3
     logger.info("The models are %s.", ", ".join(map(str, models)))
+    return 0
+
+
+def _download(options: argparse.Namespace, _rest: Sequence[str]) -> int:
+    logger.info("%s", download(options.name, options.folder))
     return 0
 
 

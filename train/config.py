@@ -32,7 +32,8 @@ class DataConfig:
     target: str = "U0"
     """Of a QM9 file: the property to learn."""
     energy_unit: str = ""
-    """Of a file that does not fix it, such as extxyz: eV, kcal/mol, Hartree, ...; empty for eV."""
+    """Of files that ASE reads, and own npz in the layout of MD17: eV, kcal/mol, kJ/mol, Hartree,
+    Ry or meV; empty for the format's own, eV and kcal/mol."""
     length_unit: str = ""
     """Likewise: Å, Bohr or nm; empty for Å."""
     n_train: int = 950

@@ -23,7 +23,9 @@ from .frames import DataError, Frames, check_frames
 ENERGY_NAMES = ("energy", "Energy", "REF_energy", "total_energy", "free_energy")
 """Where energies are sought, the first that any frame has; one name serves the whole file."""
 FORCE_NAMES = ("forces", "force", "Forces", "REF_forces")
-"""Where forces are sought, likewise."""
+"""Names of forces, likewise."""
+STRESS_NAMES = ("stress", "REF_stress")
+"""Names of the stress, likewise."""
 
 logger = logging.getLogger(__name__)
 
@@ -154,11 +156,12 @@ def _forces(
 
 def _stress(path: Path, labels: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:
     """Return the stress (frames, 3, 3) in the unit of the file, NaN for frames without."""
-    if not any("stress" in label for label in labels):
+    name = _choose(path, STRESS_NAMES, labels)
+    if not name:
         return None
     return np.stack(
         [
-            _stress_of(path, f, label["stress"]) if "stress" in label else np.full((3, 3), np.nan)
+            _stress_of(path, f, label[name]) if name in label else np.full((3, 3), np.nan)
             for f, label in enumerate(labels)
         ]
     )

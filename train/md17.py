@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lkm_calc.units import KCAL_PER_MOL
-
 from .arrays import load_npz, npz_names, whole_numbers
+from .conversion import ENERGY_UNITS, LENGTH_UNITS, factor
 from .frames import DataError, Frames, check_frames
 
 Labels = Literal["revised", "original"]
@@ -24,14 +23,22 @@ _RMD17 = ("nuclear_charges", "coords", "energies", "forces")
 _RMD17_ORIGINAL = ("nuclear_charges", "coords", "old_energies", "old_forces")
 
 
-def read_md17(path: str | Path, labels: Labels = "revised", check_units: bool = True) -> Frames:
+def read_md17(
+    path: str | Path,
+    labels: Labels = "revised",
+    check_units: bool = True,
+    energy_unit: str = "kcal/mol",
+    length_unit: str = "Å",
+) -> Frames:
     """Read an MD17 or rMD17 npz file.
 
     Args:
         path: The file; which of the two it is shows in its keys.
         labels: "revised" or, of an rMD17 file, the "original" MD17 labels it also holds. An MD17
             file holds only these and is read either way.
-        check_units: Refuse energies and forces that are not credible in the format's units.
+        check_units: Refuse energies and forces that are not credible in their units.
+        energy_unit: Of own files in this layout, which may have another.
+        length_unit: Likewise.
 
     Returns:
         Frames in eV and eV/Å.
@@ -45,11 +52,13 @@ def read_md17(path: str | Path, labels: Labels = "revised", check_units: bool = 
     keys, (numbers, positions, energies, forces) = _load_arrays(path, labels)
     energies = energies.reshape(-1) if energies.shape[1:] == (1,) else energies
     _check_shapes(path, keys, numbers, positions, energies, forces)
+    energy = factor(energy_unit, ENERGY_UNITS, "energy_unit")
+    length = factor(length_unit, LENGTH_UNITS, "length_unit")
     frames = Frames.of_one_molecule(
         whole_numbers(path, keys[0], numbers),
-        positions.astype(np.float64),
-        energies.astype(np.float64) * KCAL_PER_MOL,
-        forces.astype(np.float64) * KCAL_PER_MOL,
+        positions.astype(np.float64) * length,
+        energies.astype(np.float64) * energy,
+        forces.astype(np.float64) * (energy / length),
     )
     check_frames(frames, str(path), check_units)
     return frames

@@ -46,8 +46,9 @@ def read_frames(
         format: A key of FORMATS, or "auto" to tell by the name and, of npz files, the arrays.
         labels: Of rMD17 only: the "revised" labels or the "original" ones of MD17.
         target: Of QM9 only: the property to read.
-        energy_unit: Of files that ASE reads only: the unit of their energies; empty for eV.
-        length_unit: Of files that ASE reads only: the unit of their lengths; empty for Å.
+        energy_unit: Of files that ASE reads, and npz in the layout of MD17: the unit of their
+            energies; empty for eV and kcal/mol.
+        length_unit: Likewise of their lengths; empty for Å.
         check_units: Refuse energies and forces that are not credible in the format's units.
 
     Returns:
@@ -66,6 +67,8 @@ def read_frames(
         raise DataError(f"format is {format!r}; choose one of auto, {', '.join(FORMATS)}.")
     if name == "ase":
         return read_ase(path, energy_unit or "eV", length_unit or "Å", check_units)
+    if name == "md17":
+        return read_md17(path, labels, check_units, energy_unit or "kcal/mol", length_unit or "Å")
     if energy_unit or length_unit:
         raise DataError(
             f"{path}: units are given (energy {energy_unit!r}, length {length_unit!r}), but the "
@@ -76,10 +79,8 @@ def read_frames(
             return read_chignolin(path, check_units)
         case "qm9":
             return read_qm9(path, target)
-        case "hdf5":
-            return read_hdf5(path, check_units)
         case _:
-            return read_md17(path, labels, check_units)
+            return read_hdf5(path, check_units)
 
 
 def detect_format(path: Path) -> str:
