@@ -22,7 +22,8 @@ def test_errors_by_hand():
         Pair(torch.zeros(1, 3, 3), torch.full((1, 3, 3), 0.002)),
         torch.tensor([1, 8]),
         torch.tensor([2, 3]),
-        LayerStatistics(0, 0, 0),
+        LayerStatistics(0.0, 0.0, 0.0),
+        energies,
     )
     errors = errors_of(predictions)
     assert errors.energy_mae == pytest.approx(4.0)

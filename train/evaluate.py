@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lkm_calc import EnergyForces, EnergyModel, Prediction, energy_and_forces, lkm_loss
+from lkm_calc.scatter import sum_to
 
 from .loader import Batch, GraphFrames
 
@@ -48,6 +49,8 @@ class Predictions(NamedTuple):
     n_atoms: Int[Tensor, " frames"]
     """Number of atoms."""
     layers: LayerStatistics
+    references: Float[Tensor, " frames"]
+    """The sums of the model's reference energies, about which energies are worth drawing."""
     energy_unit: str = "eV"
 
 
@@ -83,7 +86,7 @@ def model_output(
 
 def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictions:
     """Return labels and predictions of every frame."""
-    energies, forces, stress, layers, numbers = [], [], [], [], []
+    energies, forces, stress, layers, numbers, references = [], [], [], [], [], []
     for indices in data.in_order(batch_size):
         batch = data.batch(indices)
         out = model_output(model, batch)
@@ -97,6 +100,8 @@ def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictio
                     stress.append((batch.stress[labelled], out.stress[labelled]))
         layers.append(_layer_statistics(out.embeddings))
         numbers.append(batch.graph.numbers)
+        of_atoms = model.reference_energies.index_select(0, batch.graph.numbers)
+        references.append(sum_to(of_atoms, batch.graph.graph_index, batch.graph.n_graphs))
     atoms = torch.tensor([float(len(n)) for n in numbers], dtype=torch.float64)
     means = (torch.stack(layers).double().cpu() * atoms.unsqueeze(1)).sum(0) / atoms.sum()
     return Predictions(
@@ -106,6 +111,7 @@ def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictio
         torch.cat(numbers).cpu(),
         data.n_atoms.cpu(),
         LayerStatistics(*means.tolist()),
+        torch.cat(references).cpu(),
         data.energy_unit,
     )
 

@@ -37,6 +37,8 @@ def plot_learning_curves(rows: Rows, path: Path) -> None:
     cosine = layers.twinx()
     _curves(cosine, rows, {"layers_cosine": "cosine between layers"}, color="0.4", linestyle=":")
     cosine.set_ylim(-1, 1.02)
+    cosine.legend(handles=[*layers.lines, *cosine.lines], frameon=False, loc="center right")
+    layers.legend().remove()
     _curves(rate, rows, {"learning_rate": ""}, color="0.3")
     rate.set(title="Learning rate")
     for axes in (errors, losses, layers, rate):
@@ -53,22 +55,23 @@ def _curves(axes: Axes, rows: Rows, names: Mapping[str, str], **style: Any) -> N
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **style)
     if axes.lines and any(names.values()):
-        axes.legend(frameon=False, loc="lower left" if style else "best")
+        axes.legend(frameon=False)
 
 
 def plot_parity(predictions: Predictions, errors: Errors, title: str, path: Path) -> None:
     """Draw predicted against reference energies and forces, and force errors by force size.
 
-    Forces have the colours of the elements; energies are drawn about the mean reference.
+    Forces have the colours of the elements; energies are drawn about the reference energies of
+    their compositions.
     """
     panels = 1 if predictions.forces is None else 3
     figure = Figure(figsize=(4.2 * panels, 4.2), layout="constrained")
     energy, *others = figure.subplots(1, panels, squeeze=False)[0]
-    mean = predictions.energies.labels.mean()
-    _parity(energy, Pair(*(values - mean for values in predictions.energies)), "C0")
+    bound = Pair(*(values - predictions.references for values in predictions.energies))
+    _parity(energy, bound, "C0")
     energy.set(
         title=f"Energy: MAE {errors.energy_mae / 1000:.3g} {predictions.energy_unit}",
-        xlabel=f"reference, {predictions.energy_unit} from the mean",
+        xlabel=f"reference, {predictions.energy_unit} from the reference energies",
         ylabel="predicted",
     )
     if predictions.forces is not None:
