@@ -7,8 +7,9 @@ from ase.data import chemical_symbols
 from matplotlib.image import imread
 
 from lkm_calc.units import KCAL_PER_MOL
-from train.doctor import diagnose, report_text
+from train.doctor import diagnose
 from train.doctor_plots import plot_report
+from train.doctor_report import report_text
 from train.frames import Frames
 from train.md17 import read_md17
 

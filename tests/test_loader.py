@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lkm_calc import Graph
+from train.edges import edges_of
 from train.frames import DataError, Frames
 from train.loader import GraphFrames, epoch_order
 
@@ -85,3 +86,15 @@ def test_epoch_order_is_a_function_of_seed_and_epoch():
     assert torch.equal(order, epoch_order(50, seed=1, epoch=4))
     assert not torch.equal(order, epoch_order(50, seed=1, epoch=5))
     assert not torch.equal(order, epoch_order(50, seed=2, epoch=4))
+
+
+def test_a_slab_without_a_third_vector_has_the_edges_of_one_with_it():
+    slab, bare = (crystal(pbc=[True, True, False]) for _ in range(2))
+    bare.cell[2] = 0
+    found = []
+    for atoms in (slab, bare):
+        cells, pbc = atoms.cell.array[None], atoms.pbc[None]
+        found.append(edges_of(replace(frames_of([atoms]), cells=cells, pbc=pbc), 0, 3.0))
+    assert np.array_equal(found[0].edges.edge_index, found[1].edges.edge_index)
+    assert np.allclose(found[0].vectors, found[1].vectors)
+    assert len(found[0].vectors) > 0

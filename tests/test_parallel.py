@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -100,25 +101,31 @@ def wait_for(condition):
         time.sleep(0.05)
 
 
-def test_killing_one_process_ends_the_run_resumably(data, tmp_path):
-    directory = tmp_path / "run"
-    many = ("--optimiser.epochs", "2000")
-    launcher = subprocess.Popen(
-        command(data, directory, *many, processes=2),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+@contextmanager
+def two_processes(data, directory, *options):
+    """Yield the launcher of a run that has saved a state, and the ids of its processes."""
+    launcher = start(command(data, directory, *options, processes=2))
     try:
         wait_for((directory / "state.pt").exists)
         children = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True
         ).stdout.split()
-        os.kill(int(children[-1]), signal.SIGKILL)
-        assert launcher.wait(TIMEOUT) != 0
+        yield launcher, [int(child) for child in children]
     finally:
         launcher.kill()
+
+
+def start(arguments):
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(arguments, cwd=ROOT, env=environment(), **quiet)
+
+
+def test_killing_one_process_ends_the_run_resumably(data, tmp_path):
+    directory = tmp_path / "run"
+    many = ("--optimiser.epochs", "2000")
+    with two_processes(data, directory, *many) as (launcher, children):
+        os.kill(children[-1], signal.SIGKILL)
+        assert launcher.wait(TIMEOUT) != 0
     reached = state(directory)["counters"]["step"]
     assert run(data, directory, *many, "--stop-after", str(reached + 2)) == 3
     assert state(directory)["counters"]["step"] == reached + 2
@@ -127,36 +134,17 @@ def test_killing_one_process_ends_the_run_resumably(data, tmp_path):
 def test_a_signal_to_one_process_stops_all_after_the_same_step(data, tmp_path):
     directory = tmp_path / "run"
     many = ("--optimiser.epochs", "2000")
-    launcher = subprocess.Popen(
-        command(data, directory, *many, processes=2),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for((directory / "state.pt").exists)
-        children = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True
-        ).stdout.split()
+    with two_processes(data, directory, *many) as (launcher, children):
         before = state(directory)["counters"]["step"]
-        os.kill(int(children[0]), signal.SIGTERM)
+        os.kill(children[0], signal.SIGTERM)
         assert launcher.wait(60) != 0
-    finally:
-        launcher.kill()
     assert state(directory)["counters"]["step"] > before
 
 
 def kill_and_resume(data, directory, moments):
     """Kill a run with SIGKILL after each of these many seconds, then let it finish."""
     for seconds in moments:
-        process = subprocess.Popen(
-            command(data, directory),
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = start(command(data, directory))
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -14,14 +14,16 @@ from lkm_calc.checkpoint import ModelFileError
 from lkm_calc.precision import fast_matmul
 
 from .config import Config, ConfigError, DataConfig, read_config
-from .doctor import diagnose, report_text
+from .doctor import diagnose
 from .doctor_plots import plot_report
+from .doctor_report import report_text
 from .download import SOURCES, download
 from .evaluate import errors_of, predict
 from .frames import DataError, Frames
 from .loader import GraphFrames
-from .loop import TrainingDivergedError, check_elements, device_of, fit, fit_members
+from .loop import TrainingDivergedError, device_of, fit, fit_members
 from .parallel import first_process
+from .prepare import check_elements
 from .read import FORMATS, read_frames
 from .state import StateError
 

@@ -19,10 +19,17 @@ from .doctor_labels import (
     PotentialTest,
     compare_pairs,
     compare_potential,
-    edges_of,
     guess_units,
 )
-from .frames import MIN_DISTANCE, MIN_FRAMES_FOR_STIFFNESS, STIFFNESS_RANGE, Frames
+from .edges import edges_of
+from .frames import (
+    MIN_DISTANCE,
+    MIN_FRAMES_FOR_STIFFNESS,
+    STIFFNESS_RANGE,
+    Frames,
+    lowest_energies,
+)
+from .reference import fit_reference_energies
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -294,10 +301,11 @@ def _distances(frames: Frames, usable: Ints) -> tuple[Floats, Floats, list[Findi
     close, lost, pair = [], [], ""
     for f in range(len(frames)):
         try:
-            source, target, vectors = edges_of(frames, f, cutoff)
+            edges, vectors = edges_of(frames, f, cutoff)
         except ValueError:
             lost.append(f)
             continue
+        source, target = edges.edge_index
         if not len(source):
             continue
         distances = np.linalg.norm(vectors, axis=1)
@@ -361,14 +369,13 @@ def _energies(
         ).format("hill")
         compositions.append(Composition(formula, len(e), float(e.mean()), float(e.std())))
     compositions.sort(key=lambda c: -c.n_frames)
-    reference, _, rank, _ = np.linalg.lstsq(counts, frames.energies, rcond=None)
-    residuals = frames.energies - counts @ reference
+    _, reference, rank, residuals = fit_reference_energies(frames)
     per_atom = residuals / frames.sizes
-    names = {chemical_symbols[z]: float(e) for z, e in zip(elements, reference, strict=True)}
-    references = References(names, int(rank), float(np.sqrt(np.mean(per_atom**2))))
+    names = {chemical_symbols[z]: e for z, e in zip(elements, reference, strict=True)}
+    references = References(names, rank, float(np.sqrt(np.mean(per_atom**2))))
     scores = _energy_scores(residuals, per_atom, which)
     findings = _outliers(scores, usable, "energies", OUTLIER_FAULT) + _about_compositions(
-        frames, len(kinds), len(elements), int(rank)
+        frames, len(kinds), len(elements), rank
     )
     return compositions, references, residuals, scores > OUTLIER_NOTE, findings
 
@@ -423,8 +430,7 @@ def _about_compositions(frames: Frames, n_kinds: int, n_elements: int, rank: int
     if len(frames) < MIN_FRAMES_FOR_STIFFNESS:
         message = f"{len(frames)} usable frame(s) are too few to judge units and outliers by."
         findings.append(Finding("note", "few frames", message))
-    # Thomas–Fermi: the total energy of an atom is about −20.9 Z^(7/3) eV, and never lower.
-    bound = -1.2 * 20.9 * np.add.reduceat(frames.numbers ** (7 / 3), frames.starts[:-1])
+    bound = lowest_energies(frames)
     low = np.flatnonzero(frames.energies < bound)
     if len(low):
         message = (
@@ -664,54 +670,3 @@ def _evidence(frames: Frames, figures: Figures) -> list[tuple[str, Evidence, tup
         name = "shortest distance over covalent radii"
         found.append((name, item, (MIN_CONTACT, MAX_TYPICAL_CONTACT)))
     return [row for row in found if row[1].measured > 0]
-
-
-def report_text(report: Report, source: str) -> str:
-    """Return the report as lines for a terminal."""
-    faults = sum(finding.severity == "fault" for finding in report.findings)
-    verdict = f"{faults} fault(s)" if faults else "no faults"
-    lines = [f"{source}: {report.n_frames} frames, {verdict}", ""]
-    if report.figures is not None:
-        lines += [*_figure_lines(report.figures), ""]
-    for finding in report.findings:
-        lines.append(f"{finding.severity.upper()}  {finding.name}: {finding.message}")
-    return "\n".join(lines).rstrip()
-
-
-MAX_COMPOSITIONS = 8
-"""Compositions listed in the text."""
-
-
-def _figure_lines(figures: Figures) -> list[str]:
-    """Return the tables of the text."""
-    lines = [f"{'composition':<20}{'frames':>8}{'mean energy, eV':>20}{'spread, eV':>12}"]
-    for c in figures.compositions[:MAX_COMPOSITIONS]:
-        lines.append(f"{c.formula:<20}{c.n_frames:>8}{c.mean_energy:>20.4f}{c.spread:>12.4f}")
-    if len(figures.compositions) > MAX_COMPOSITIONS:
-        lines.append(f"and {len(figures.compositions) - MAX_COMPOSITIONS} more")
-    reference = figures.references
-    rows = [
-        ("reference energies", f"rank {reference.rank} of {len(reference.energies)}, residual "
-         f"{reference.residual:.4g} eV/atom"),
-        ("shortest distance", f"{np.nanmin(figures.closest, initial=np.inf):.3f} Å, "
-         f"{np.nanmin(figures.contacts, initial=np.inf):.2f} of covalent radii"),
-    ]  # fmt: skip
-    if len(figures.largest_force):
-        rows += [
-            ("forces", f"rms {figures.rms_force:.3g} eV/Å, largest "
-             f"{figures.largest_force.max():.3g} eV/Å"),
-            ("net force, torque", f"{figures.net_force:.2g}, {figures.net_torque:.2g} of those of "
-             "unrelated forces"),
-            ("force constant F²/kT", f"{figures.stiffness:.3g} eV/Å²"),
-        ]  # fmt: skip
-    if figures.pairs is not None:
-        p = figures.pairs
-        rows.append(("ΔE against −F·ΔR", f"slope {p.slope:.2f}, correlation {p.correlation:.2f}, "
-                     f"force constant {p.stiffness:.3g} eV/Å² ({len(p.work)} pairs, moved "
-                     f"{p.displacement:.2g} Å)"))  # fmt: skip
-    if figures.potential is not None:
-        q = figures.potential
-        rows.append(("fitted pair potential", f"explains {100 * q.explained:.0f} % of the forces, "
-                     f"energies correlate {q.correlation:.2f}, ratio {q.ratio:.2f}, "
-                     f"force constant {q.stiffness:.3g} eV/Å²"))  # fmt: skip
-    return [*lines, "", *(f"{name:<24}{value}" for name, value in rows)]

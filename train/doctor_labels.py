@@ -5,13 +5,13 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from ase import units as ase_units
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from lkm_calc.neighbours import neighbour_list
-from lkm_calc.units import KCAL_PER_MOL
+from lkm_calc.units import BOHR, HARTREE, KCAL_PER_MOL
 
+from .conversion import ENERGY_UNITS, FORCE_UNITS, LENGTH_UNITS
+from .edges import edges_of
 from .frames import Frames
 
 Floats = NDArray[np.float64]
@@ -283,7 +283,8 @@ def _design(frames: Frames, f: int, elements: Ints) -> tuple[Floats, Floats]:
     rows = slice(frames.starts[f], frames.starts[f + 1])
     kind = np.searchsorted(elements, frames.numbers[rows])
     n_kinds = len(elements) * (len(elements) + 1) // 2
-    source, target, vectors = edges_of(frames, f, POTENTIAL_CUTOFF)
+    edges, vectors = edges_of(frames, f, POTENTIAL_CUTOFF)
+    source, target = edges.edge_index
     distances = np.maximum(np.linalg.norm(vectors, axis=1), 1e-6)
     low, high = np.sort([kind[source], kind[target]], axis=0)
     pair = high * (high + 1) // 2 + low
@@ -304,49 +305,20 @@ def _design(frames: Frames, f: int, elements: Ints) -> tuple[Floats, Floats]:
     return (energy @ values).ravel(), slope.reshape(3 * len(kind), -1)
 
 
-def edges_of(frames: Frames, f: int, cutoff: float) -> tuple[Ints, Ints, Floats]:
-    """Return source, target and vector (Å) of all pairs of a frame within the cut-off.
-
-    Raises:
-        ValueError: The search cannot handle the structure.
-    """
-    positions = frames.positions[frames.starts[f] : frames.starts[f + 1]]
-    if frames.cells is None or frames.pbc is None or not frames.pbc[f].any():
-        edges = neighbour_list(positions, cutoff)
-        shift = np.zeros(3)
-    else:
-        edges = neighbour_list(positions, cutoff, frames.cells[f], frames.pbc[f])
-        shift = edges.shifts @ frames.cells[f]
-    source, target = edges.edge_index
-    return source, target, positions[target] - positions[source] + shift
-
-
-# Values of one unit in eV, eV/Å and Å.
-_ENERGY_UNITS = {
-    "eV": 1.0,
-    "kcal/mol": KCAL_PER_MOL,
-    "kJ/mol": KCAL_PER_MOL / 4.184,
-    "Hartree": ase_units.Hartree,
-    "meV": 1e-3,
-}
+# The units that files have, of those that are known.
+_ENERGY_UNITS = {n: ENERGY_UNITS[n] for n in ("eV", "kcal/mol", "kJ/mol", "Hartree", "meV")}
 _FORCE_UNITS = {
-    "eV/Å": 1.0,
-    "kcal/mol/Å": KCAL_PER_MOL,
-    "kJ/mol/Å": KCAL_PER_MOL / 4.184,
-    "kJ/mol/nm": KCAL_PER_MOL / 41.84,
-    "Hartree/Bohr": ase_units.Hartree / ase_units.Bohr,
-    "Hartree/Å": ase_units.Hartree,
-    "eV/Bohr": 1 / ase_units.Bohr,
-    "meV/Å": 1e-3,
+    name: FORCE_UNITS[name]
+    for name in (
+        *("eV/Å", "kcal/mol/Å", "kJ/mol/Å", "kJ/mol/nm"),
+        *("Hartree/Bohr", "Hartree/Å", "eV/Bohr", "meV/Å"),
+    )
 }
-_LENGTH_UNITS = {"Å": 1.0, "Bohr": ase_units.Bohr, "nm": 10.0}
+_LENGTH_UNITS = {name: LENGTH_UNITS[name] for name in ("Å", "Bohr", "nm")}
 _CONVERSIONS = {
     "": (1.0, 1.0),
     " converted as if they were kcal/mol": (KCAL_PER_MOL, KCAL_PER_MOL),
-    " converted as if they were Hartree": (
-        ase_units.Hartree,
-        ase_units.Hartree / ase_units.Bohr,
-    ),
+    " converted as if they were Hartree": (HARTREE, HARTREE / BOHR),
 }
 
 

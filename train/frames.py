@@ -179,6 +179,15 @@ COVALENT = (1, 6, 7, 8, 9)
 """Elements whose bonds are as stiff as that; soft metals and noble gases are not."""
 
 
+def lowest_energies(frames: Frames) -> NDArray[np.float64]:
+    """Return energies (frames) in eV below which no frame can lie.
+
+    Thomas–Fermi: the total energy of an atom is about −20.9 Z^(7/3) eV, and not lower by a fifth.
+    """
+    bound: NDArray[np.float64] = np.add.reduceat(frames.numbers ** (7 / 3), frames.starts[:-1])
+    return -1.2 * 20.9 * bound
+
+
 def _check_magnitudes(frames: Frames, forces: NDArray[np.float64], source: str) -> None:
     """Raise a DataError if energies or forces are not credible in eV and eV/Å."""
     hint = (
@@ -194,8 +203,7 @@ def _check_magnitudes(frames: Frames, forces: NDArray[np.float64], source: str) 
             f"{source}: the root-mean-square force component is {rms:.3g} eV/Å after conversion; "
             f"{low:g} to {high:g} is credible. {hint}"
         )
-    # Thomas–Fermi: the total energy of an atom is about −20.9 Z^(7/3) eV, and never lower.
-    bound = -1.2 * 20.9 * np.add.reduceat(frames.numbers ** (7 / 3), frames.starts[:-1])
+    bound = lowest_energies(frames)
     low_frames = np.flatnonzero(frames.energies < bound)
     if len(low_frames):
         f = low_frames[0]

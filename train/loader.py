@@ -1,7 +1,6 @@
 """Frames as flat tensors on one device, and batches of graphs cut from them by indexing."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lkm_calc import Graph
-from lkm_calc.neighbours import EdgeList, neighbour_list
+from lkm_calc.neighbours import EdgeList
 from lkm_calc.scatter import ragged
 
+from .edges import edges_of
 from .frames import MIN_DISTANCE, DataError, Frames
 
 
@@ -59,7 +59,7 @@ class GraphFrames:
 
     def __init__(self, frames: Frames, cutoff: float, device: torch.device) -> None:
         cells = None if frames.cells is None else np.stack([*map(complete_cell, frames.cells)])
-        lists = _neighbour_lists(frames, cells, cutoff)
+        lists = _neighbour_lists(frames, cutoff)
         edges = np.array([edges.edge_index.shape[1] for edges in lists])
         self.device = device
         self.energy_unit = frames.energy_unit
@@ -127,9 +127,7 @@ class GraphFrames:
         yield from torch.arange(len(self)).split(batch_size)
 
 
-def _neighbour_lists(
-    frames: Frames, cells: NDArray[np.float64] | None, cutoff: float
-) -> list[EdgeList]:
+def _neighbour_lists(frames: Frames, cutoff: float) -> list[EdgeList]:
     """Return the neighbour list of every frame.
 
     Raises:
@@ -137,16 +135,11 @@ def _neighbour_lists(
             search.
     """
     lists = []
-    for f, (first, last) in enumerate(pairwise(frames.starts)):
-        positions, box, pbc = frames.positions[first:last], np.eye(3), np.zeros(3, dtype=bool)
-        if cells is not None and frames.pbc is not None and frames.pbc[f].any():
-            box, pbc = cells[f], frames.pbc[f]
+    for f in range(len(frames)):
         try:
-            edges = neighbour_list(positions, cutoff, box, pbc)
+            edges, vectors = edges_of(frames, f, cutoff)
         except ValueError as error:
             raise DataError(f"Frame {f} of those chosen: {error}") from error
-        source, target = edges.edge_index
-        vectors = positions[target] - positions[source] + edges.shifts @ box
         if len(vectors) and (vectors**2).sum(1).min() < MIN_DISTANCE**2:
             raise DataError(
                 f"Frame {f} of those chosen: two atoms, or an atom and an image of another, are "

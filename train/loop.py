@@ -14,20 +14,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lkm_calc import EnergyModel, build_model, load_model, save_model
-from lkm_calc.checkpoint import ModelFileError
+from lkm_calc import save_model
 from lkm_calc.device import choose_device
 from lkm_calc.precision import fast_matmul
 
 from .config import Config, ConfigError, DataConfig
 from .evaluate import Errors, errors_of, model_output, predict
-from .frames import DataError, Frames, random_split
+from .frames import Frames, random_split
 from .loader import GraphFrames, Totals, epoch_order
 from .loss import Losses, training_loss
 from .parallel import Workers, own_device, workers
+from .prepare import check_elements, check_labels, prepare_model
 from .read import read_frames
 from .record import Record
-from .reference import fit_reference_energies
 from .state import StateError, TrainingState, average_decay, learning_rate
 
 logger = logging.getLogger("lkm_train")
@@ -99,7 +98,7 @@ class _Run:
             len(frames), config.data.n_train, config.data.n_validation, config.run.seed
         )
         chosen = frames.select(self.split.train)
-        _check_labels(chosen, config)
+        check_labels(chosen, config)
         model = prepare_model(config, chosen).to(device)
         if self.test is not None:
             check_elements(model, self.test, config.data.test)
@@ -304,82 +303,6 @@ def device_of(name: str, option: str) -> torch.device:
         return choose_device(own_device(name))
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from error
-
-
-def check_elements(model: EnergyModel, frames: Frames, source: str) -> None:
-    """Raise a DataError if the model was not trained on an element of the frames."""
-    try:
-        model.check_elements(np.unique(frames.numbers))
-    except ValueError as error:
-        raise DataError(f"{source}: {error}") from error
-
-
-def _check_labels(frames: Frames, config: Config) -> None:
-    """Raise a ConfigError if the loss leaves nothing to learn from these labels.
-
-    Warns where it weighs labels that there are none of.
-    """
-    loss = config.loss
-    weights = {"energy": loss.energy}
-    if frames.forces is not None:
-        weights["forces"] = loss.forces
-    if frames.usable_stress is not None:
-        weights["stress"] = loss.stress
-    for name in ("forces", "stress"):
-        if name not in weights and getattr(loss, name) > 0:
-            logger.warning(
-                "%s has no labels of %s: loss.%s does nothing.", config.data.train, name, name
-            )
-    if not any(weights.values()):
-        raise ConfigError(
-            f"{config.data.train} has labels of {', '.join(weights)}, all of weight 0 in the loss. "
-            "Give one a positive weight."
-        )
-
-
-def prepare_model(config: Config, frames: Frames) -> EnergyModel:
-    """Build the model, or take the one to finetune, and fit its energies to the frames."""
-    if config.run.finetune:
-        return _finetuned(config, frames)
-    try:
-        with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it is
-            torch.default_generator.manual_seed(config.run.seed)
-            model = build_model(config.model.name, **config.model.hypers)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"model.hypers cannot be used: {error}") from error
-    model.to(getattr(torch, config.run.dtype))
-    reference = fit_reference_energies(frames)
-    logger.info("%s", reference)
-    energies = dict(zip(reference.elements, reference.energies, strict=True))
-    if frames.forces is not None:
-        scale = float(np.sqrt(np.mean(frames.forces**2)))
-    else:
-        scale = float(np.std(reference.residuals / np.sqrt(frames.sizes)))
-    model.calibrate(scale or 1.0, energies, reference.elements)
-    return model
-
-
-def _finetuned(config: Config, frames: Frames) -> EnergyModel:
-    """Return a trained model whose reference energies fit the frames as well as they can.
-
-    Another method's total energies differ by amounts an element; least squares on what the model
-    leaves of the new energies finds them.
-    """
-    try:
-        model = load_model(config.run.finetune, dtype=getattr(torch, config.run.dtype))
-    except ModelFileError as error:
-        raise ConfigError(f"run.finetune: {error}") from error
-    model.requires_grad_(True).train()
-    check_elements(model, frames, config.data.train)
-    data = GraphFrames(frames, model.cutoff, model.device)
-    energies = predict(model, data, config.run.eval_batch_size).energies
-    left = dataclasses.replace(frames, energies=-energies.difference.numpy())
-    reference = fit_reference_energies(left)
-    logger.info("finetuning %s: %s", config.run.finetune, reference)
-    with torch.no_grad():
-        for number, energy in zip(reference.elements, reference.energies, strict=True):
-            model.reference_energies[number] += energy
-    return model
 
 
 def validation_score(errors: Errors, config: Config) -> float:
