@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric.nn.models import DimeNetPlusPlus
 
 from lkm_calc import Graph
-from lkm_calc.triplets import EdgePairs, Edges
+from lkm_calc.triplets import edge_pairs
 
 
 class EnergyForces(NamedTuple):
@@ -39,8 +39,8 @@ def energy_and_forces(model: DimeNetPlusPlus, graph: Graph) -> EnergyForces:
     dtype = next(model.parameters()).dtype
     positions = graph.positions.to(dtype).requires_grad_()
     j, i = graph.edge_index
-    pairs = EdgePairs.from_edges(Edges.from_graph(graph, dtype), len(positions))
-    kj, ji = pairs.first, graph.reverse[pairs.second]
+    kj, turned = edge_pairs(i, len(positions))
+    ji = graph.reverse[turned]
     distances = (positions[i] - positions[j]).square().sum(-1).sqrt()
     into, out_of = positions[i[kj]] - positions[j[kj]], positions[i[ji]] - positions[j[ji]]
     sine = torch.cross(into, out_of, dim=1).norm(dim=-1)

@@ -49,7 +49,7 @@ def train(model: EnergyModel, frames: Frames, steps: int, label: str) -> EnergyM
     reference = fit_reference_energies(frames)
     energies = dict(zip(reference.elements, reference.energies, strict=True))
     model.calibrate(float(np.std(frames.forces)), energies, reference.elements)
-    data = GraphFrames(frames, model.cutoff, torch.device("cpu"))
+    data = GraphFrames(frames, model, torch.device("cpu"))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     order = epoch_order(len(data), seed=0, epoch=0)

@@ -91,7 +91,7 @@ def sources(
     frames: Frames, model: EnergyModel, size: int, device: torch.device
 ) -> dict[str, Callable[[], Batch]]:
     """Return functions that give the next batch, by name."""
-    data = GraphFrames(frames, model.cutoff, device)
+    data = GraphFrames(frames, model, device)
 
     def flat() -> Iterator[Batch]:
         for epoch in range(10**9):

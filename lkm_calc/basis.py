@@ -1,11 +1,10 @@
-"""Radial bases of a pair distance and the smooth cut-off that multiplies them.
+"""Radial bases of a pair distance, their smooth cut-off, and spherical harmonics of directions.
 
-Every function here takes distances in Å and is twice continuously differentiable at the cut-off,
+Every radial function takes distances in Å and is twice continuously differentiable at the cut-off,
 where it and its first two derivatives vanish (Gasteiger et al. 2020, arXiv:2003.03123).
 """
 
 import math
-from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import spherical_jn
 from torch import Tensor, nn
+
+from .layers import Constants
 
 
 def envelope(x: Float[Tensor, " edges"], exponent: int) -> Float[Tensor, " edges"]:
@@ -110,7 +111,7 @@ def _spherical_bessel_pieces(max_degree: int, count: int, intervals: int) -> NDA
     return np.stack(pieces, axis=1)
 
 
-class SphericalBesselBasis(nn.Module):
+class SphericalBesselBasis(Constants):
     """Radial part u(x) j_l(z_ln r / span) of the spherical basis, normalised over the span.
 
     Evaluated from a table of quintic Hermite pieces built in float64: exact to 1e-12, twice
@@ -143,17 +144,7 @@ class SphericalBesselBasis(nn.Module):
         self.exponent = exponent
         self.span = span or cutoff
         pieces = _spherical_bessel_pieces(num_spherical - 1, num_radial, self.intervals)
-        # The float64 table is kept, so that casting the module down and up again loses nothing.
-        self._table = torch.from_numpy(pieces)
-        self.register_buffer("pieces", self._table.to(torch.get_default_dtype()), persistent=False)
-
-    def _apply(
-        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
-    ) -> "SphericalBesselBasis":
-        """Take the table in the new type from the float64 one."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.pieces = self._table.to(self.pieces)
-        return self
+        self.set_constant("pieces", torch.from_numpy(pieces))
 
     def bessel(self, distances: Float[Tensor, " edges"]) -> Float[Tensor, "edges degrees radial"]:
         """Return the normalised j_l(z_ln r / span) without the envelope."""
@@ -168,3 +159,69 @@ class SphericalBesselBasis(nn.Module):
         """Return the basis at each distance (Å)."""
         u = envelope(distances / self.cutoff, self.exponent)
         return self.bessel(distances) * u.view(-1, 1, 1)
+
+
+class SphericalHarmonics(Constants):
+    """Real spherical harmonics Y_lm of unit vectors, l = 0 .. max_degree.
+
+    They are polynomials in x, y, z and therefore smooth everywhere, the poles included. Normalised
+    so that ``sum_m Y_lm(a) Y_lm(b) = (2l + 1) / (4 pi) P_l(a · b)``, the addition theorem.
+
+    With Q_l^m = N_lm P_l^m / sin^m, the recurrences in l at fixed m are those of the normalised
+    associated Legendre functions without the Condon–Shortley phase (DLMF 14.10.3, 14.7.15).
+    """
+
+    degrees: Tensor
+    orders: Tensor
+
+    def __init__(self, max_degree: int) -> None:
+        super().__init__()
+        self.max_degree = max_degree
+        self.width = 2 * max_degree + 1
+        self.tops = [math.sqrt(1 / (4 * math.pi))]  # Q_m^m
+        for m in range(1, max_degree + 1):
+            ratio = math.sqrt((2 * m + 1) / (2 * m)) * (math.sqrt(2) if m == 1 else 1)
+            self.tops.append(self.tops[-1] * ratio)
+        for l in range(1, max_degree + 1):
+            m = torch.arange(l, dtype=torch.float64)
+            self.set_constant(f"rising_{l}", ((4 * l**2 - 1) / (l**2 - m**2)).sqrt())
+            m = m[:-1]
+            falling = ((l - 1) ** 2 - m**2) * (2 * l + 1) / ((2 * l - 3) * (l**2 - m**2))
+            self.set_constant(f"falling_{l}", falling.sqrt())
+        # Columns m = 0..l (cosines) and m = 1..l (sines) of every degree, then zeros.
+        pairs = [
+            [(l, m) for m in range(l + 1)] + [(l, -m) for m in range(1, l + 1)]
+            for l in range(max_degree + 1)
+        ]
+        first = [l * (l + 1) // 2 for l in range(max_degree + 2)]
+        none = [(first[-1], 0)]
+        columns = [
+            pair
+            for row in pairs
+            for pair in [(first[l] + abs(m), m % self.width) for l, m in row]
+            + none * (self.width - len(row))
+        ]
+        degrees, orders = torch.tensor(columns).unbind(1)
+        self.register_buffer("degrees", degrees, persistent=False)
+        self.register_buffer("orders", orders, persistent=False)
+
+    def forward(
+        self, directions: Float[Tensor, "edges 3"]
+    ) -> Float[Tensor, "edges degrees orders"]:
+        """Return Y_lm, each degree filled up with zeros to the 2l+1 orders of the largest."""
+        x, y, z = directions.unsqueeze(1).unbind(-1)  # (edges, 1) each
+        functions = [torch.full_like(z, self.tops[0])]  # Q_l^m for m = 0..l, (edges, l+1) a degree
+        cosines, sines = [torch.ones_like(z)], [torch.zeros_like(z)]  # sin^m θ · cos mφ, sin mφ
+        for l in range(1, self.max_degree + 1):
+            lower = getattr(self, f"rising_{l}") * z * functions[-1]
+            if l > 1:
+                before = getattr(self, f"falling_{l}") * functions[-2]
+                lower = torch.cat([lower[:, :-1] - before, lower[:, -1:]], dim=1)
+            functions.append(torch.cat([lower, torch.full_like(z, self.tops[l])], dim=1))
+            c, s = cosines[-1], sines[-1]
+            cosines.append(x * c - y * s)
+            sines.append(x * s + y * c)
+        q = torch.cat([*functions, torch.zeros_like(z)], dim=1)
+        waves = torch.cat([*cosines, *sines[:0:-1]], dim=1)  # m = 0 .. L, −L .. −1
+        harmonics = q.index_select(1, self.degrees) * waves.index_select(1, self.orders)
+        return harmonics.view(len(z), self.max_degree + 1, self.width)

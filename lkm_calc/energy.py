@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from .graph import Graph
 from .layers import MAX_NUMBER
-from .scatter import sum_to
+from .scatter import count, sum_to
 
 
 class Prediction(NamedTuple):
@@ -68,7 +69,18 @@ class EnergyModel(nn.Module, ABC):
 
     @abstractmethod
     def atom_output(self, graph: Graph) -> AtomOutput:
-        """Return each atom's value y_i and its embedding after each layer."""
+        """Return each atom's value y_i and its embedding after each layer, of a prepared graph."""
+
+    def prepare(self, graph: Graph) -> Graph:
+        """Return the graph with the integers that the architecture derives from the edges.
+
+        What is there already is kept. On a prepared graph the model only calculates: shapes are
+        known beforehand and a GPU is not waited for.
+        """
+        if graph.max_neighbours is not None:
+            return graph
+        counts = count(graph.edge_index[1], len(graph.numbers))
+        return replace(graph, max_neighbours=int(counts.max()))
 
     def forward(self, graph: Graph) -> Prediction:
         """Return energies and embeddings of a graph.
@@ -76,7 +88,7 @@ class EnergyModel(nn.Module, ABC):
         The sum over atoms and the reference energies are float64 in every dtype: a total energy
         of −10⁴ eV leaves no digits for the forces in float32.
         """
-        output = self.atom_output(graph)
+        output = self.atom_output(self.prepare(graph))
         reference = self.reference_energies.index_select(0, graph.numbers)
         atom_energies = output.values.double() * self.scale + reference
         energy = sum_to(atom_energies, graph.graph_index, graph.n_graphs)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import ase
 import numpy as np
@@ -11,6 +11,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .neighbours import neighbour_list
+
+
+class LocalIndices(NamedTuple):
+    """The shorter edges of a graph, and every ordered pair of different ones into the same atom.
+
+    Read as they are, the pairs are the one-hop angles j → i ← j', with b = ji and a = j'i. With b
+    turned round they are the two-hop angles k → j → i of a = kj and reverse[b] = ji. An edge and
+    another image of it are different edges, so i and k may be images of one atom, never the same
+    one.
+    """
+
+    edges: Int[Tensor, " local"]
+    """Their rows among the graph's edges."""
+    reverse: Int[Tensor, " local"]
+    """The place among them of the edge the other way round."""
+    first: Int[Tensor, " pairs"]
+    """Place of edge a of a pair, from which a message comes."""
+    second: Int[Tensor, " pairs"]
+    """Place of edge b."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +56,10 @@ class Graph:
     """Whole cell vectors to add to an edge's vector; None where nothing is periodic."""
     cell: Float[Tensor, "graphs 3 3"] | None = None
     """Cell vectors as rows, in Å; None where nothing is periodic."""
+    max_neighbours: int | None = None
+    """The largest number of edges into an atom, or a bound on it; counted anew where None."""
+    local: LocalIndices | None = None
+    """What :meth:`EnergyModel.prepare` found for a model that needs it."""
 
     @classmethod
     def from_atoms(
@@ -76,6 +99,7 @@ class Graph:
             n_graphs=1,
             shifts=torch.from_numpy(edges.shifts.astype(np.float64)) if periodic else None,
             cell=torch.from_numpy(cell).unsqueeze(0) if periodic else None,
+            max_neighbours=edges.max_neighbours,
         )
         short = graph.edge_vectors().square().sum(-1) < 1e-12
         if short.any():
@@ -90,6 +114,8 @@ class Graph:
     def collate(cls, graphs: Sequence["Graph"]) -> "Graph":
         """Join structures into one graph; energies then come in the order given.
 
+        What a model found in each is not kept.
+
         Raises:
             ValueError: The sequence is empty.
         """
@@ -99,6 +125,7 @@ class Graph:
         atoms_before = np.cumsum([0] + [len(g.numbers) for g in graphs])
         edges_before = np.cumsum([0] + [g.edge_index.shape[1] for g in graphs])
         graphs_before = np.cumsum([0] + [g.n_graphs for g in graphs])
+        bounds = [g.max_neighbours for g in graphs]
         return cls(
             numbers=torch.cat([g.numbers for g in graphs]),
             positions=torch.cat([g.positions for g in graphs]),
@@ -114,6 +141,7 @@ class Graph:
             n_graphs=int(graphs_before[-1]),
             shifts=torch.cat([g._periodic_parts()[0] for g in graphs]) if periodic else None,
             cell=torch.cat([g._periodic_parts()[1] for g in graphs]) if periodic else None,
+            max_neighbours=None if None in bounds else max(bounds),
         )
 
     def _periodic_parts(self) -> tuple[Tensor, Tensor]:
@@ -140,4 +168,6 @@ class Graph:
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
+        if self.local is not None:
+            moved["local"] = LocalIndices(*(index.to(device) for index in self.local))
         return replace(self, **moved)

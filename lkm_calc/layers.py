@@ -1,6 +1,7 @@
 """Blocks that several architectures share."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -30,6 +31,29 @@ def dense(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+class Constants(nn.Module):
+    """Buffers that are computed rather than saved, and keep their float64 values.
+
+    Casting the module down and up again loses none of their digits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._exact: dict[str, Tensor] = {}
+
+    def set_constant(self, name: str, values: Float[Tensor, "..."]) -> None:
+        """Register a float64 tensor as a buffer of the module's type."""
+        self._exact[name] = values
+        self.register_buffer(name, values.to(torch.get_default_dtype()), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Constants":
+        """Take the constants in the new type from the float64 ones."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, values in self._exact.items():
+            setattr(self, name, values.to(getattr(self, name)))
+        return self
 
 
 class Residual(nn.Module):

@@ -10,6 +10,7 @@ second derivatives. Hence energy and forces are continuous wherever a pair cross
 published features σ(W rbf + b) do not vanish there, and the energy jumps.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 
 from .basis import BesselBasis, SphericalBesselBasis
 from .energy import ANY_SIZE
-from .geometry import legendre
+from .geometry import legendre, lengths_and_directions
 from .graph import Graph
 from .layers import MLP, EdgeLinear, dense
 from .scatter import sum_to
-from .triplets import EdgePairs, Edges
+from .triplets import local_indices
 
 silu = nn.functional.silu
 
@@ -124,28 +125,38 @@ class MultiplexBasis(nn.Module):
         self.to_one_hop = MLP(functions, hidden)
         self.to_two_hop = MLP(functions, hidden) if two_hop else None
 
+    def prepare(self, graph: Graph) -> Graph:
+        """Return the graph with its local edges and the pairs of them."""
+        if graph.local is not None:
+            return graph
+        return replace(graph, local=local_indices(graph, self.local_cutoff))
+
     def forward(self, graph: Graph, dtype: torch.dtype) -> Multiplex:
-        """Return the edges and angles of a structure with their features."""
-        wide = Edges.from_graph(graph, dtype)
-        local = wide.within(self.local_cutoff)
-        pairs = EdgePairs.from_edges(local, len(graph.numbers))
-        a, b = pairs
+        """Return the edges and angles of a prepared graph with their features."""
+        indices = graph.local
+        if indices is None:
+            raise ValueError("The graph has no local edges; call the model's prepare first.")
+        source, target = graph.edge_index
+        distances, directions = lengths_and_directions(graph.edge_vectors().to(dtype))
+        local_distances = distances.index_select(0, indices.edges)
+        local_directions = directions.index_select(0, indices.edges)
+        a, b = indices.first, indices.second
 
         # One basis serves both kinds of angle: that between a and b turned round has the opposite
         # cosine, and P_l(−x) = (−1)^l P_l(x) is a sign that the weights learn.
-        between = local.directions.index_select(0, a) * local.directions.index_select(0, b)
+        between = local_directions.index_select(0, a) * local_directions.index_select(0, b)
         angular = legendre(between.sum(1), self.num_spherical)
-        radial = self.spherical(local.distances).index_select(0, a)
+        radial = self.spherical(local_distances).index_select(0, a)
         sbf = (radial * angular.unsqueeze(2)).flatten(1)
         one_hop = AngleFeatures(a, b, self.to_one_hop(sbf))
         two_hop = None
         if self.to_two_hop is not None:
-            two_hop = AngleFeatures(a, local.reverse[b], self.to_two_hop(sbf))
-        e_wide = silu(self.to_wide(self.radial_wide(wide.distances)))
-        e_local = silu(self.to_local(self.radial_local(local.distances)))
+            two_hop = AngleFeatures(a, indices.reverse[b], self.to_two_hop(sbf))
+        e_wide = silu(self.to_wide(self.radial_wide(distances)))
+        e_local = silu(self.to_local(self.radial_local(local_distances)))
         return Multiplex(
-            EdgeFeatures(wide.source, wide.target, e_wide),
-            EdgeFeatures(local.source, local.target, e_local),
+            EdgeFeatures(source, target, e_wide),
+            EdgeFeatures(source[indices.edges], target[indices.edges], e_local),
             one_hop,
             two_hop,
         )

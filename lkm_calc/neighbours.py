@@ -22,6 +22,12 @@ class EdgeList(NamedTuple):
     reverse: NDArray[np.int64]
     """(edges): position of the same pair, same image, in the opposite direction."""
 
+    @property
+    def max_neighbours(self) -> int:
+        """The largest number of edges into an atom."""
+        targets = self.edge_index[1]
+        return int(np.bincount(targets).max()) if len(targets) else 0
+
 
 def neighbour_list(
     positions: ArrayLike,

@@ -10,6 +10,11 @@ def sum_to(rows: Tensor, index: Tensor, size: int) -> Tensor:
     return rows.new_zeros(size, *rows.shape[1:]).index_add(0, index, rows)
 
 
+def count(index: Int[Tensor, " rows"], size: int) -> Int[Tensor, " size"]:
+    """Return how often each of 0 .. size-1 occurs; unlike bincount, a GPU need not be waited for."""
+    return index.new_zeros(size).index_add(0, index, torch.ones_like(index))
+
+
 def ragged(
     starts: Int[Tensor, " segments"], counts: Int[Tensor, " segments"], total: int | None = None
 ) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:

@@ -12,7 +12,7 @@ from benchmarks import pyg
 from lkm_calc import Graph, build_model, energy_and_forces
 from lkm_calc.basis import SphericalBesselBasis
 from lkm_calc.geometry import lengths_and_directions
-from lkm_calc.models.dimenetpp import AngularSum
+from lkm_calc.models.dimenetpp import AngularBasis
 
 from .support import (
     ROUND_OFF,
@@ -128,7 +128,7 @@ def test_angular_sum_equals_the_sum_over_triplets(atoms):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(len(distances), 5, generator=generator, dtype=torch.float64)
     weight = torch.randn(7, 6, 5, generator=generator, dtype=torch.float64)
-    found = AngularSum(graph, directions, radial)(x, weight)
+    found = AngularBasis(7).double()(graph, directions, radial).of(x, weight)
     expected = plain_angular_sum(graph, directions, radial, x, weight)
     assert relative_error(found, expected) < ROUND_OFF
 

@@ -39,7 +39,7 @@ def test_errors_by_hand():
 def test_predictions_come_in_the_order_of_the_frames():
     structures = [rattled(), rattled("H2O"), rattled("C6H6")]
     model = small_model()
-    data = GraphFrames(frames_of(structures), model.cutoff, torch.device("cpu"))
+    data = GraphFrames(frames_of(structures), model, torch.device("cpu"))
     predictions = predict(model, data, batch_size=2)
     singles = [energy_and_forces(model, graph_of(atoms, model)) for atoms in structures]
     expected = torch.cat([s.energy for s in singles])
@@ -53,7 +53,7 @@ def test_predictions_come_in_the_order_of_the_frames():
 def test_layer_statistics_against_loops():
     structures = [rattled(), rattled("H2O"), rattled("C6H6")]
     model = small_model()
-    data = GraphFrames(frames_of(structures), model.cutoff, torch.device("cpu"))
+    data = GraphFrames(frames_of(structures), model, torch.device("cpu"))
     found = predict(model, data, batch_size=2).layers
     graph = Graph.collate([graph_of(atoms, model) for atoms in structures])
     layers = torch.stack(energy_and_forces(model, graph).embeddings)
@@ -69,7 +69,7 @@ def test_layer_statistics_against_loops():
 def test_without_forces_only_energies_are_computed():
     frames = replace(frames_of([rattled(), rattled("H2O")]), forces=None)
     model = small_model()
-    predictions = predict(model, GraphFrames(frames, model.cutoff, torch.device("cpu")), 2)
+    predictions = predict(model, GraphFrames(frames, model, torch.device("cpu")), 2)
     assert predictions.forces is None
     expected = model(graph_of(rattled(), model)).energy
     assert predictions.energies.predicted[0].item() == pytest.approx(expected.item(), rel=1e-10)

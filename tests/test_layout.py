@@ -16,6 +16,7 @@ LAYERS = [
     {"multiplex"},
     {"models"},
     {"forces", "checkpoint"},
+    {"padding"},
     {"calculator"},
 ]
 """Modules of lkm_calc; each may import from the layers before its own, and from its own."""

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from lkm_calc import Graph
+from train import loader
 from train.edges import edges_of
 from train.frames import DataError, Frames
 from train.loader import GraphFrames, epoch_order
 
-from .support import crystal, rattled
+from .support import crystal, rattled, small_model
+
+MODEL = small_model()
 
 
 def frames_of(structures):
@@ -25,15 +28,39 @@ def frames_of(structures):
     )
 
 
+def assert_same(graph, expected):
+    """Compare graphs, what a model found in them included."""
+    for name, value in vars(expected).items():
+        found = getattr(graph, name)
+        assert type(found) is type(value), name
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(found, value), name
+        elif isinstance(value, tuple):
+            assert all(map(torch.equal, found, value)), name
+        else:
+            assert found == value, name
+
+
+@pytest.mark.parametrize("name", ["mxmnet", "pamnet"])
+def test_the_local_edges_of_a_batch_are_those_of_its_graph(name, monkeypatch):
+    monkeypatch.setattr(loader, "FRAMES_AT_ONCE", 2)
+    structures = [rattled(), ase.Atoms("C"), rattled("H2O"), rattled("C6H6"), rattled("H2")]
+    model = small_model(name)
+    data = GraphFrames(frames_of(structures), model, torch.device("cpu"))
+    picked = [3, 1, 0, 3, 4]
+    graph = data.batch(torch.tensor(picked)).graph
+    expected = Graph.collate([Graph.from_atoms(structures[k], 5.0) for k in picked])
+    assert_same(graph, model.prepare(expected))
+    assert len(graph.local.first) > 0
+
+
 def test_a_batch_is_the_collated_graph_of_its_frames():
     structures = [rattled(), rattled("H2O"), ase.Atoms("C"), rattled("C6H6")]
-    data = GraphFrames(frames_of(structures), 5.0, torch.device("cpu"))
+    data = GraphFrames(frames_of(structures), MODEL, torch.device("cpu"))
     picked = [3, 2, 0, 3]
     graph, energies, forces, stress = data.batch(torch.tensor(picked))
     expected = Graph.collate([Graph.from_atoms(structures[k], 5.0) for k in picked])
-    for name, value in vars(expected).items():
-        found = getattr(graph, name)
-        assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
+    assert_same(graph, expected)
     assert energies.tolist() == [3, 2, 0, 3]
     assert torch.equal(forces, -expected.positions)
     assert stress is None
@@ -47,19 +74,17 @@ def test_periodic_frames_beside_molecules():
     frames = replace(
         frames_of(structures), cells=cells, pbc=np.stack([a.pbc for a in structures]), stress=stress
     )
-    data = GraphFrames(frames, 5.0, torch.device("cpu"))
+    data = GraphFrames(frames, MODEL, torch.device("cpu"))
     batch = data.batch(torch.tensor([1, 2, 0]))
     expected = Graph.collate([Graph.from_atoms(structures[k], 5.0) for k in (1, 2, 0)])
-    for name, value in vars(expected).items():
-        found = getattr(batch.graph, name)
-        assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
+    assert_same(batch.graph, expected)
     assert batch.totals() == data.totals(torch.tensor([1, 2, 0])) == (3, 11, 2)
     assert batch.stress[1].tolist() == np.eye(3).tolist()
 
 
 def test_stress_of_molecules_is_no_label():
     frames = replace(frames_of([rattled("H2O")]), stress=np.zeros((1, 3, 3)))
-    assert GraphFrames(frames, 5.0, torch.device("cpu")).stress is None
+    assert GraphFrames(frames, MODEL, torch.device("cpu")).stress is None
 
 
 def test_frames_that_cannot_be_searched_are_named():
@@ -68,15 +93,15 @@ def test_frames_that_cannot_be_searched_are_named():
     cells, pbc = (np.stack([getattr(a, n) for a in crystals]) for n in ("cell", "pbc"))
     frames = replace(frames_of(crystals), cells=cells, pbc=pbc)
     with pytest.raises(DataError, match="Frame 1 of those chosen: two atoms, or an atom and an im"):
-        GraphFrames(frames, 5.0, torch.device("cpu"))
+        GraphFrames(frames, MODEL, torch.device("cpu"))
     apart = frames_of([rattled(), rattled()])
     apart.positions[9] += 1e5
     with pytest.raises(DataError, match="Frame 1 of those chosen: The atoms spread over"):
-        GraphFrames(apart, 5.0, torch.device("cpu"))
+        GraphFrames(apart, MODEL, torch.device("cpu"))
 
 
 def test_consecutive_batches_cover_everything_once():
-    data = GraphFrames(frames_of([rattled("H2O")] * 7), 5.0, torch.device("cpu"))
+    data = GraphFrames(frames_of([rattled("H2O")] * 7), MODEL, torch.device("cpu"))
     assert torch.cat(list(data.in_order(3))).tolist() == list(range(7))
 
 

@@ -89,7 +89,7 @@ def test_stress_counts_labelled_structures_only():
 def test_pieces_add_up_to_the_batch(distance, scale_free):
     model = small_model()
     frames = frames_of([rattled(seed=k) for k in range(3)] + [rattled("H2O"), rattled("C6H6")])
-    data = GraphFrames(replace(frames), model.cutoff, torch.device("cpu"))
+    data = GraphFrames(replace(frames), model, torch.device("cpu"))
     config = LossConfig(kind="l2", lkm_distance=distance, lkm_scale_free=scale_free)
 
     def gradients(pieces):

@@ -268,7 +268,7 @@ def _evaluate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
             f"property in {unit}. Choose the property with --target."
         )
     check_elements(model, frames, options.data)
-    data = GraphFrames(frames, model.cutoff, device)
+    data = GraphFrames(frames, model, device)
     with fast_matmul():
         errors = errors_of(predict(model, data, options.batch_size))
     sys.stdout.write(json.dumps(errors.figures(), indent=1) + "\n")

@@ -109,7 +109,7 @@ def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictio
         _pair(forces) if forces else None,
         _pair(stress) if stress else None,
         torch.cat(numbers).cpu(),
-        data.n_atoms.cpu(),
+        data.atoms.counts,
         LayerStatistics(*means.tolist()),
         torch.cat(references).cpu(),
         data.energy_unit,

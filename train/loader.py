@@ -1,6 +1,6 @@
 """Frames as flat tensors on one device, and batches of graphs cut from them by indexing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +10,18 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lkm_calc import Graph
+from lkm_calc import EnergyModel, Graph
+from lkm_calc.graph import LocalIndices
 from lkm_calc.neighbours import EdgeList
-from lkm_calc.scatter import ragged
+from lkm_calc.padding import Capacity
+from lkm_calc.scatter import count, ragged
 
 from .edges import edges_of
 from .frames import MIN_DISTANCE, DataError, Frames
+
+
+FRAMES_AT_ONCE = 256
+"""Frames whose local edges are looked for together."""
 
 
 class Totals(NamedTuple):
@@ -48,20 +54,56 @@ class Batch(NamedTuple):
         return Totals(self.graph.n_graphs, len(self.graph.numbers), labelled)
 
 
+class Rows:
+    """Which rows of a flat tensor belong to each frame.
+
+    Args:
+        counts: (frames) number of rows of each, one frame after the other.
+        device: Of the flat tensor.
+    """
+
+    def __init__(self, counts: NDArray[np.integer], device: torch.device) -> None:
+        # Also on the CPU, where the sizes of a batch are needed before it is cut.
+        self.counts = torch.from_numpy(counts.astype(np.int64))
+        self.on_device = torch.stack([self.counts.cumsum(0) - self.counts, self.counts]).to(device)
+
+    def of(self, frames: Tensor, frames_on_device: Tensor) -> "ChosenRows":
+        """Return the rows of some frames, without waiting for a GPU."""
+        starts, counts = self.on_device[:, frames_on_device].unbind(0)
+        rows, frame = ragged(starts, counts, int(self.counts[frames].sum()))
+        return ChosenRows(rows, frame, counts.cumsum(0) - counts)
+
+
+class ChosenRows(NamedTuple):
+    """Rows of chosen frames, one frame after the other."""
+
+    rows: Int[Tensor, " rows"]
+    frame: Int[Tensor, " rows"]
+    """Which of the chosen frames each is of."""
+    firsts: Int[Tensor, " frames"]
+    """The place of the first row of each frame."""
+
+    def count_on(self, places: Int[Tensor, "..."], of: "ChosenRows") -> Int[Tensor, "..."]:
+        """Return places, counted within the frames of these rows, among all rows of ``of``."""
+        return places + of.firsts[self.frame]
+
+
 class GraphFrames:
     """Labelled structures with their edges, flat on one device; a batch is an index operation.
 
+    Everything that a model derives from the edges is found once, here. A step waits neither for
+    data nor, on a GPU, for sizes.
+
     Args:
         frames: Structures and labels, eV and Å.
-        cutoff: Radius in Å of the neighbour lists, built once here.
+        model: Whose cut-off and index sets are needed.
         device: Where everything is kept.
     """
 
-    def __init__(self, frames: Frames, cutoff: float, device: torch.device) -> None:
+    def __init__(self, frames: Frames, model: EnergyModel, device: torch.device) -> None:
         cells = None if frames.cells is None else np.stack([*map(complete_cell, frames.cells)])
-        lists = _neighbour_lists(frames, cutoff)
-        edges = np.array([edges.edge_index.shape[1] for edges in lists])
-        self.device = device
+        lists = _neighbour_lists(frames, model.cutoff)
+        self.device, self.cutoff = device, model.cutoff
         self.energy_unit = frames.energy_unit
         self.numbers = self._put(frames.numbers)
         self.positions = self._put(frames.positions)
@@ -69,6 +111,9 @@ class GraphFrames:
         self.forces = None if frames.forces is None else self._put(frames.forces)
         stress = frames.usable_stress
         self.stress = None if stress is None else self._put(stress)
+        self.n_stresses = torch.zeros(len(frames), dtype=torch.int64)
+        if stress is not None:
+            self.n_stresses = torch.from_numpy(np.isfinite(stress).all((1, 2)) * 1)
         # Within their frame; offsets are added for each batch.
         self.edge_index = self._put(np.concatenate([e.edge_index for e in lists], axis=1))
         self.reverse = self._put(np.concatenate([e.reverse for e in lists]))
@@ -76,14 +121,39 @@ class GraphFrames:
         if cells is not None:
             self.cells = self._put(cells)
             self.shifts = self._put(np.concatenate([e.shifts for e in lists]).astype(np.float64))
-        self.atom_starts = self._put(frames.starts[:-1])
-        self.edge_starts = self._put(np.cumsum(edges) - edges)
-        self.counts = self._put(np.stack([frames.sizes, edges], axis=1))
-        # On the CPU, where the sizes of a batch are needed before it is cut.
-        self.n_atoms, self.n_edges = torch.from_numpy(frames.sizes), torch.from_numpy(edges)
-        self.n_stresses = torch.zeros(len(frames), dtype=torch.int64)
-        if stress is not None:
-            self.n_stresses = torch.from_numpy(np.isfinite(stress).all((1, 2)) * 1)
+        self.atoms = Rows(frames.sizes, device)
+        self.edges = Rows(np.array([e.edge_index.shape[1] for e in lists]), device)
+        self.max_neighbours = torch.tensor([e.max_neighbours for e in lists], dtype=torch.int64)
+        self.local: LocalIndices | None = None
+        self.local_edges = self.pairs = self.edges  # where a model does without
+        self._find_local(model)
+
+    def _find_local(self, model: EnergyModel) -> None:
+        """Keep the local edges and pairs that the model finds in each frame, if it needs them."""
+        found, counts = [], []
+        for indices in self.in_order(FRAMES_AT_ONCE):
+            graph = self.batch(indices).graph
+            local = model.prepare(graph).local
+            if local is None:
+                return
+            frames = len(indices)
+            edges = self.edges.of(indices, indices.to(self.device))
+            frame = edges.frame[local.edges]
+            pair_frame = frame[local.first]
+            n_local, n_pairs = count(frame, frames), count(pair_frame, frames)
+            firsts = n_local.cumsum(0) - n_local
+            found.append(
+                LocalIndices(
+                    local.edges - edges.firsts[frame],
+                    local.reverse - firsts[frame],
+                    local.first - firsts[pair_frame],
+                    local.second - firsts[pair_frame],
+                )
+            )
+            counts.append(torch.stack([n_local, n_pairs]).cpu())
+        self.local = LocalIndices(*map(torch.cat, zip(*found, strict=True)))
+        n_local, n_pairs = torch.cat(counts, dim=1).numpy()
+        self.local_edges, self.pairs = Rows(n_local, self.device), Rows(n_pairs, self.device)
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -93,33 +163,60 @@ class GraphFrames:
 
     def totals(self, indices: Int[Tensor, " batch"]) -> Totals:
         """Return the counts of a batch."""
-        atoms, stresses = (int(n[indices].sum()) for n in (self.n_atoms, self.n_stresses))
+        atoms, stresses = (int(n[indices].sum()) for n in (self.atoms.counts, self.n_stresses))
         return Totals(len(indices), atoms, stresses)
+
+    def capacity(self, indices: Int[Tensor, " batch"]) -> Capacity:
+        """Return a capacity for every batch of as many atoms of frames no larger than the largest.
+
+        It is the same for all batches of one size where all frames are of one molecule.
+        """
+        size = len(indices)
+        edges, local, pairs = (
+            size * int(rows.counts.max()) for rows in (self.edges, self.local_edges, self.pairs)
+        )
+        if self.local is None:
+            local = pairs = 0
+        return Capacity(
+            int(self.atoms.counts[indices].sum()) + 2,
+            2 + edges,
+            max(1, int(self.max_neighbours.max())),
+            2 + local,
+            pairs,
+        )
 
     def batch(self, indices: Int[Tensor, " batch"]) -> Batch:
         """Return these frames as one graph, with their labels; indices on the CPU."""
-        all_atoms, all_edges = (int(n[indices].sum()) for n in (self.n_atoms, self.n_edges))
-        indices = indices.to(self.device)
-        n_atoms, n_edges = self.counts[indices].unbind(1)
-        atoms, graph_index = ragged(self.atom_starts[indices], n_atoms, all_atoms)
-        edges, edge_graph = ragged(self.edge_starts[indices], n_edges, all_edges)
-        first_atom = n_atoms.cumsum(0) - n_atoms
-        first_edge = n_edges.cumsum(0) - n_edges
+        here = indices
+        if self.device.type == "cuda":
+            here = indices.pin_memory().to(self.device, non_blocking=True)
+        atoms, edges = self.atoms.of(indices, here), self.edges.of(indices, here)
+        local = None
+        if self.local is not None:
+            local_edges, pairs = self.local_edges.of(indices, here), self.pairs.of(indices, here)
+            local = LocalIndices(
+                local_edges.count_on(self.local.edges[local_edges.rows], edges),
+                local_edges.count_on(self.local.reverse[local_edges.rows], local_edges),
+                pairs.count_on(self.local.first[pairs.rows], local_edges),
+                pairs.count_on(self.local.second[pairs.rows], local_edges),
+            )
         graph = Graph(
-            numbers=self.numbers[atoms],
-            positions=self.positions[atoms],
-            edge_index=self.edge_index[:, edges] + first_atom[edge_graph],
-            reverse=self.reverse[edges] + first_edge[edge_graph],
-            graph_index=graph_index,
+            numbers=self.numbers[atoms.rows],
+            positions=self.positions[atoms.rows],
+            edge_index=edges.count_on(self.edge_index[:, edges.rows], atoms),
+            reverse=edges.count_on(self.reverse[edges.rows], edges),
+            graph_index=atoms.frame,
             n_graphs=len(indices),
-            shifts=None if self.shifts is None else self.shifts[edges],
-            cell=None if self.cells is None else self.cells[indices],
+            shifts=None if self.shifts is None else self.shifts[edges.rows],
+            cell=None if self.cells is None else self.cells[here],
+            max_neighbours=int(self.max_neighbours[indices].max()),
+            local=local,
         )
         return Batch(
             graph,
-            self.energies[indices],
-            None if self.forces is None else self.forces[atoms],
-            None if self.stress is None else self.stress[indices],
+            self.energies[here],
+            None if self.forces is None else self.forces[atoms.rows],
+            None if self.stress is None else self.stress[here],
         )
 
     def in_order(self, batch_size: int) -> Iterator[Tensor]:

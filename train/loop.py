@@ -110,9 +110,9 @@ class _Run:
                 f"{config.run.directory} holds step {self.state.step} for one process and another "
                 "for the first. All processes must see the same folder."
             )
-        self.data = GraphFrames(chosen, model.cutoff, device)
+        self.data = GraphFrames(chosen, model, device)
         held_out = frames.select(self.split.validation)
-        self.validation = GraphFrames(held_out, model.cutoff, device)
+        self.validation = GraphFrames(held_out, model, device)
         self.per_epoch = -(-len(self.data) // config.optimiser.batch_size)
         self.total = config.optimiser.epochs * self.per_epoch
 

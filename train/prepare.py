@@ -83,7 +83,7 @@ def _finetuned(config: Config, frames: Frames) -> EnergyModel:
         raise ConfigError(f"run.finetune: {error}") from error
     model.requires_grad_(True).train()
     check_elements(model, frames, config.data.train)
-    data = GraphFrames(frames, model.cutoff, model.device)
+    data = GraphFrames(frames, model, model.device)
     energies = predict(model, data, config.run.eval_batch_size).energies
     left = dataclasses.replace(frames, energies=-energies.difference.numpy())
     reference = fit_reference_energies(left)

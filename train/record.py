@@ -121,7 +121,7 @@ class Record:
         model = load_model(self.best, device=device)
         measured, name = (validation, "validation")
         if test is not None:
-            measured, name = (GraphFrames(test, model.cutoff, device), "test")
+            measured, name = (GraphFrames(test, model, device), "test")
         predictions = predict(model, measured, size)
         errors = errors_of(predictions)
         provenance = model.provenance | {"files": self.files, f"{name}_errors": errors.figures()}

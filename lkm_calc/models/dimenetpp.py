@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..basis import BesselBasis, SphericalBesselBasis
+from ..basis import BesselBasis, SphericalBesselBasis, SphericalHarmonics
 from ..energy import ANY_SIZE, AtomOutput, EnergyModel, check_choice, check_sizes
-from ..geometry import lengths_and_directions, spherical_harmonics
+from ..geometry import lengths_and_directions
 from ..graph import Graph
-from ..layers import AtomEmbedding, EdgeLinear, Residual, dense
-from ..scatter import sum_to
+from ..layers import AtomEmbedding, Constants, EdgeLinear, Residual, dense
+from ..scatter import count, sum_to
 
 silu = nn.functional.silu
 
@@ -38,14 +38,14 @@ class EdgeGrid(NamedTuple):
     @classmethod
     def from_graph(cls, graph: Graph) -> "EdgeGrid":
         """Give every edge a slot at its target atom."""
-        target = graph.edge_index[1]
-        atoms, edges = len(graph.numbers), len(target)
-        counts = torch.bincount(target, minlength=atoms)
-        slots = max(1, int(counts.max()))
+        target, atoms = graph.edge_index[1], len(graph.numbers)
+        slots = max(1, graph.max_neighbours or 0)
+        counts = count(target, atoms)
         order = torch.argsort(target, stable=True)
         first = counts.cumsum(0) - counts
-        slot = torch.empty_like(target)
-        slot[order] = torch.arange(edges, device=target.device) - first[target[order]]
+        places = torch.arange(len(target), device=target.device) - first[target[order]]
+        # Only edges that stand for none, see `pad`, are more than the slots; they may share one.
+        slot = torch.empty_like(target).index_copy(0, order, places).clamp(max=slots - 1)
         return cls(target * slots + slot, atoms, slots)
 
     def spread(self, values: Float[Tensor, "edges ..."]) -> Float[Tensor, "grid ..."]:
@@ -54,42 +54,26 @@ class EdgeGrid(NamedTuple):
         return grid.index_copy(0, self.rows, values)
 
 
-class AngularSum:
+class AngularSum(NamedTuple):
     """The angular part Σ_k Y_l0(α_kj,ji) T_l[kj] of every edge j → i, k ≠ i, without triplets.
 
     By the addition theorem Y_l0(α) = √(4π/(2l+1)) Σ_m Y_lm(û_kj) Y_lm(û_ji), so that the sum over
     k is made once for each atom j, and time and memory grow with edges. The term k = i (same
     image), where α = π, is subtracted in closed form.
-
-    Args:
-        graph: The edges.
-        directions: (edges, 3) unit vectors from source to target.
-        radial: (edges, degrees, radial) radial part of the spherical basis.
     """
 
-    def __init__(self, graph: Graph, directions: Tensor, radial: Tensor) -> None:
-        degrees = radial.shape[1]
-        grid = EdgeGrid.from_graph(graph)
-        width = 2 * degrees - 1  # every degree padded with zeros to the orders of the largest
-        harmonics = [
-            nn.functional.pad(y, (0, width - y.shape[1]))
-            for y in spherical_harmonics(directions, degrees - 1)
-        ]
-        on_grid = grid.spread(torch.stack(harmonics, dim=1))
-        on_grid = on_grid.view(grid.atoms, grid.slots, degrees, width)
-        # (degrees·atoms, orders, slots): sums over the neighbours k of j.
-        self.gather = on_grid.permute(2, 0, 3, 1).flatten(0, 1).contiguous()
-        # (atoms, slots, degrees·orders): evaluates the sums in the direction of each neighbour i.
-        # û_ji is the opposite of the direction i → j stored at j: Y_l(−û) = (−1)^l Y_l(û).
-        signs = [(-1) ** l * math.sqrt(4 * math.pi / (2 * l + 1)) for l in range(degrees)]
-        self.evaluate = (on_grid * on_grid.new_tensor(signs).unsqueeze(1)).flatten(2)
-        # Y_l0(π), the weight of k = i.
-        opposite = [(-1) ** l * math.sqrt((2 * l + 1) / (4 * math.pi)) for l in range(degrees)]
-        self.opposite = directions.new_tensor(opposite).view(degrees, 1, 1)
-        self.radial = grid.spread(radial).transpose(0, 1).contiguous()
-        self.grid, self.degrees, self.reverse = grid, degrees, graph.reverse
+    grid: EdgeGrid
+    reverse: Int[Tensor, " edges"]
+    radial: Float[Tensor, "degrees grid radial"]
+    """Radial part of the spherical basis."""
+    gather: Float[Tensor, "rows orders slots"]
+    """(degrees · atoms, orders, slots): sums over the neighbours k of j."""
+    evaluate: Float[Tensor, "atoms slots terms"]
+    """(atoms, slots, degrees · orders): the sums in the direction of each neighbour i."""
+    opposite: Float[Tensor, "degrees 1 1"]
+    """Y_l0(π), the weight of k = i."""
 
-    def __call__(
+    def of(
         self,
         x: Float[Tensor, "edges channels"],
         weight: Float[Tensor, "degrees radial channels"],
@@ -98,10 +82,49 @@ class AngularSum:
         atoms, slots, channels = self.grid.atoms, self.grid.slots, x.shape[1]
         terms = torch.bmm(self.radial, weight) * self.grid.spread(x)
         moments = self.gather @ terms.view(-1, slots, channels)
-        moments = moments.view(self.degrees, atoms, -1, channels).transpose(0, 1)
+        moments = moments.view(len(weight), atoms, -1, channels).transpose(0, 1)
         sums = self.evaluate @ moments.reshape(atoms, -1, channels)
         sums = sums.view(-1, channels) - (self.opposite * terms).sum(0)
         return sums.index_select(0, self.grid.rows.index_select(0, self.reverse))
+
+
+class AngularBasis(Constants):
+    """What the angular sums of all interactions share.
+
+    Args:
+        degrees: Number of angular functions.
+    """
+
+    signs: Tensor
+    opposite: Tensor
+
+    def __init__(self, degrees: int) -> None:
+        super().__init__()
+        self.harmonics = SphericalHarmonics(degrees - 1)
+        l = torch.arange(degrees, dtype=torch.float64)
+        parity, norm = (-1) ** l, ((2 * l + 1) / (4 * math.pi)).sqrt()
+        # û_ji is the opposite of the direction i → j stored at j: Y_l(−û) = (−1)^l Y_l(û).
+        self.set_constant("signs", (parity / norm).view(-1, 1))
+        self.set_constant("opposite", (parity * norm).view(-1, 1, 1))
+
+    def forward(
+        self,
+        graph: Graph,
+        directions: Float[Tensor, "edges 3"],
+        radial: Float[Tensor, "edges degrees radial"],
+    ) -> AngularSum:
+        """Lay the basis out by atom, given unit vectors from source to target."""
+        grid = EdgeGrid.from_graph(graph)
+        on_grid = grid.spread(self.harmonics(directions))
+        on_grid = on_grid.view(grid.atoms, grid.slots, *on_grid.shape[1:])
+        return AngularSum(
+            grid,
+            graph.reverse,
+            grid.spread(radial).transpose(0, 1).contiguous(),
+            on_grid.permute(2, 0, 3, 1).flatten(0, 1).contiguous(),
+            (on_grid * self.signs).flatten(2),
+            self.opposite,
+        )
 
 
 class Embedding(nn.Module):
@@ -161,7 +184,7 @@ class Interaction(nn.Module):
         sbf = torch.einsum(
             "bln,cb->lnc", self.sbf_in.weight.view(self.basis_shape), self.sbf_out.weight
         )
-        h = x_ji + silu(self.up(angular_sum(x_kj, sbf)))
+        h = x_ji + silu(self.up(angular_sum.of(x_kj, sbf)))
         for layer in self.before_skip:
             h = layer(h)
         h = silu(self.dense(h)) + m
@@ -247,6 +270,7 @@ class DimeNetPP(EnergyModel):
         self.spherical_basis = SphericalBesselBasis(
             num_spherical, num_radial, cutoff, envelope_exponent
         )
+        self.angular_basis = AngularBasis(num_spherical)
         self.embedding = Embedding(hidden, num_radial)
         self.interactions = nn.ModuleList(
             Interaction(
@@ -269,7 +293,7 @@ class DimeNetPP(EnergyModel):
         atoms, target = len(graph.numbers), graph.edge_index[1]
         distances, directions = lengths_and_directions(graph.edge_vectors().to(self.dtype))
         rbf = self.radial_basis(distances)
-        angular_sum = AngularSum(graph, directions, self.spherical_basis(distances))
+        angular_sum = self.angular_basis(graph, directions, self.spherical_basis(distances))
 
         m = self.embedding(graph, rbf)
         values, taps = self.outputs[0](m, rbf, target, atoms)

@@ -179,6 +179,10 @@ class PAMNet(EnergyModel):
         self.local_passes = nn.ModuleList(LocalPass(hidden) for _ in range(num_layers))
         self.heads = nn.ModuleList(ScoredHead(hidden) for _ in range(2 * num_layers))
 
+    def prepare(self, graph: Graph) -> Graph:
+        """Return the graph with its local edges and the pairs of them."""
+        return self.basis.prepare(graph)
+
     def atom_output(self, graph: Graph) -> AtomOutput:
         """Return the fused values of all layers and the embeddings of the chosen tap."""
         edges = self.basis(graph, self.dtype)
