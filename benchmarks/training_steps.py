@@ -71,7 +71,8 @@ def batch_of(data: Any, device: torch.device) -> Batch:
     """Return a batch of torch-geometric's as one of ours."""
     data = data.to(device)
     graph = Graph(data.z, data.pos, data.edge_index, data.reverse, data.batch, int(data.num_graphs))
-    return Batch(graph, data.energy.double(), data.forces, None)
+    sizes = data.ptr.diff()
+    return Batch(graph, data.energy.double(), data.forces, None, sizes, len(data.z))
 
 
 def with_new_edges(data: Any, cutoff: float) -> Any:

@@ -179,8 +179,8 @@ class SphericalHarmonics(Constants):
         self.max_degree = max_degree
         self.width = 2 * max_degree + 1
         self.tops = [math.sqrt(1 / (4 * math.pi))]  # Q_m^m
-        for m in range(1, max_degree + 1):
-            ratio = math.sqrt((2 * m + 1) / (2 * m)) * (math.sqrt(2) if m == 1 else 1)
+        for l in range(1, max_degree + 1):
+            ratio = math.sqrt((2 * l + 1) / (2 * l)) * (math.sqrt(2) if l == 1 else 1)
             self.tops.append(self.tops[-1] * ratio)
         for l in range(1, max_degree + 1):
             m = torch.arange(l, dtype=torch.float64)

@@ -50,7 +50,8 @@ def energy_and_forces(
         if stress and graph.cell is not None:
             strain = positions.new_zeros(graph.n_graphs, 3, 3).requires_grad_()
             inputs.append(strain)
-            deformation = torch.eye(3).to(strain) + (strain + strain.mT) / 2
+            unit = torch.eye(3, dtype=strain.dtype, device=strain.device)
+            deformation = unit + (strain + strain.mT) / 2
             moved = torch.einsum("na,nab->nb", positions, deformation[graph.graph_index])
             strained = replace(graph, positions=moved, cell=graph.cell @ deformation)
         prediction = model(strained)

@@ -125,7 +125,7 @@ class Graph:
         atoms_before = np.cumsum([0] + [len(g.numbers) for g in graphs])
         edges_before = np.cumsum([0] + [g.edge_index.shape[1] for g in graphs])
         graphs_before = np.cumsum([0] + [g.n_graphs for g in graphs])
-        bounds = [g.max_neighbours for g in graphs]
+        bounds = [g.max_neighbours for g in graphs if g.max_neighbours is not None]
         return cls(
             numbers=torch.cat([g.numbers for g in graphs]),
             positions=torch.cat([g.positions for g in graphs]),
@@ -141,7 +141,7 @@ class Graph:
             n_graphs=int(graphs_before[-1]),
             shifts=torch.cat([g._periodic_parts()[0] for g in graphs]) if periodic else None,
             cell=torch.cat([g._periodic_parts()[1] for g in graphs]) if periodic else None,
-            max_neighbours=None if None in bounds else max(bounds),
+            max_neighbours=max(bounds) if len(bounds) == len(graphs) else None,
         )
 
     def _periodic_parts(self) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,12 @@ the others are exactly what they were.
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from .energy import Prediction
 from .forces import EnergyForces
 from .graph import Graph, LocalIndices
 
@@ -101,12 +102,17 @@ def _extended(values: Tensor, rows: int, value: int) -> Tensor:
     return torch.cat([values, values.new_full((rows,), value)])
 
 
-def unpad(out: EnergyForces, graphs: int, atoms: int) -> EnergyForces:
+Output = TypeVar("Output", bound=EnergyForces | Prediction)
+
+
+def unpad(out: Output, graphs: int, atoms: int) -> Output:
     """Return the results of the first structures and their atoms alone."""
-    return EnergyForces(
-        out.energy[:graphs],
-        out.forces[:atoms],
-        None if out.stress is None else out.stress[:graphs],
-        out.atom_energies[:atoms],
-        tuple(layer[:atoms] for layer in out.embeddings),
+    per_graph = {"energy", "stress"}
+    return out._replace(  # type: ignore[return-value]
+        **{
+            name: value[: graphs if name in per_graph else atoms]
+            for name, value in out._asdict().items()
+            if isinstance(value, Tensor)
+        },
+        embeddings=tuple(layer[:atoms] for layer in out.embeddings),
     )

@@ -62,3 +62,15 @@ def fast_matmul(rows: int = MIN_ROWS) -> Iterator[None]:
             yield
     else:
         yield
+
+
+@contextmanager
+def tf32_matmul(enabled: bool) -> Iterator[None]:
+    """Let float32 matrix products on CUDA round their factors to TF32, or not, for a while."""
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "tf32" if enabled else "ieee"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before

@@ -11,7 +11,7 @@ def sum_to(rows: Tensor, index: Tensor, size: int) -> Tensor:
 
 
 def count(index: Int[Tensor, " rows"], size: int) -> Int[Tensor, " size"]:
-    """Return how often each of 0 .. size-1 occurs; unlike bincount, a GPU need not be waited for."""
+    """Return how often each of 0 .. size-1 occurs, without waiting for a GPU as bincount does."""
     return index.new_zeros(size).index_add(0, index, torch.ones_like(index))
 
 

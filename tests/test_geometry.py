@@ -65,5 +65,7 @@ def test_lengths_and_directions():
 def test_legendre_polynomials_against_scipy(count):
     cosines = torch.linspace(-1, 1, 21, dtype=torch.float64)
     degrees = np.arange(count)
-    expected = np.sqrt((2 * degrees + 1) / (4 * np.pi)) * eval_legendre(degrees, cosines[:, None].numpy())
+    expected = np.sqrt((2 * degrees + 1) / (4 * np.pi)) * eval_legendre(
+        degrees, cosines[:, None].numpy()
+    )
     np.testing.assert_allclose(legendre(cosines, count).numpy(), expected, atol=ROUND_OFF)

@@ -58,12 +58,13 @@ def test_a_batch_is_the_collated_graph_of_its_frames():
     structures = [rattled(), rattled("H2O"), ase.Atoms("C"), rattled("C6H6")]
     data = GraphFrames(frames_of(structures), MODEL, torch.device("cpu"))
     picked = [3, 2, 0, 3]
-    graph, energies, forces, stress = data.batch(torch.tensor(picked))
+    graph, energies, forces, stress, sizes, atoms = data.batch(torch.tensor(picked))
     expected = Graph.collate([Graph.from_atoms(structures[k], 5.0) for k in picked])
     assert_same(graph, expected)
     assert energies.tolist() == [3, 2, 0, 3]
     assert torch.equal(forces, -expected.positions)
     assert stress is None
+    assert (sizes.tolist(), atoms) == ([12, 1, 9, 12], 34)
 
 
 def test_periodic_frames_beside_molecules():

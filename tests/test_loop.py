@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from lkm_calc import MODELS, LKMCalculator, load_model
-from train.config import OptimiserConfig, config_from_table, read_config
+from train.config import ConfigError, OptimiserConfig, config_from_table, read_config
 from train.frames import DataError
 from train.loop import TrainingDivergedError, fit
 from train.state import StateError, learning_rate
+from train.step import Stepper
 
 from .support import SMALL, rattled, rmd17_arrays, write_npz
 
@@ -78,22 +79,26 @@ def test_resuming_gives_the_same_weights_bit_for_bit(data, tmp_path, name, stops
 
 
 def test_a_signal_stops_resumably(data, tmp_path, monkeypatch):
-    import train.loop as loop
-
-    step, calls = loop._Run._step, []
+    step, calls = Stepper.step, []
 
     def interrupted(*arguments):
         calls.append(1)
         if len(calls) == 9:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(*arguments)
+        step(*arguments)
 
-    monkeypatch.setattr(loop._Run, "_step", interrupted)
+    monkeypatch.setattr(Stepper, "step", interrupted)
     handler = signal.getsignal(signal.SIGTERM)
     assert fit(config(data, tmp_path / "run")) is None
     assert weights(tmp_path / "run")["counters"]["step"] == 9
     assert signal.getsignal(signal.SIGTERM) is handler
     assert fit(config(data, tmp_path / "run")) is not None
+
+
+@pytest.mark.parametrize("option", ["cuda_graphs", "tf32"])
+def test_what_only_a_gpu_can_do_is_refused_on_a_cpu(data, tmp_path, option):
+    with pytest.raises(ConfigError, match="need a CUDA device; this is cpu"):
+        fit(config(data, tmp_path / "run", **{f"run__{option}": True}))
 
 
 def test_learns(data, tmp_path):

@@ -26,7 +26,8 @@ def labels(energy=-17000.0, forces=0.0):
     graph = graph_of(rattled("H2O")[:1], model)
     graph = type(graph).collate([graph, graph])
     energies = torch.full((2,), energy, dtype=torch.float64)
-    return Batch(graph, energies, torch.full_like(FORCES, forces), None)
+    forces = torch.full_like(FORCES, forces)
+    return Batch(graph, energies, forces, None, torch.tensor([1, 1]), 2)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,8 @@ def test_stress_counts_labelled_structures_only():
     out = energy_and_forces(model, graph, stress=True)
     stress = out.stress.clone() + 0.5
     stress[1] = float("nan")
-    losses = training_loss(out, Batch(graph, out.energy, out.forces, stress), config)
+    batch = Batch(graph, out.energy, out.forces, stress, torch.tensor([4, 4]), 8)
+    losses = training_loss(out, batch, config)
     assert losses.stress.item() == pytest.approx(0.5)
     assert torch.isfinite(losses.total)
 

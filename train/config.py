@@ -138,6 +138,11 @@ class RunConfig:
     """"auto" takes CUDA when there is one; else a torch device such as "cpu" or "cuda:1"."""
     dtype: Literal["float32", "float64"] = "float32"
     """Type of the weights and activations."""
+    cuda_graphs: bool = False
+    """Record the gradients of a batch as a CUDA graph and replay it, where frames are of one
+    molecule: less time between small kernels, more memory."""
+    tf32: bool = False
+    """Round the factors of matrix products on a GPU to 10 bits: faster, and less exact."""
     validate_every: int = 1
     """Epochs between validations."""
     checkpoint_every: int = 5

@@ -1,6 +1,6 @@
 """Frames as flat tensors on one device, and batches of graphs cut from them by indexing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,6 @@ from lkm_calc.scatter import count, ragged
 
 from .edges import edges_of
 from .frames import MIN_DISTANCE, DataError, Frames
-
 
 FRAMES_AT_ONCE = 256
 """Frames whose local edges are looked for together."""
@@ -47,11 +46,15 @@ class Batch(NamedTuple):
     """eV/Å; None where the set has none."""
     stress: Float[Tensor, "graphs 3 3"] | None
     """eV/Å³, NaN for a structure without; None where the set has none."""
+    sizes: Int[Tensor, " graphs"]
+    """Number of atoms of each structure."""
+    atoms: int
+    """Their sum. A graph that is padded has more atoms, and structures, than there are labels."""
 
     def totals(self) -> Totals:
         """Return the counts of a batch that is all at hand."""
         labelled = 0 if self.stress is None else int(self.stress.isfinite().all((1, 2)).sum())
-        return Totals(self.graph.n_graphs, len(self.graph.numbers), labelled)
+        return Totals(len(self.energies), self.atoms, labelled)
 
 
 class Rows:
@@ -187,9 +190,7 @@ class GraphFrames:
 
     def batch(self, indices: Int[Tensor, " batch"]) -> Batch:
         """Return these frames as one graph, with their labels; indices on the CPU."""
-        here = indices
-        if self.device.type == "cuda":
-            here = indices.pin_memory().to(self.device, non_blocking=True)
+        here = _sent(indices, self.device)
         atoms, edges = self.atoms.of(indices, here), self.edges.of(indices, here)
         local = None
         if self.local is not None:
@@ -217,6 +218,8 @@ class GraphFrames:
             self.energies[here],
             None if self.forces is None else self.forces[atoms.rows],
             None if self.stress is None else self.stress[here],
+            self.atoms.on_device[1, here],
+            len(atoms.rows),
         )
 
     def in_order(self, batch_size: int) -> Iterator[Tensor]:
@@ -244,6 +247,13 @@ def _neighbour_lists(frames: Frames, cutoff: float) -> list[EdgeList]:
             )
         lists.append(edges)
     return lists
+
+
+def _sent(indices: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device, without waiting for its arrival there."""
+    if device.type == "cuda":
+        indices = indices.pin_memory()
+    return indices.to(device, non_blocking=True)
 
 
 def epoch_order(n_frames: int, seed: int, epoch: int) -> Int[Tensor, " frames"]:

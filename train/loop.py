@@ -16,18 +16,19 @@ from tqdm import tqdm
 
 from lkm_calc import save_model
 from lkm_calc.device import choose_device
-from lkm_calc.precision import fast_matmul
+from lkm_calc.precision import fast_matmul, tf32_matmul
 
 from .config import Config, ConfigError, DataConfig
-from .evaluate import Errors, errors_of, model_output, predict
+from .evaluate import Errors, errors_of, predict
 from .frames import Frames, random_split
-from .loader import GraphFrames, Totals, epoch_order
-from .loss import Losses, training_loss
-from .parallel import Workers, own_device, workers
+from .loader import GraphFrames, epoch_order
+from .loss import Losses
+from .parallel import Stop, Workers, own_device, workers
 from .prepare import check_elements, check_labels, prepare_model
 from .read import read_frames
 from .record import Record
-from .state import StateError, TrainingState, average_decay, learning_rate
+from .state import StateError, TrainingState, learning_rate
+from .step import Stepper
 
 logger = logging.getLogger("lkm_train")
 
@@ -41,20 +42,6 @@ class Epoch(NamedTuple):
     """Of its last step."""
     losses: dict[str, float]
     """The mean of the loss and of its parts."""
-
-
-@dataclasses.dataclass
-class Stop:
-    """Whether to stop after this step; of several processes, all after the same one."""
-
-    signals: list[int]
-    """Those that this process received."""
-    team: Workers
-    agreed: bool = False
-    """Whether a process had received one before the last step."""
-
-    def __bool__(self) -> bool:
-        return self.agreed if self.team.size > 1 else bool(self.signals)
 
 
 class TrainingDivergedError(RuntimeError):
@@ -82,6 +69,8 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
         TrainingDivergedError: The loss became NaN or infinite.
     """
     device = device_of(config.run.device, "run.device")
+    if device.type != "cuda" and (config.run.cuda_graphs or config.run.tf32):
+        raise ConfigError(f"run.cuda_graphs and run.tf32 need a CUDA device; this is {device}.")
     with workers(device) as team:
         return _Run(config, device, team).fit(stop_after)
 
@@ -122,7 +111,7 @@ class _Run:
         if first:
             self.record.begin(self.split, state.step)
         end = self.total if stop_after is None else min(stop_after, self.total)
-        with fast_matmul():
+        with fast_matmul(), tf32_matmul(self.config.run.tf32):
             with _stop_signals() as stopped:
                 for epoch in self._epochs(end, Stop(stopped, self.team)):
                     self._validate(epoch)
@@ -139,6 +128,7 @@ class _Run:
         """Train up to the step ``end``, yielding at the end of each epoch."""
         state, config, counters = self.state, self.config, self.state.counters
         options = config.optimiser
+        stepper = Stepper(state, self.data, config, self.team, self.total)
         order = None
         began = time.perf_counter()
         with tqdm(
@@ -154,7 +144,7 @@ class _Run:
                     order = epoch_order(len(self.data), config.run.seed, epoch)
                 indices = order.split(options.batch_size)[position]
                 rate = learning_rate(state.step, self.total, options, counters.rate_factor)
-                state.loss_sums += self._step(indices, rate, stop)
+                stepper.step(indices, rate, stop)
                 counters.step += 1
                 bar.update()
                 if position == self.per_epoch - 1:
@@ -166,36 +156,6 @@ class _Run:
                     yield Epoch(epoch + 1, rate, losses)
                     began = time.perf_counter()
             counters.seconds += time.perf_counter() - began
-
-    def _step(self, indices: torch.Tensor, rate: float, stop: Stop) -> torch.Tensor:
-        """Make one optimiser step and return its losses, (parts) float64 on the device."""
-        state, options = self.state, self.config.optimiser
-        for group in state.optimiser.param_groups:
-            group["lr"] = rate
-        state.optimiser.zero_grad()
-        losses = torch.zeros_like(state.loss_sums)
-        mine, totals = self.team.part(indices), self.data.totals(indices)
-        for piece in mine.chunk(options.accumulate) if len(mine) else ():
-            losses += self._add_gradients(piece, totals)
-        parameters = list(state.model.parameters())
-        if self.team.size > 1:
-            asked = losses.new_tensor([float(len(stop.signals) > 0)])
-            self.team.sum([losses, asked, *map(_gradient, parameters)])
-            stop.agreed = bool(asked.item() > 0)
-        torch.nn.utils.clip_grad_norm_(parameters, options.clip_norm)
-        state.optimiser.step()
-        state.update_average(average_decay(state.step, self.total, options))
-        return losses
-
-    def _add_gradients(self, piece: torch.Tensor, totals: Totals) -> torch.Tensor:
-        """Add the gradients of a piece of a batch, and return its part of the losses."""
-        config = self.config.loss
-        warmed_up = min(1.0, (self.state.step + 1) / max(1, config.gamma_warmup_steps))
-        batch = self.data.batch(piece)
-        predicted = model_output(self.state.model, batch, create_graph=True)
-        losses = training_loss(predicted, batch, config, totals, config.gamma * warmed_up)
-        losses.total.backward()
-        return torch.stack([part.detach().double() for part in losses])
 
     def _validate(self, epoch: Epoch) -> None:
         """End an epoch: measure the averaged weights, log, and save the state."""
@@ -248,13 +208,6 @@ class _Run:
                 f"Lower optimiser.learning_rate (now {options.learning_rate:g}) or "
                 f"optimiser.clip_norm (now {options.clip_norm:g}) in a new run.directory."
             )
-
-
-def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """Return the gradient of a parameter, zero where a process had no part in the batch."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
 
 
 def fit_members(config: Config, members: int) -> list[Path] | None:

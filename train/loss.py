@@ -27,7 +27,7 @@ def training_loss(
     batch: Batch,
     config: LossConfig,
     totals: Totals | None = None,
-    gamma: float | None = None,
+    gamma: Tensor | None = None,
 ) -> Losses:
     """Return w_E L(ΔE) + w_F L(ΔF) + w_S L(ΔS) + γ L_KD.
 
@@ -40,16 +40,13 @@ def training_loss(
         batch: The labels.
         config: Kinds and weights.
         totals: Of the batch of which this is a piece; of the piece itself if not given.
-        gamma: γ of this step, that of the configuration if not given.
+        gamma: γ of this step, () float64; that of the configuration if not given.
     """
     totals = totals or batch.totals()
-    gamma = config.gamma if gamma is None else gamma
     zero = batch.energies.new_zeros(())
     difference = predicted.energy - batch.energies
     if config.energy_per_atom:
-        difference = difference / torch.bincount(
-            batch.graph.graph_index, minlength=batch.graph.n_graphs
-        )
+        difference = difference / batch.sizes
     energy = _sum(difference, config.energy_kind or config.kind, config) / totals.graphs
     forces = stress = zero
     if isinstance(predicted, EnergyForces):
@@ -62,11 +59,11 @@ def training_loss(
             difference = torch.where(labelled, predicted.stress - batch.stress, 0)
             stress = _sum(difference, config.stress_kind or config.kind, config)
             stress = stress / max(1, 9 * totals.stresses)
-    with torch.set_grad_enabled(gamma > 0 and torch.is_grad_enabled()):
+    with torch.set_grad_enabled(config.gamma > 0 and torch.is_grad_enabled()):
         mixing = lkm_loss(predicted.embeddings, config.lkm_distance, config.lkm_scale_free)
-        mixing = mixing.double() * (len(batch.graph.numbers) / totals.atoms)
+        mixing = mixing.double() * (batch.atoms / totals.atoms)
     total = config.energy * energy + config.forces * forces + config.stress * stress
-    total = total + gamma * mixing
+    total = total + (config.gamma if gamma is None else gamma) * mixing
     return Losses(total, *(part.detach() for part in (energy, forces, stress, mixing)))
 
 

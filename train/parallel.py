@@ -10,6 +10,7 @@ would weight the structures of uneven parts unevenly.
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -55,6 +56,39 @@ class Workers(NamedTuple):
         """Wait until every process has come this far."""
         if self.size > 1:
             dist.barrier()
+
+
+@dataclass
+class Stop:
+    """Whether to stop after this step; of several processes, all after the same one."""
+
+    signals: list[int]
+    """Those that this process received."""
+    team: Workers
+    agreed: bool = False
+    """Whether a process had received one, as far as all know."""
+    pending: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def __bool__(self) -> bool:
+        return self.agreed if self.team.size > 1 else bool(self.signals)
+
+    def agree(self, asked: Tensor) -> None:
+        """Take note of the number of processes that want to stop, (1) on the device.
+
+        On a GPU it is read a step later, when it has long arrived: a processor that waited for it
+        now would let the GPU run dry.
+        """
+        if asked.device.type != "cuda":
+            self.agreed = asked.item() > 0
+            return
+        copied, arrived = torch.empty(1, dtype=asked.dtype, pin_memory=True), torch.cuda.Event()
+        copied.copy_(asked, non_blocking=True)
+        arrived.record()
+        if self.pending is not None:
+            before, ready = self.pending
+            ready.synchronize()
+            self.agreed = self.agreed or before.item() > 0
+        self.pending = copied, arrived
 
 
 def own_device(name: str) -> str:

@@ -1,0 +1,84 @@
+"""One optimiser step: gradients of a batch, alone or with other processes, and their use."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lkm_calc.padding import pad, unpad
+
+from .config import Config
+from .evaluate import model_output
+from .loader import Batch, GraphFrames, Totals
+from .loss import training_loss
+from .parallel import Stop, Workers
+from .recorded import RecordedGradients
+from .state import TrainingState, average_decay
+
+
+class Stepper:
+    """Makes the steps of a run; on a GPU it waits for none of them.
+
+    Args:
+        state: What a step changes.
+        data: The training frames.
+        config: The run.
+        team: The processes that share every batch.
+        total: Number of steps of the whole run.
+    """
+
+    def __init__(
+        self, state: TrainingState, data: GraphFrames, config: Config, team: Workers, total: int
+    ) -> None:
+        self.state, self.data, self.config, self.team = state, data, config, team
+        self.total = total
+        self.parameters = list(state.model.parameters())
+        self.gamma = torch.zeros_like(state.loss_sums[0])
+        self.recorded = None
+        if config.run.cuda_graphs:
+            self.recorded = RecordedGradients(self.add_gradients, self.parameters)
+
+    def step(self, indices: Int[Tensor, " batch"], rate: float, stop: Stop) -> None:
+        """Make one step with the frames of ``indices`` and add its losses to the sums."""
+        state, options = self.state, self.config.optimiser
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        state.optimiser.zero_grad(set_to_none=self.recorded is None)
+        warmed_up = min(1.0, (state.step + 1) / max(1, self.config.loss.gamma_warmup_steps))
+        self.gamma.fill_(self.config.loss.gamma * warmed_up)
+        losses = torch.zeros_like(state.loss_sums)
+        mine, totals = self.team.part(indices), self.data.totals(indices)
+        for piece in mine.chunk(options.accumulate) if len(mine) else ():
+            batch = self.data.batch(piece)
+            if self.recorded is None:
+                losses += self.add_gradients(batch, totals)
+            else:
+                graph = pad(batch.graph, self.data.capacity(piece), self.data.cutoff)
+                losses += self.recorded(batch._replace(graph=graph), totals)
+        if self.team.size > 1:
+            asked = losses.new_full((1,), float(len(stop.signals) > 0))
+            self.team.sum([losses, asked, *map(_gradient, self.parameters)])
+            stop.agree(asked)
+        torch.nn.utils.clip_grad_norm_(self.parameters, options.clip_norm)
+        state.optimiser.step()
+        state.update_average(average_decay(state.step, self.total, options))
+        state.loss_sums += losses
+
+    def add_gradients(self, batch: Batch, totals: Totals) -> Float[Tensor, " parts"]:
+        """Add the gradients of a piece of a batch, and return its part of the losses in float64.
+
+        Args:
+            batch: With a graph as it is, or padded.
+            totals: Of the whole batch.
+        """
+        padded = model_output(self.state.model, batch, create_graph=True)
+        predicted = unpad(padded, len(batch.energies), batch.atoms)
+        losses = training_loss(predicted, batch, self.config.loss, totals, self.gamma)
+        losses.total.backward()
+        return torch.stack([part.detach().double() for part in losses])
+
+
+def _gradient(parameter: torch.nn.Parameter) -> Tensor:
+    """Return the gradient of a parameter, zero where a process had no part in the batch."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
