@@ -77,10 +77,15 @@ class EnergyModel(nn.Module, ABC):
         What is there already is kept. On a prepared graph the model only calculates: shapes are
         known beforehand and a GPU is not waited for.
         """
-        if graph.max_neighbours is not None:
+        if graph.slot is not None and graph.max_neighbours is not None:
             return graph
-        counts = count(graph.edge_index[1], len(graph.numbers))
-        return replace(graph, max_neighbours=int(counts.max()))
+        target = graph.edge_index[1]
+        counts = count(target, len(graph.numbers))
+        order = torch.argsort(target, stable=True)
+        places = torch.arange(len(target), device=target.device)
+        places = places - (counts.cumsum(0) - counts)[target[order]]
+        slot = torch.empty_like(target).index_copy(0, order, places)
+        return replace(graph, slot=slot, max_neighbours=int(counts.max()))
 
     def forward(self, graph: Graph) -> Prediction:
         """Return energies and embeddings of a graph.

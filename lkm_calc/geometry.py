@@ -18,8 +18,10 @@ def lengths_and_directions(
     return lengths, vectors / lengths.unsqueeze(-1)
 
 
-def legendre(cosines: Float[Tensor, " pairs"], count: int) -> Float[Tensor, "pairs degrees"]:
-    """Return the zonal harmonics Y_l0 = √((2l+1)/4π) P_l(cos α), l = 0 .. count-1.
+def legendre(
+    cosines: Float[Tensor, "... pairs"], count: int, dim: int = -1
+) -> Float[Tensor, "..."]:
+    """Return the zonal harmonics Y_l0 = √((2l+1)/4π) P_l(cos α), l = 0 .. count-1, along ``dim``.
 
     Polynomials in the cosine, with finite derivatives at collinear edges, where the angle itself
     has none. Recurrence (l+1) P_(l+1) = (2l+1) x P_l − l P_(l−1) (DLMF 14.10.3).
@@ -31,4 +33,4 @@ def legendre(cosines: Float[Tensor, " pairs"], count: int) -> Float[Tensor, "pai
         falling = l / (l + 1) * norms[l + 1] / norms[l - 1]
         above = (rising * cosines) * functions[l] - falling * functions[l - 1]
         functions.append(above)
-    return torch.stack(functions[:count], dim=1)
+    return torch.stack(functions[:count], dim=dim)

@@ -56,8 +56,10 @@ class Graph:
     """Whole cell vectors to add to an edge's vector; None where nothing is periodic."""
     cell: Float[Tensor, "graphs 3 3"] | None = None
     """Cell vectors as rows, in Å; None where nothing is periodic."""
+    slot: Int[Tensor, " edges"] | None = None
+    """The place of each edge among those into the same atom, from 0; counted anew where None."""
     max_neighbours: int | None = None
-    """The largest number of edges into an atom, or a bound on it; counted anew where None."""
+    """The largest number of edges into an atom, or a bound on it; likewise."""
     local: LocalIndices | None = None
     """What :meth:`EnergyModel.prepare` found for a model that needs it."""
 
@@ -99,6 +101,7 @@ class Graph:
             n_graphs=1,
             shifts=torch.from_numpy(edges.shifts.astype(np.float64)) if periodic else None,
             cell=torch.from_numpy(cell).unsqueeze(0) if periodic else None,
+            slot=torch.from_numpy(edges.slot),
             max_neighbours=edges.max_neighbours,
         )
         short = graph.edge_vectors().square().sum(-1) < 1e-12
@@ -126,6 +129,7 @@ class Graph:
         edges_before = np.cumsum([0] + [g.edge_index.shape[1] for g in graphs])
         graphs_before = np.cumsum([0] + [g.n_graphs for g in graphs])
         bounds = [g.max_neighbours for g in graphs if g.max_neighbours is not None]
+        slots = [g.slot for g in graphs if g.slot is not None]
         return cls(
             numbers=torch.cat([g.numbers for g in graphs]),
             positions=torch.cat([g.positions for g in graphs]),
@@ -141,6 +145,7 @@ class Graph:
             n_graphs=int(graphs_before[-1]),
             shifts=torch.cat([g._periodic_parts()[0] for g in graphs]) if periodic else None,
             cell=torch.cat([g._periodic_parts()[1] for g in graphs]) if periodic else None,
+            slot=torch.cat(slots) if len(slots) == len(graphs) else None,
             max_neighbours=max(bounds) if len(bounds) == len(graphs) else None,
         )
 

@@ -22,11 +22,13 @@ class EdgeList(NamedTuple):
     reverse: NDArray[np.int64]
     """(edges): position of the same pair, same image, in the opposite direction."""
 
+    slot: NDArray[np.int64]
+    """(edges): the place of each among the edges into the same atom, from 0."""
+
     @property
     def max_neighbours(self) -> int:
         """The largest number of edges into an atom."""
-        targets = self.edge_index[1]
-        return int(np.bincount(targets).max()) if len(targets) else 0
+        return int(self.slot.max(initial=-1)) + 1
 
 
 def neighbour_list(
@@ -60,7 +62,8 @@ def neighbour_list(
     flipped = np.lexsort((*(-shifts).T[::-1], target, source))
     reverse = np.empty_like(source)
     reverse[flipped] = np.arange(len(source))
-    return EdgeList(np.stack([source, target]), shifts, reverse)
+    slot = np.arange(len(target)) - np.searchsorted(target, target)
+    return EdgeList(np.stack([source, target]), shifts, reverse, slot)
 
 
 MAX_SPAN = 1000.0

@@ -93,6 +93,7 @@ def pad(graph: Graph, capacity: Capacity, cutoff: float) -> Graph:
         n_graphs=graph.n_graphs + 1,
         shifts=shifts,
         cell=cell,
+        slot=None if graph.slot is None else _extended(graph.slot, len(k), 0),
         max_neighbours=capacity.max_neighbours,
         local=local,
     )

@@ -12,6 +12,7 @@ from benchmarks import pyg
 from lkm_calc import Graph, build_model, energy_and_forces
 from lkm_calc.basis import SphericalBesselBasis
 from lkm_calc.geometry import lengths_and_directions
+from lkm_calc.models import dimenetpp
 from lkm_calc.models.dimenetpp import AngularBasis
 
 from .support import (
@@ -103,6 +104,9 @@ def test_parameter_count():
     assert sum(p.numel() for p in build_model("dimenet++").parameters()) == 1_885_830
 
 
+BOTH_FORMS = pytest.mark.parametrize("few", [0, 1000], ids=["many neighbours", "few neighbours"])
+
+
 def plain_angular_sum(graph, directions, radial, x, weight):
     """Return Σ over triplets of sbf(r_kj, α) W ⊙ x_kj, written out with Legendre polynomials."""
     kj, ji = triplets(graph)
@@ -121,7 +125,9 @@ def plain_angular_sum(graph, directions, radial, x, weight):
     [rattled(), molecule("CO2"), molecule("C6H6"), crystal()],
     ids=["molecule", "linear", "planar", "cell smaller than the cut-off"],
 )
-def test_angular_sum_equals_the_sum_over_triplets(atoms):
+@BOTH_FORMS
+def test_angular_sum_equals_the_sum_over_triplets(atoms, few, monkeypatch):
+    monkeypatch.setattr(dimenetpp, "FEW_NEIGHBOURS", few)
     graph = Graph.from_atoms(atoms, 5.0)
     distances, directions = lengths_and_directions(graph.edge_vectors())
     radial = SphericalBesselBasis(7, 6, 5.0, 6).double()(distances)
@@ -131,6 +137,20 @@ def test_angular_sum_equals_the_sum_over_triplets(atoms):
     found = AngularBasis(7).double()(graph, directions, radial).of(x, weight)
     expected = plain_angular_sum(graph, directions, radial, x, weight)
     assert relative_error(found, expected) < ROUND_OFF
+
+
+@pytest.mark.parametrize("atoms", [rattled(), crystal()], ids=["molecule", "crystal"])
+def test_both_forms_of_the_angular_sum_have_the_same_derivatives(atoms, monkeypatch):
+    model = small_model()
+    graph, results = graph_of(atoms, model), []
+    for few in (0, 1000):
+        monkeypatch.setattr(dimenetpp, "FEW_NEIGHBOURS", few)
+        out = energy_and_forces(model, graph, create_graph=True)
+        loss = out.forces.square().sum()
+        gradients = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+        results.append((out.energy, out.forces, torch.cat([g.flatten() for g in gradients])))
+    for one, other in zip(*results, strict=True):
+        assert relative_error(one, other) < ROUND_OFF
 
 
 def test_embeddings_are_one_a_block_and_one_for_the_start():

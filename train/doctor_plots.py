@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from lkm_calc.atomic import replacing
 
-from .doctor import MIN_CONTACT, Figures, Report
-from .doctor_labels import Floats
+from .doctor_distances import MIN_CONTACT
+from .doctor_figures import Figures, Report
+from .doctor_findings import Floats
 from .frames import Frames
 
 MAX_POINTS = 20_000

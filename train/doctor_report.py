@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .doctor import Figures, Report
+from .doctor_figures import Figures, Report
 
 
 def report_text(report: Report, source: str) -> str:

@@ -120,6 +120,7 @@ class GraphFrames:
         # Within their frame; offsets are added for each batch.
         self.edge_index = self._put(np.concatenate([e.edge_index for e in lists], axis=1))
         self.reverse = self._put(np.concatenate([e.reverse for e in lists]))
+        self.slot = self._put(np.concatenate([e.slot for e in lists]))
         self.cells = self.shifts = None
         if cells is not None:
             self.cells = self._put(cells)
@@ -210,6 +211,7 @@ class GraphFrames:
             n_graphs=len(indices),
             shifts=None if self.shifts is None else self.shifts[edges.rows],
             cell=None if self.cells is None else self.cells[here],
+            slot=self.slot[edges.rows],
             max_neighbours=int(self.max_neighbours[indices].max()),
             local=local,
         )

@@ -1,18 +1,18 @@
 """DimeNet++ (Gasteiger, Giri, Margraf and Günnemann 2020, arXiv:2011.14115)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..basis import BesselBasis, SphericalBesselBasis, SphericalHarmonics
 from ..energy import ANY_SIZE, AtomOutput, EnergyModel, check_choice, check_sizes
-from ..geometry import lengths_and_directions
+from ..geometry import legendre, lengths_and_directions
 from ..graph import Graph
 from ..layers import AtomEmbedding, Constants, EdgeLinear, Residual, dense
-from ..scatter import count, sum_to
+from ..scatter import sum_to
 
 silu = nn.functional.silu
 
@@ -30,46 +30,85 @@ class EdgeGrid(NamedTuple):
     """Edges laid out by target atom, each atom's in consecutive slots, for batched products."""
 
     rows: Int[Tensor, " edges"]
-    """Row of each edge in the grid of atoms · slots; the other rows are empty, that is zero."""
+    """Row of each edge in the grid of atoms · slots."""
+    edges: Int[Tensor, " grid"]
+    """The edge in each row; the first one in empty rows."""
+    filled: Bool[Tensor, "grid 1"]
+    """Which rows hold an edge."""
     atoms: int
     slots: int
     """The largest number of neighbours."""
 
     @classmethod
     def from_graph(cls, graph: Graph) -> "EdgeGrid":
-        """Give every edge a slot at its target atom."""
+        """Lay out the edges of a prepared graph."""
+        if graph.slot is None or graph.max_neighbours is None:
+            raise ValueError("The graph has no slots of edges; call the model's prepare first.")
         target, atoms = graph.edge_index[1], len(graph.numbers)
-        slots = max(1, graph.max_neighbours or 0)
-        counts = count(target, atoms)
-        order = torch.argsort(target, stable=True)
-        first = counts.cumsum(0) - counts
-        places = torch.arange(len(target), device=target.device) - first[target[order]]
-        # Only edges that stand for none, see `pad`, are more than the slots; they may share one.
-        slot = torch.empty_like(target).index_copy(0, order, places).clamp(max=slots - 1)
-        return cls(target * slots + slot, atoms, slots)
+        slots = max(1, graph.max_neighbours)
+        rows = target * slots + graph.slot
+        all_edges = torch.arange(len(target), device=target.device)
+        edges = target.new_full((atoms * slots,), -1).index_copy(0, rows, all_edges)
+        return cls(rows, edges.clamp(min=0), (edges >= 0).unsqueeze(1), atoms, slots)
 
-    def spread(self, values: Float[Tensor, "edges ..."]) -> Float[Tensor, "grid ..."]:
-        """Return the grid with the edges' values in their rows."""
-        grid = values.new_zeros(self.atoms * self.slots, *values.shape[1:])
-        return grid.index_copy(0, self.rows, values)
+    def spread(self, values: Float[Tensor, "edges dim"]) -> Float[Tensor, "grid dim"]:
+        """Return the grid with the edges' values in their rows, zero in the others."""
+        return _Spread.apply(values, self.rows, self.edges, self.filled)  # type: ignore[no-any-return, no-untyped-call]
+
+    def collect(
+        self, values: Float[Tensor, "grid dim"], reverse: Int[Tensor, " edges"]
+    ) -> Float[Tensor, "edges dim"]:
+        """Return for every edge what the row of its reverse holds."""
+        turned = self.rows.index_select(0, reverse), reverse.index_select(0, self.edges)
+        return _Collect.apply(values, *turned, self.filled)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Spread(torch.autograd.Function):
+    """Rows into a grid, one to one: both directions are gathers, which are faster than scatters."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rows: Tensor, edges: Tensor, filled: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, edges, filled)
+        return values.index_select(0, edges) * filled
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _Collect.apply(gradient, *ctx.saved_tensors), None, None, None  # type: ignore[no-untyped-call]
+
+
+class _Collect(torch.autograd.Function):
+    """The way back."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rows: Tensor, edges: Tensor, filled: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, edges, filled)
+        return values.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _Spread.apply(gradient, *ctx.saved_tensors), None, None, None  # type: ignore[no-untyped-call]
 
 
 class AngularSum(NamedTuple):
     """The angular part Σ_k Y_l0(α_kj,ji) T_l[kj] of every edge j → i, k ≠ i, without triplets.
 
-    By the addition theorem Y_l0(α) = √(4π/(2l+1)) Σ_m Y_lm(û_kj) Y_lm(û_ji), so that the sum over
-    k is made once for each atom j, and time and memory grow with edges. The term k = i (same
-    image), where α = π, is subtracted in closed form.
+    The edges into an atom are laid out in a grid, and the sums over k at each atom are batched
+    matrix products, in one of two equal forms. Where neighbours are few, Y_l0 of every pair of them
+    is written down. Where they are many, the addition theorem
+    Y_l0(α) = √(4π/(2l+1)) Σ_m Y_lm(û_kj) Y_lm(û_ji) splits it, so that time and memory grow with
+    edges; the term k = i (same image), where α = π, is subtracted in closed form.
     """
 
     grid: EdgeGrid
     reverse: Int[Tensor, " edges"]
     radial: Float[Tensor, "degrees grid radial"]
     """Radial part of the spherical basis."""
-    gather: Float[Tensor, "rows orders slots"]
-    """(degrees · atoms, orders, slots): sums over the neighbours k of j."""
     evaluate: Float[Tensor, "atoms slots terms"]
-    """(atoms, slots, degrees · orders): the sums in the direction of each neighbour i."""
+    """The sums for each neighbour i: over degrees and neighbours k, Y_l0(α_kj,ji), zero for k = i;
+    or over degrees and orders, Y_lm(û_ji)."""
+    gather: Float[Tensor, "rows orders slots"] | None
+    """(degrees · atoms, orders, slots): Y_lm(û_kj), for the sums over k; None where all pairs are
+    written down."""
     opposite: Float[Tensor, "degrees 1 1"]
     """Y_l0(π), the weight of k = i."""
 
@@ -79,13 +118,18 @@ class AngularSum(NamedTuple):
         weight: Float[Tensor, "degrees radial channels"],
     ) -> Float[Tensor, "edges channels"]:
         """Return Σ_k Σ_ln sbf_ln(r_kj, α) weight[l, n] ⊙ x_kj for each edge j → i."""
-        atoms, slots, channels = self.grid.atoms, self.grid.slots, x.shape[1]
-        terms = torch.bmm(self.radial, weight) * self.grid.spread(x)
-        moments = self.gather @ terms.view(-1, slots, channels)
-        moments = moments.view(len(weight), atoms, -1, channels).transpose(0, 1)
-        sums = self.evaluate @ moments.reshape(atoms, -1, channels)
-        sums = sums.view(-1, channels) - (self.opposite * terms).sum(0)
-        return sums.index_select(0, self.grid.rows.index_select(0, self.reverse))
+        grid, channels = self.grid, x.shape[1]
+        terms = torch.bmm(self.radial, weight) * grid.spread(x)
+        parts = terms if self.gather is None else self.gather @ terms.view(-1, grid.slots, channels)
+        parts = parts.view(len(weight), grid.atoms, -1, channels).transpose(0, 1)
+        sums = (self.evaluate @ parts.reshape(grid.atoms, -1, channels)).view(-1, channels)
+        if self.gather is not None:
+            sums = sums - (self.opposite * terms).sum(0)
+        return grid.collect(sums, self.reverse)
+
+
+FEW_NEIGHBOURS = 32
+"""Number of neighbours up to which all pairs of them are written down: measured on a CPU."""
 
 
 class AngularBasis(Constants):
@@ -100,6 +144,7 @@ class AngularBasis(Constants):
 
     def __init__(self, degrees: int) -> None:
         super().__init__()
+        self.degrees = degrees
         self.harmonics = SphericalHarmonics(degrees - 1)
         l = torch.arange(degrees, dtype=torch.float64)
         parity, norm = (-1) ** l, ((2 * l + 1) / (4 * math.pi)).sqrt()
@@ -115,16 +160,19 @@ class AngularBasis(Constants):
     ) -> AngularSum:
         """Lay the basis out by atom, given unit vectors from source to target."""
         grid = EdgeGrid.from_graph(graph)
-        on_grid = grid.spread(self.harmonics(directions))
-        on_grid = on_grid.view(grid.atoms, grid.slots, *on_grid.shape[1:])
-        return AngularSum(
-            grid,
-            graph.reverse,
-            grid.spread(radial).transpose(0, 1).contiguous(),
-            on_grid.permute(2, 0, 3, 1).flatten(0, 1).contiguous(),
-            (on_grid * self.signs).flatten(2),
-            self.opposite,
-        )
+        by_degree = grid.spread(radial.flatten(1)).unflatten(1, radial.shape[1:])
+        by_degree = by_degree.transpose(0, 1).contiguous()
+        if grid.slots <= FEW_NEIGHBOURS:
+            on_grid = grid.spread(directions).view(grid.atoms, grid.slots, 3)
+            zonal = legendre(-(on_grid @ on_grid.mT), self.degrees, dim=2)
+            other = ~torch.eye(grid.slots, dtype=torch.bool, device=zonal.device)
+            evaluate, gather = (zonal * other.unsqueeze(1)).flatten(2), None
+        else:
+            y = grid.spread(self.harmonics(directions).flatten(1))
+            y = y.view(grid.atoms, grid.slots, self.degrees, -1)
+            evaluate = (y * self.signs).flatten(2)
+            gather = y.permute(2, 0, 3, 1).flatten(0, 1).contiguous()
+        return AngularSum(grid, graph.reverse, by_degree, evaluate, gather, self.opposite)
 
 
 class Embedding(nn.Module):
