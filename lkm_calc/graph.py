@@ -1,6 +1,6 @@
 """The input of every model: atoms, their positions and the edges between them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -166,13 +166,20 @@ class Graph:
             vectors = vectors + torch.einsum("ea,eab->eb", self.shifts, cells)
         return vectors
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the graph by name."""
+        found = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if self.local is not None:
+            found |= {f"local.{name}": index for name, index in self.local._asdict().items()}
+        return found
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Graph":
+        """Return the graph with other tensors under the names of :meth:`tensors`."""
+        own: dict[str, Any] = {k: v for k, v in tensors.items() if not k.startswith("local.")}
+        if self.local is not None:
+            own["local"] = LocalIndices(*(tensors[f"local.{name}"] for name in self.local._fields))
+        return replace(self, **own)
+
     def to(self, device: torch.device | str) -> "Graph":
         """Return the graph with every tensor on ``device``."""
-        moved: dict[str, Any] = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        if self.local is not None:
-            moved["local"] = LocalIndices(*(index.to(device) for index in self.local))
-        return replace(self, **moved)
+        return self.with_tensors({name: t.to(device) for name, t in self.tensors().items()})

@@ -10,13 +10,14 @@ from .support import ROOT
 
 LAYERS = [
     {"units", "geometry", "basis", "layers", "scatter", "lkm"},
-    {"neighbours", "atomic", "precision", "device"},
+    {"neighbours", "atomic", "precision", "device", "recording"},
     {"graph"},
     {"energy", "triplets"},
     {"multiplex"},
     {"models"},
     {"forces", "checkpoint"},
     {"padding"},
+    {"compiled"},
     {"calculator"},
 ]
 """Modules of lkm_calc; each may import from the layers before its own, and from its own."""

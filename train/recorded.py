@@ -1,13 +1,12 @@
 """Gradients recorded once as a CUDA graph and replayed: one launch instead of thousands."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lkm_calc.graph import LocalIndices
+from lkm_calc.recording import Recorder, record_cuda_graph
 
 from .loader import Batch, Totals
 
@@ -23,8 +22,8 @@ class Recording(NamedTuple):
 
     inputs: Batch
     losses: Tensor
-    """What it writes when it is run again."""
-    again: Callable[[], None]
+    """What it writes when it is replayed."""
+    replay: Callable[[], None]
 
 
 class RecordedGradients:
@@ -37,18 +36,17 @@ class RecordedGradients:
     Args:
         function: What to record; it must not wait for the GPU.
         parameters: Whose gradients it adds to.
-        record: How; runs the function and returns what it returned and a function that runs it
-            again.
+        record: How.
     """
 
     def __init__(
         self,
         function: GradientFunction,
         parameters: list[torch.nn.Parameter],
-        record: "Recorder | None" = None,
+        record: Recorder = record_cuda_graph,
     ) -> None:
         self.function, self.parameters = function, parameters
-        self.record = record or record_cuda_graph
+        self.record = record
         self.recordings: dict[tuple[object, ...], Recording] = {}
 
     def __call__(self, batch: Batch, totals: Totals) -> Tensor:
@@ -62,7 +60,7 @@ class RecordedGradients:
             self.recordings[key] = recording = self._recorded(batch, totals)
         for fixed, new in zip(_tensors(recording.inputs), _tensors(batch), strict=True):
             fixed.copy_(new)
-        recording.again()
+        recording.replay()
         return recording.losses
 
     def _recorded(self, batch: Batch, totals: Totals) -> Recording:
@@ -73,45 +71,23 @@ class RecordedGradients:
                 parameter.grad = torch.zeros_like(parameter)
             before.append(parameter.grad.clone())
         inputs = _cloned(batch)
-        losses, again = self.record(lambda: self.function(inputs, totals))
+        (losses,), replay = self.record(lambda: (self.function(inputs, totals),))
         for parameter, gradient in zip(self.parameters, before, strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(gradient)
-        return Recording(inputs, losses, again)
-
-
-Recorder = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
-
-
-def record_cuda_graph(function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-    """Record a function as a CUDA graph, after a few runs that settle allocations and libraries."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            function()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = function()
-    return output, graph.replay
+        return Recording(inputs, losses, replay)
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
     """Return every tensor of a batch, in a fixed order."""
-    found = [*vars(batch.graph).values(), *(batch.graph.local or ()), *batch[1:]]
-    return [value for value in found if isinstance(value, Tensor)]
+    labels = [value for value in batch[1:] if isinstance(value, Tensor)]
+    return [*batch.graph.tensors().values(), *labels]
 
 
 def _cloned(batch: Batch) -> Batch:
     """Return a copy of a batch that shares no memory with it."""
-    copies: dict[str, Any] = {
-        name: v.clone() for name, v in vars(batch.graph).items() if isinstance(v, Tensor)
-    }
-    graph = replace(batch.graph, **copies)
-    if graph.local is not None:
-        graph = replace(graph, local=LocalIndices(*(index.clone() for index in graph.local)))
+    graph = batch.graph.with_tensors({k: t.clone() for k, t in batch.graph.tensors().items()})
     labels: dict[str, Any] = {
-        k: v.clone() for k, v in batch._asdict().items() if isinstance(v, Tensor)
+        name: value.clone() for name, value in batch._asdict().items() if isinstance(value, Tensor)
     }
     return batch._replace(graph=graph, **labels)

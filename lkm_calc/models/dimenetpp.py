@@ -59,6 +59,8 @@ class EdgeGrid(NamedTuple):
         self, values: Float[Tensor, "grid dim"], reverse: Int[Tensor, " edges"]
     ) -> Float[Tensor, "edges dim"]:
         """Return for every edge what the row of its reverse holds."""
+        if len(reverse) == 0:
+            return values.index_select(0, self.rows)
         turned = self.rows.index_select(0, reverse), reverse.index_select(0, self.edges)
         return _Collect.apply(values, *turned, self.filled)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -69,6 +71,8 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, rows: Tensor, edges: Tensor, filled: Tensor) -> Tensor:
         ctx.save_for_backward(rows, edges, filled)
+        if len(values) == 0:  # there is no first one to stand in
+            return values.new_zeros(len(edges), values.shape[1])
         return values.index_select(0, edges) * filled
 
     @staticmethod

@@ -1,0 +1,284 @@
+"""Energy and forces as compiled programs of fixed shapes.
+
+The energy and its gradient are traced together into one graph of tensor operations, for shapes that
+hold a little more than the structure at hand. On a CPU the graph is compiled ahead of time to
+machine code (torch's AOTInductor, which needs a C++ compiler), and kept in a folder of the user, to
+be loaded in milliseconds by the next process. On a GPU the work is recorded as a CUDA graph.
+
+A compiled program is no model file: it is code, made on this machine from the model's weights, and
+is loaded only from a folder and files that belong to the user.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch._inductor import aoti_compile_and_package
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from .atomic import replacing
+from .energy import EnergyModel
+from .forces import EnergyForces, energy_and_forces
+from .graph import Graph
+from .padding import Capacity, pad, unpad
+from .precision import fast_matmul
+from .recording import Recorder, record_cuda_graph
+
+logger = logging.getLogger("lkm_calc")
+
+SPARE = 0.06
+"""Share of spare rows in a program, so that atoms may move before the next one is needed."""
+TOLERANCE = 1e-4
+"""Largest difference between compiled and ordinary forces in eV/Å, and between energies per atom in
+eV; in proportion more where forces exceed 10 eV/Å. Float32 alone makes a tenth of it."""
+MAX_PROGRAMS = 8
+"""Programs kept in memory; more shapes are computed in the ordinary way."""
+
+Program = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+
+class CompileError(RuntimeError):
+    """A program cannot be made, or computes something else than the model."""
+
+
+class CompiledForces:
+    """Energy and forces of a model by programs that are made as structures need them.
+
+    A structure that outgrows the last program of its kind gets a larger one. Each program is
+    compared with the ordinary computation before it is used. Where there is no compiler, or a
+    program fails the comparison, one warning says so, and all goes on in the ordinary way.
+
+    Args:
+        model: On its device; its weights must stay as they are.
+        folder: Where programs are kept, that of :func:`cache_folder` if not given.
+    """
+
+    def __init__(
+        self,
+        model: EnergyModel,
+        folder: Path | None = None,
+        record: Recorder = record_cuda_graph,
+    ) -> None:
+        self.model = model
+        self.folder = folder
+        self.record = record
+        self.programs: list[tuple[Capacity, bool, bool, Program]] = []
+        self.failed = False
+
+    def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
+        """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU.
+
+        On a GPU the results stand in memory that the next call writes to.
+        """
+        graph = self.model.prepare(graph)
+        program = None if self.failed else self._program(graph, stress)
+        if program is None:
+            return energy_and_forces(self.model, graph.to(self.model.device), stress=stress)
+        capacity, _, _, run = program
+        padded = pad(graph, capacity, self.model.cutoff)
+        return _results(run(list(padded.tensors().values())), graph, stress)
+
+    def _program(self, graph: Graph, stress: bool) -> tuple[Capacity, bool, bool, Program] | None:
+        """Return a program for a prepared graph, made now if there is none that holds it."""
+        periodic = graph.cell is not None
+        for program in self.programs:
+            if program[1:3] == (periodic, stress) and _fits(program[0], graph):
+                return program
+        if len(self.programs) >= MAX_PROGRAMS:
+            return None
+        capacity = Capacity.of(graph, SPARE)
+        for known, *kind, _ in self.programs:
+            if kind == [periodic, stress] and known.atoms == capacity.atoms:
+                capacity = capacity.joined(known)
+        padded = pad(graph, capacity, self.model.cutoff)
+        try:
+            made = self._make(padded, stress)
+            check(self.model, graph, stress, _results(made(_values(padded)), graph, stress))
+        except CompileError as error:
+            warnings.warn(f"Computing without compilation: {error}", stacklevel=2)
+            self.failed = True
+            return None
+        self.programs.append((capacity, periodic, stress, made))
+        return self.programs[-1]
+
+    def _make(self, padded: Graph, stress: bool) -> Program:
+        """Make the program of a padded graph, or load it if it was made before."""
+        if self.model.device.type != "cpu":
+            return _recorded(self.model, padded, stress, self.record)
+        folder = self.folder or cache_folder()
+        path = folder / f"{_fingerprint(self.model, padded, stress)}.pt2"
+        if not path.exists():
+            _compile(self.model, padded, stress, path)
+        _check_owner(path)
+        # torch's aoti_load_package is a shell around this that tries the compiler for two seconds.
+        loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+
+        def run(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+            with torch.no_grad(), fast_matmul(padded.edge_index.shape[1]):
+                results: Sequence[Tensor] = loader.run(list(tensors))
+            return results
+
+        return run
+
+
+def cache_folder() -> Path:
+    """Return the folder of compiled programs: $LKM_CACHE, or lkm-calc in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("LKM_CACHE") or Path(base) / "lkm-calc")
+
+
+def check(model: EnergyModel, graph: Graph, stress: bool, found: EnergyForces) -> None:
+    """Raise a CompileError if results differ from the ordinary computation by more than allowed."""
+    expected = energy_and_forces(model, graph.to(model.device), stress=stress)
+    allowed = TOLERANCE * max(1.0, expected.forces.abs().max().item() / 10)
+    off = (found.forces - expected.forces).abs().max().item()
+    energy_off = (found.energy - expected.energy).abs().max().item()
+    if not max(off, energy_off / len(graph.numbers)) <= allowed:
+        raise CompileError(
+            f"the compiled forces are off by {off:.2g} eV/Å and the energy by {energy_off:.2g} eV, "
+            f"more than the {allowed:.2g} allowed. Please report this with the versions of "
+            "torch and of the compiler."
+        )
+
+
+def _fits(capacity: Capacity, graph: Graph) -> bool:
+    """Tell whether a program is for as many atoms and holds the graph."""
+    return capacity.atoms == len(graph.numbers) + 2 and capacity.holds(graph)
+
+
+def _values(graph: Graph) -> list[Tensor]:
+    return list(graph.tensors().values())
+
+
+def _results(tensors: Sequence[Tensor], graph: Graph, stress: bool) -> EnergyForces:
+    """Return a program's output for the structures of the graph before it was padded."""
+    energy, forces, atom_energies, *others = tensors
+    virial = others.pop(0) if stress else None
+    padded = EnergyForces(energy, forces, virial, atom_energies, tuple(others))
+    return unpad(padded, graph.n_graphs, len(graph.numbers))
+
+
+class _Traced(nn.Module):
+    """Energy and forces as a function of the tensors of a padded graph."""
+
+    def __init__(self, model: EnergyModel, padded: Graph, stress: bool) -> None:
+        super().__init__()
+        self.model, self.padded, self.stress = model, padded, stress
+        self.names = list(padded.tensors())
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        graph = self.padded.with_tensors(dict(zip(self.names, tensors, strict=True)))
+        out = energy_and_forces(self.model, graph, stress=self.stress)
+        virial = () if out.stress is None else (out.stress,)
+        return (out.energy, out.forces, out.atom_energies, *virial, *out.embeddings)
+
+
+class _Flat(nn.Module):
+    """A traced graph as a module of its own."""
+
+    def __init__(self, traced: torch.fx.GraphModule) -> None:
+        super().__init__()
+        self.traced = traced
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        results: tuple[Tensor, ...] = self.traced(*tensors)
+        return results
+
+
+def _compile(model: EnergyModel, padded: Graph, stress: bool, path: Path) -> None:
+    """Write the program of a padded graph, whole or not at all.
+
+    Raises:
+        CompileError: There is no working compiler, or the folder cannot be written.
+    """
+    logger.warning(
+        "Compiling %s for %d atoms and up to %d edges: about a minute, once; kept in %s.",
+        model.name,
+        len(padded.numbers) - 2,
+        padded.edge_index.shape[1],
+        path.parent,
+    )
+    began = time.perf_counter()
+    tensors = _values(padded)
+    options = {"freezing": True, "memory_planning": True, "cpp.dynamic_threads": True}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+            traced = make_fx(_Traced(model, padded, stress))(*tensors)
+            program = torch.export.export(_Flat(traced), tuple(tensors))
+            made = aoti_compile_and_package(
+                program, package_path=str(Path(scratch) / "program.pt2"), inductor_configs=options
+            )
+            with replacing(path) as temporary:
+                temporary.write_bytes(Path(made).read_bytes())
+    except Exception as error:  # compilers and their drivers fail in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CompileError(
+            f"the program could not be compiled ({reason}). A C++ compiler such as g++ is needed."
+        ) from error
+    logger.warning("Compiled in %.0f s.", time.perf_counter() - began)
+
+
+def _recorded(model: EnergyModel, padded: Graph, stress: bool, record: Recorder) -> Program:
+    """Record energy and forces of a padded graph on the model's device."""
+    fixed = padded.to(model.device)
+    inputs = _values(fixed)
+    traced = _Traced(model, fixed, stress)
+    outputs, replay = record(lambda: traced(*inputs))
+
+    def run(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        for own, new in zip(inputs, tensors, strict=True):
+            own.copy_(new, non_blocking=True)
+        replay()
+        return outputs
+
+    return run
+
+
+def _fingerprint(model: EnergyModel, padded: Graph, stress: bool) -> str:
+    """Return a name that changes with the weights, the shapes, the code and the machine."""
+    about = {
+        "model": [model.name, model.hypers, str(model.dtype)],
+        "shapes": {k: [list(t.shape), str(t.dtype)] for k, t in padded.tensors().items()},
+        "graph": [padded.n_graphs, padded.max_neighbours, stress],
+        "torch": [torch.__version__, torch.backends.cpu.get_cpu_capability()],
+        "machine": [platform.machine(), platform.system(), _processor()],
+    }
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
+    package = Path(__file__).parent
+    for source in sorted(package.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return f"{model.name.replace('+', 'p')}-{digest.hexdigest()[:24]}"
+
+
+def _processor() -> str:
+    """Return what instructions the processor has; programs use all of them."""
+    about = Path("/proc/cpuinfo")
+    if not about.exists():
+        return platform.processor()
+    lines = about.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _check_owner(path: Path) -> None:
+    """Raise a CompileError if somebody else could have written a program."""
+    if hasattr(os, "getuid"):
+        for place in (path, path.parent):
+            found = place.stat()
+            if found.st_uid != os.getuid() or found.st_mode & 0o022:
+                raise CompileError(
+                    f"{place} belongs to, or can be written by, another user, and a program is "
+                    "code. Set LKM_CACHE to a folder of your own with mode 700."
+                )

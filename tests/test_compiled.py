@@ -1,0 +1,171 @@
+"""Compiled programs: the same numbers, kept for the next process, and what happens without them."""
+
+import logging
+import os
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces
+from lkm_calc.compiled import CompiledForces
+
+from .support import ROUND_OFF, crystal, graph_of, rattled, relative_error, small_model
+from .test_no_waiting import run_again
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Programs are shared by the tests: each takes the compiler half a minute."""
+    return tmp_path_factory.mktemp("programs")
+
+
+def assert_equal(found, expected, tolerance=ROUND_OFF):
+    for name, value in expected._asdict().items():
+        if isinstance(value, torch.Tensor):
+            assert relative_error(getattr(found, name), value) < tolerance, name
+    for layer, other in zip(found.embeddings, expected.embeddings, strict=True):
+        assert relative_error(layer, other) < tolerance
+
+
+@pytest.mark.parametrize("name", ["dimenet++", "pamnet"])
+def test_a_program_computes_what_the_model_computes(name, folder, caplog):
+    model = small_model(name)
+    forces = CompiledForces(model, folder)
+    with caplog.at_level(logging.WARNING), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for seed in range(4):
+            graph = graph_of(rattled(seed=seed, amplitude=0.02), model)
+            assert_equal(forces(graph), energy_and_forces(model, graph))
+    assert len(forces.programs) == 1
+    assert f"kept in {folder}" in caplog.text
+
+
+def test_a_program_is_kept_for_the_next_process(folder, caplog, monkeypatch):
+    model = small_model()
+    graph = graph_of(rattled(), model)
+    CompiledForces(model, folder)(graph)
+    before = len(list(folder.iterdir()))
+    monkeypatch.setattr(compiled, "_compile", None)  # calling it would fail
+    forces = CompiledForces(small_model(), folder)
+    assert_equal(forces(graph), energy_and_forces(model, graph))
+    assert not forces.failed
+    assert len(list(folder.iterdir())) == before
+
+
+def test_other_weights_and_shapes_have_other_names():
+    model, other = small_model(), small_model()
+    with torch.no_grad():
+        next(other.parameters()).add_(1e-9)
+    graph, cell = (m.prepare(graph_of(a, m)) for a, m in ((rattled(), model), (crystal(), model)))
+    names = {
+        compiled._fingerprint(m, g, stress)
+        for m, g, stress in (
+            (model, graph, False),
+            (other, graph, False),
+            (model, cell, False),
+            (model, cell, True),
+            (small_model().float(), graph, False),
+        )
+    }
+    assert len(names) == 5
+    assert compiled._fingerprint(small_model(), graph, False) in names
+
+
+def test_periodic_structures_with_stress(folder):
+    model = small_model()
+    forces = CompiledForces(model, folder)
+    for seed in range(2):
+        graph = graph_of(crystal(seed), model)
+        assert_equal(forces(graph, stress=True), energy_and_forces(model, graph, stress=True))
+    assert not forces.failed
+
+
+def test_the_calculator_follows_atoms_that_outgrow_a_program(monkeypatch):
+    """With a stand-in for the compiler: which programs are made and used."""
+    made = []
+
+    def make(self, padded, stress):
+        made.append(len(padded.numbers))
+        return compiled._recorded(self.model, padded, stress, run_again)
+
+    monkeypatch.setattr(CompiledForces, "_make", make)
+    model = small_model()
+    quick, plain = LKMCalculator(model, compile=True), LKMCalculator(model)
+    spread = rattled()
+    spread.positions *= 3
+    # A molecule, one of fewer edges, the first again, another one, a crystal with its stress.
+    for atoms in (spread, rattled(seed=1), spread, rattled("H2O"), crystal(), rattled(seed=2)):
+        quick.calculate(atoms)
+        plain.calculate(atoms)
+        for name, value in plain.results.items():
+            np.testing.assert_allclose(quick.results[name], value, rtol=1e-9, atol=1e-9)
+    assert made == [11, 11, 5, 6]
+
+
+def test_results_of_a_replay_are_copied():
+    model = small_model()
+    calculator = LKMCalculator(model, compile=True)
+    calculator._compiled._make = lambda padded, stress: compiled._recorded(
+        model, padded, stress, run_again
+    )
+    first = calculator.get_forces(rattled())
+    before = first.copy()
+    calculator.get_forces(rattled(seed=1, amplitude=0.02))
+    assert np.array_equal(first, before)
+
+
+def test_without_a_compiler_one_warning_and_the_same_numbers(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(compiled, "aoti_compile_and_package", fail)
+    monkeypatch.setenv("LKM_CACHE", str(tmp_path / "cache"))
+    model = small_model()
+    calculator, expected = LKMCalculator(model, compile=True), LKMCalculator(model)
+    with pytest.warns(UserWarning, match=r"No working C\+\+ compiler found.*is needed"):
+        forces = calculator.get_forces(rattled())
+    assert np.array_equal(forces, expected.get_forces(rattled()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calculator.get_forces(rattled(seed=1))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [1.0, float("nan")])
+def test_a_program_that_computes_something_else_is_not_used(wrong, monkeypatch):
+    model = small_model()
+
+    def make(self, padded, stress):
+        program = compiled._recorded(self.model, padded, stress, run_again)
+        return lambda tensors: [
+            program(tensors)[0],
+            program(tensors)[1] + wrong,
+            *program(tensors)[2:],
+        ]
+
+    monkeypatch.setattr(CompiledForces, "_make", make)
+    forces = CompiledForces(model)
+    graph = graph_of(rattled(), model)
+    with pytest.warns(UserWarning, match="compiled forces are off by"):
+        found = forces(graph)
+    assert_equal(found, energy_and_forces(model, graph))
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no users to tell apart")
+def test_a_program_that_others_can_write_is_not_loaded(tmp_path, monkeypatch):
+    model = small_model()
+    monkeypatch.setattr(compiled, "_compile", lambda m, p, s, path: path.write_bytes(b"code"))
+    tmp_path.chmod(0o777)
+    with pytest.warns(UserWarning, match="LKM_CACHE"):
+        CompiledForces(model, tmp_path)(graph_of(rattled(), model))
+
+
+def test_the_first_graph_may_have_no_edges():
+    model = small_model()
+    forces = CompiledForces(model)
+    forces._make = lambda padded, stress: compiled._recorded(model, padded, stress, run_again)
+    atom = rattled("H2O")[:1]
+    assert not forces(Graph.from_atoms(atom, model.cutoff)).forces.any()
+    assert not forces.failed
