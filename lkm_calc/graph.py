@@ -57,7 +57,8 @@ class Graph:
     cell: Float[Tensor, "graphs 3 3"] | None = None
     """Cell vectors as rows, in Å; None where nothing is periodic."""
     slot: Int[Tensor, " edges"] | None = None
-    """The place of each edge among those into the same atom, from 0; counted anew where None."""
+    """The place of each edge among those into the same atom, from 0; counted anew where None, as it
+    must be after edges are changed."""
     max_neighbours: int | None = None
     """The largest number of edges into an atom, or a bound on it; likewise."""
     local: LocalIndices | None = None
