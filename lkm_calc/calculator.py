@@ -82,6 +82,11 @@ class LKMCalculator(Calculator):
 
         self._compiled = CompiledForces(self.model) if compile else None
 
+    @property
+    def ordinary(self) -> bool:
+        """Whether nothing is compiled: not asked for, or found impossible."""
+        return self._compiled is None or self._compiled.failed
+
     def calculate(
         self,
         atoms: ase.Atoms | None = None,

@@ -7,8 +7,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from ase.io import write
 
 from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces
+from lkm_calc.__main__ import main
 from lkm_calc.compiled import CompiledForces
 
 from .support import ROUND_OFF, crystal, graph_of, rattled, relative_error, small_model
@@ -169,3 +171,18 @@ def test_the_first_graph_may_have_no_edges():
     atom = rattled("H2O")[:1]
     assert not forces(Graph.from_atoms(atom, model.cutoff)).forces.any()
     assert not forces.failed
+
+
+def test_the_command_compiles_for_a_structure(tmp_path, monkeypatch, caplog):
+    def make(self, padded, stress):
+        return compiled._recorded(self.model, padded, stress, run_again)
+
+    monkeypatch.setattr(CompiledForces, "_make", make)
+    path = tmp_path / "ethanol.xyz"
+    write(path, rattled())
+    with caplog.at_level(logging.INFO):
+        assert main(["compile", "rmd17-ethanol", str(path)]) == 0
+    assert "9 atoms" in caplog.text
+    assert main(["compile", "rmd17-nothing", str(path)]) == 1
+    assert "rmd17-nothing" in caplog.text
+    assert main(["compile", "rmd17-ethanol", str(tmp_path / "none.xyz")]) == 1

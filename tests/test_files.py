@@ -67,6 +67,63 @@ def test_mixed_structures(tmp_path, name):
     np.testing.assert_allclose(frames.stress[2], expected, atol=1e-9)
 
 
+def with_virial(sign=-1.0, name="virial", stress=False, shape=(3, 3)):
+    """Water without, and a crystal with a virial, of that sign times stress and volume."""
+    xx, yy, zz, yz, xz, xy = STRESS
+    tensor = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    crystal = labelled(bulk("NaCl", "rocksalt", a=5.6), -6.5, stress=STRESS if stress else None)
+    virial = sign * tensor * crystal.get_volume()
+    crystal.info[name] = virial.reshape(shape) if shape != (6,) else sign * STRESS * 5.6**3 / 4
+    return tensor, [labelled(molecule("H2O"), -14.0), crystal]
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (9,), (6,)])
+@pytest.mark.parametrize("name", ["virial", "virials", "REF_virial", "REF_virials"])
+@pytest.mark.parametrize("file", ["a.extxyz", "a.traj"])
+def test_a_virial_becomes_stress(tmp_path, name, shape, file):
+    expected, images = with_virial(name=name, shape=shape)
+    frames = read_ase(written(tmp_path / file, images))
+    assert np.isnan(frames.stress[0]).all()
+    np.testing.assert_allclose(frames.stress[1], expected, rtol=1e-6)
+    assert frames.stress[1, 0, 0] == pytest.approx(0.01)  # stretched, as its virial is negative
+
+
+def test_the_unit_of_a_virial(tmp_path):
+    expected, images = with_virial()
+    for atoms in images:
+        atoms.calc.results["energy"] /= 27.2114
+        atoms.calc.results["forces"] /= 27.2114 / 0.529177
+        atoms.cell = atoms.cell.array / 0.529177
+        atoms.positions /= 0.529177
+    images[1].info["virial"] = images[1].info["virial"] / 27.2114
+    for atoms in images:
+        atoms.calc.atoms = atoms.copy()
+    frames = read_ase(written(tmp_path / "a.traj", images), "Hartree", "Bohr")
+    np.testing.assert_allclose(frames.stress[1], expected, rtol=1e-5)
+
+
+def test_stress_and_virial_of_one_file(tmp_path):
+    expected, images = with_virial(stress=True)
+    other = with_virial()[1][1]  # has a virial only
+    frames = read_ase(written(tmp_path / "a.extxyz", [*images, other]))
+    np.testing.assert_allclose(frames.stress[1:], [expected] * 2, rtol=1e-6)
+    for sign in (1.0, -1.1, -160.2):  # of pressure, of another volume, in GPa
+        images = with_virial(sign=sign, stress=True)[1]
+        with pytest.raises(DataError, match=r"the first \[1\], whose stress is not −virial"):
+            read_ase(written(tmp_path / "a.extxyz", images))
+
+
+def test_virials_that_have_no_volume(tmp_path):
+    water, slab = molecule("H2O"), labelled(molecule("H2O"))
+    slab.set_cell([9, 9, 0])
+    slab.pbc = [True, True, False]
+    for atoms in (water, slab):
+        atoms.info |= {"energy": -14.0, "virial": np.eye(3)}
+    assert read_ase(written(tmp_path / "a.traj", [water])).usable_stress is None
+    with pytest.raises(DataError, match="with a virial but without the volume"):
+        read_ase(written(tmp_path / "b.traj", [slab]))
+
+
 def test_molecules_without_forces(tmp_path):
     images = [labelled(molecule(name), forces=None) for name in ("H2O", "CH4")]
     frames = read_ase(written(tmp_path / "a.traj", images))

@@ -19,6 +19,7 @@ LAYERS = [
     {"padding"},
     {"compiled"},
     {"calculator"},
+    {"__main__"},
 ]
 """Modules of lkm_calc; each may import from the layers before its own, and from its own."""
 
