@@ -170,7 +170,7 @@ def _torchmdnet(dtype: torch.dtype, **arguments: Any) -> Calculator:
         "cutoff_lower": 0.0,
         "cutoff_upper": CUTOFF,
         "max_z": 100,
-        "max_num_neighbors": 128,  # room for pairs; water has up to 70, and more would be an error
+        "max_num_neighbors": 128,  # room for pairs, too little is an error; water has 54 an atom
         "output_model": "Scalar",
         "reduce_op": "add",
         "prior_model": None,
@@ -195,7 +195,7 @@ def nequip(dtype: torch.dtype) -> Calculator:
 def nequip_compiled(dtype: torch.dtype) -> Calculator:
     """Return the same through ``nequip-compile --mode aotinductor``, as they recommend for MD.
 
-    It takes a C++ compiler and about a minute.
+    It takes a C++ compiler and one to three minutes.
     """
     return _nequip(dtype, compiled=True)
 

@@ -1,12 +1,17 @@
 """torch-geometric's DimeNet++ on a graph of ours: what others compute, with the same edges."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+import ase
 import torch
+from ase.calculators.calculator import Calculator, all_changes
 from torch import Tensor
 from torch_geometric.nn.models import DimeNetPlusPlus
 
 from lkm_calc import Graph
+from lkm_calc.scatter import sum_to
 from lkm_calc.triplets import edge_pairs
 
 
@@ -31,26 +36,84 @@ def dimenetpp() -> DimeNetPlusPlus:
     )
 
 
-def energy_and_forces(model: DimeNetPlusPlus, graph: Graph) -> EnergyForces:
+def capped(graph: Graph, neighbours: int) -> Graph:
+    """Return the graph without the edges beyond so many an atom, as their models leave them out.
+
+    An edge goes if its reverse does, so that a little less is left than with them.
+    """
+    if graph.slot is None:
+        raise ValueError("The graph has no slots of edges.")
+    kept = graph.slot < neighbours
+    kept = kept & kept[graph.reverse]
+    place = kept.cumsum(0) - 1
+    return replace(
+        graph,
+        edge_index=graph.edge_index[:, kept],
+        reverse=place[graph.reverse[kept]],
+        shifts=None if graph.shifts is None else graph.shifts[kept],
+        slot=None,
+        max_neighbours=None,
+    )
+
+
+class PyGCalculator(Calculator):
+    """Their DimeNet++ on our neighbour lists.
+
+    Args:
+        dtype: Of the weights, drawn from seed 0.
+        neighbours: Largest number an atom, 32 in their code; None for all.
+    """
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
+
+    def __init__(self, dtype: torch.dtype = torch.float32, neighbours: int | None = None) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.model = dimenetpp().to(dtype).eval().requires_grad_(False)
+        self.neighbours = neighbours
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        graph = Graph.from_atoms(self.atoms, 5.0)
+        if self.neighbours is not None:
+            graph = capped(graph, self.neighbours)
+        out = energy_and_forces(self.model, graph)
+        self.results = {"energy": out.energy.item(), "forces": out.forces.numpy()}
+
+
+def energy_and_forces(
+    model: DimeNetPlusPlus, graph: Graph, create_graph: bool = False
+) -> EnergyForces:
     """Run their layers one after the other as their forward does, and differentiate.
 
     Their forward itself needs torch-cluster and torch-sparse for edges and triplets.
+
+    Returns:
+        The energy of each structure, and the forces.
     """
     dtype = next(model.parameters()).dtype
     positions = graph.positions.to(dtype).requires_grad_()
     j, i = graph.edge_index
     kj, turned = edge_pairs(i, len(positions))
     ji = graph.reverse[turned]
-    distances = (positions[i] - positions[j]).square().sum(-1).sqrt()
-    into, out_of = positions[i[kj]] - positions[j[kj]], positions[i[ji]] - positions[j[ji]]
+    vectors = replace(graph, positions=positions).edge_vectors().to(dtype)
+    distances = vectors.square().sum(-1).sqrt()
+    into, out_of = vectors[kj], vectors[ji]
     sine = torch.cross(into, out_of, dim=1).norm(dim=-1)
     angles = torch.atan2(sine, (into * out_of).sum(-1))
     rbf, sbf = model.rbf(distances), model.sbf(distances, angles, kj)
     x = model.emb(graph.numbers, rbf, i, j)
-    energy = model.output_blocks[0](x, rbf, i, num_nodes=len(positions))
+    values = model.output_blocks[0](x, rbf, i, num_nodes=len(positions))
     blocks = zip(model.interaction_blocks, model.output_blocks[1:], strict=True)
     for interaction, output in blocks:
         x = interaction(x, rbf, sbf, kj, ji)
-        energy = energy + output(x, rbf, i, num_nodes=len(positions))
-    total = energy.sum()
-    return EnergyForces(total.detach(), -torch.autograd.grad(total, positions)[0])
+        values = values + output(x, rbf, i, num_nodes=len(positions))
+    energy = sum_to(values.squeeze(1), graph.graph_index, graph.n_graphs)
+    gradient = torch.autograd.grad(energy.sum(), positions, create_graph=create_graph)[0]
+    return EnergyForces(energy if create_graph else energy.detach(), -gradient)
