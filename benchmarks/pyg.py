@@ -20,10 +20,10 @@ class EnergyForces(NamedTuple):
     forces: Tensor
 
 
-def dimenetpp() -> DimeNetPlusPlus:
-    """Return their model in the published size, its last weights not zero."""
+def dimenetpp(hidden: int = 128) -> DimeNetPlusPlus:
+    """Return their model in the published size or narrower, its last weights not zero."""
     return DimeNetPlusPlus(
-        hidden_channels=128,
+        hidden_channels=hidden,
         out_channels=1,
         num_blocks=4,
         int_emb_size=64,

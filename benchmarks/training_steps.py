@@ -3,12 +3,15 @@
 The same model, loss and optimiser on the same frames, three ways of making batches in turn:
 lkm-train's, which cuts them from flat tensors; torch-geometric's DataLoader over Data objects that
 hold ready edges; and the same with the edges found anew in every step, as torch-geometric's own
-models do. "batches only" leaves out the model.
+models do. "batches only" leaves out the model. Of DimeNet++ there is a fourth: torch-geometric's
+own model of the same size with its DataLoader, which is what a user without lkm-calc would write.
+On a GPU lkm-train's steps are also replayed from a CUDA graph.
 
     python -m benchmarks.training_steps rmd17_ethanol_train_01.npz --output training_steps.json
 """
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -26,15 +29,22 @@ from lkm_calc import EnergyModel, Graph, build_model, energy_and_forces
 from lkm_calc.device import choose_device
 from lkm_calc.neighbours import neighbour_list
 from lkm_calc.precision import fast_matmul
-from train.config import LossConfig
+from train.config import Config, LossConfig, RunConfig
 from train.frames import Frames
 from train.loader import Batch, GraphFrames, epoch_order
 from train.loss import training_loss
+from train.parallel import Stop, Workers
 from train.read import read_frames
+from train.state import TrainingState
+from train.step import Stepper
+
+from . import pyg
 
 OURS = "lkm-train"
 PYG = "PyG DataLoader"
 PYG_EDGES = "PyG DataLoader, edges anew"
+REPLAYED = "lkm-train, CUDA graph"
+PYG_MODEL = "PyG DataLoader and DimeNet++"
 
 
 class Structure(Data):
@@ -109,6 +119,7 @@ def sources(
         OURS: flat().__next__,
         PYG: loaded(anew=False).__next__,
         PYG_EDGES: loaded(anew=True).__next__,
+        PYG_MODEL: loaded(anew=False).__next__,
     }
 
 
@@ -118,18 +129,36 @@ def _endless(loader: DataLoader) -> Iterator[Any]:
         yield from loader
 
 
-def trainer(model: EnergyModel) -> Callable[[Batch], None]:
-    """Return a function that makes a training step."""
+def trainer(model: torch.nn.Module) -> Callable[[Batch], None]:
+    """Return a function that makes a training step with a model of ours or of theirs."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
     loss = LossConfig()
 
     def step(batch: Batch) -> None:
-        out = energy_and_forces(model, batch.graph, create_graph=True)
         optimiser.zero_grad()
-        training_loss(out, batch, loss).total.backward()
+        if isinstance(model, EnergyModel):
+            out = energy_and_forces(model, batch.graph, create_graph=True)
+            training_loss(out, batch, loss).total.backward()
+        else:
+            theirs = pyg.energy_and_forces(model, batch.graph, create_graph=True)
+            energy = (theirs.energy - batch.energies).abs().mean()
+            (energy + (theirs.forces - batch.forces).abs().mean()).backward()
         optimiser.step()
-        if model.device.type == "cuda":
+        if batch.energies.is_cuda:
             torch.cuda.synchronize()
+
+    return step
+
+
+def replayed(model: EnergyModel, data: GraphFrames) -> Callable[[Batch], None]:
+    """Return a function that makes a step whose gradients come from a CUDA graph."""
+    config = Config(run=RunConfig(cuda_graphs=True))
+    state = TrainingState.create(model, config.optimiser)
+    stepper = Stepper(state, data, config, Workers(), total=10**9)
+
+    def step(indices: torch.Tensor) -> None:
+        stepper.step(indices, 1e-4, Stop([], Workers()))
+        torch.cuda.synchronize()
 
     return step
 
@@ -152,6 +181,16 @@ def main() -> None:
     for size in options.batch_sizes:
         model = build_model(options.model, hidden=options.hidden).to(device)
         makers, step = sources(frames, model, size, device), trainer(model)
+        steps = dict.fromkeys(makers, step)
+        if options.model == "dimenet++":
+            theirs = pyg.dimenetpp(options.hidden).to(device)
+            steps[PYG_MODEL] = trainer(theirs)
+        else:
+            del makers[PYG_MODEL], steps[PYG_MODEL]
+        if device.type == "cuda":
+            data = GraphFrames(frames, model, device)
+            makers[REPLAYED] = lambda n=size, data=data: torch.randperm(len(data))[:n]
+            steps[REPLAYED] = replayed(copy.deepcopy(model), data)
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in makers}
         with fast_matmul():
             for _ in tqdm(range(options.repeats), f"batches of {size}"):
@@ -159,7 +198,7 @@ def main() -> None:
                     start = time.perf_counter()
                     batch = make()
                     made = time.perf_counter()
-                    step(batch)
+                    steps[name](batch)
                     seconds[name].append((made - start, time.perf_counter() - start))
         # The first steps allocate.
         medians = {name: np.median(values[3:], axis=0).tolist() for name, values in seconds.items()}
