@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,9 @@ from ase.data import chemical_symbols
 from matplotlib.image import imread
 
 from lkm_calc.units import KCAL_PER_MOL
+from train.chignolin import read_chignolin
 from train.doctor import diagnose
+from train.doctor_bonds import compare_bonds
 from train.doctor_plots import plot_report
 from train.doctor_report import report_text
 from train.frames import Frames
@@ -79,15 +82,12 @@ def test_genuine_files_are_clean(name, labels):
     assert faults(frames) == {}
 
 
+def chignolin():
+    return read_chignolin(shared_data("chignolin/chignolin_gfn2.npz"), check_units=False)
+
+
 def test_genuine_chignolin_is_clean_and_its_faults_are_found():
-    with np.load(shared_data("chignolin/chignolin_gfn2.npz")) as data:
-        frames = Frames(
-            numbers=data["Z"].astype(np.int64),
-            positions=data["R"].astype(np.float64),
-            energies=data["E"].astype(np.float64).ravel() * HARTREE,
-            forces=-data["F"].astype(np.float64) * HARTREE / BOHR,
-            starts=np.concatenate([[0], np.cumsum(data["N"])]).astype(np.int64),
-        ).select(np.arange(180))
+    frames = chignolin().select(np.arange(180))
     assert faults(frames) == {}
     assert "few similar frames" in notes(frames)
     assert "sign of forces" in faults(replace(frames, forces=-frames.forces))
@@ -125,6 +125,32 @@ def test_units(source, energy, force, length, looks):
     assert looks in faults(wrong)["units"]
 
 
+@pytest.mark.parametrize("factor", [BOHR, 1 / BOHR])
+def test_bohr_for_angstrom_without_similar_frames(factor):
+    frames = chignolin().select(np.arange(180))
+    wrong = replace(frames, forces=frames.forces * factor)
+    assert diagnose(wrong).figures.pairs is None
+    found = faults(wrong)
+    assert list(found) == ["units"]
+    force = "forces like eV/Bohr" if factor < 1 else "forces like Hartree/Å converted as if"
+    assert f"energies look like eV, {force}" in found["units"]
+    assert "positions like Å" in found["units"]
+
+
+def test_bonds():
+    frames = springs(60)
+    bonds = compare_bonds(frames)
+    assert bonds.stiffness == pytest.approx(18.0, abs=0.5)  # 30 / 1.09⁶ and what is around
+    assert bonds.n_bonds > 200
+    gradient = compare_bonds(replace(frames, forces=-2 * frames.forces))
+    assert gradient.stiffness == pytest.approx(2 * bonds.stiffness)
+    assert gradient.correlation == pytest.approx(-bonds.correlation)
+    assert compare_bonds(replace(frames, forces=np.zeros_like(frames.forces))) is None
+    assert compare_bonds(replace(frames, forces=np.roll(frames.forces, 36, axis=0))) is None
+    assert compare_bonds(replace(frames, numbers=np.full_like(frames.numbers, 6))) is None
+    assert compare_bonds(springs(60, amplitude=0.003)) is None  # as if held rigid
+
+
 @SOURCES
 def test_sign_of_forces(source):
     good = source()
@@ -147,6 +173,55 @@ def test_energies_partly_shuffled():
     some = rng.permutation(200)[:50]
     energies[some] = rng.permutation(energies[some])
     assert list(faults(replace(good, energies=energies))) == ["mixed labels"]
+
+
+def shuffled(frames, share, names=("energies",), seed=0):
+    """The frames with labels of a share of them shuffled among themselves, and which."""
+    rng, order = np.random.default_rng(seed), np.arange(len(frames))
+    some = rng.permutation(len(frames))[: round(share * len(frames))]
+    order[some] = rng.permutation(some)
+    other = frames.select(order)
+    return replace(frames, **{name: getattr(other, name) for name in names}), some
+
+
+def named(message):
+    return {int(n) for n in re.findall(r"\d+", re.split(" and |, of", message)[0])}
+
+
+@pytest.mark.parametrize("source", [lambda: springs(300), ethanol], ids=["springs", "ethanol"])
+def test_energies_of_a_twentieth_shuffled(source):
+    wrong, some = shuffled(source(), 0.05)
+    found = faults(wrong)
+    assert list(found) == ["mixed labels"]
+    assert len(named(found["mixed labels"]) & set(some.tolist())) >= 4
+
+
+@pytest.mark.parametrize("names", [("energies",), ("energies", "forces")])
+@pytest.mark.parametrize("name", ["aspirin_train", "ethanol_test", "paracetamol_train"])
+def test_a_twentieth_of_a_genuine_file_shuffled(name, names):
+    frames = read_md17(shared_data(f"rmd17/rmd17_{name}_01.npz"), check_units=False)
+    assert "mixed labels" in faults(shuffled(frames, 0.05, names)[0])
+
+
+def test_a_fiftieth_of_chignolin_shuffled():
+    wrong, some = shuffled(chignolin(), 0.02)
+    found = faults(wrong)
+    assert list(found) == ["mixed labels"]
+    assert named(found["mixed labels"]) <= set(some.tolist())
+
+
+def test_hot_and_clustered_frames_are_not_mixed_up():
+    hot = joined(springs(280), springs(20, seed=1, amplitude=0.15))
+    assert "mixed labels" not in faults(hot)
+    near = joined(springs(200, amplitude=0.01), springs(20, seed=1))
+    assert "mixed labels" not in faults(near)
+
+
+def test_suspects_are_counted_in_the_file():
+    wrong, some = shuffled(springs(200), 0.05)
+    bad = joined(changed(springs(30, seed=3), "energies", slice(None), np.nan), wrong)
+    message = faults(bad)["mixed labels"]
+    assert len({n - 30 for n in named(message)} & set(some.tolist())) >= 4
 
 
 @SOURCES

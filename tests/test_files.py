@@ -82,6 +82,8 @@ def with_virial(sign=-1.0, name="virial", stress=False, shape=(3, 3)):
 @pytest.mark.parametrize("file", ["a.extxyz", "a.traj"])
 def test_a_virial_becomes_stress(tmp_path, name, shape, file):
     expected, images = with_virial(name=name, shape=shape)
+    if (file, name, shape) == ("a.extxyz", "virial", (6,)):
+        pytest.skip("ASE refuses it itself")
     frames = read_ase(written(tmp_path / file, images))
     assert np.isnan(frames.stress[0]).all()
     np.testing.assert_allclose(frames.stress[1], expected, rtol=1e-6)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .doctor_bonds import compare_bonds
 from .doctor_compositions import list_compositions
 from .doctor_distances import MIN_CONTACT, measure_distances
 from .doctor_duplicates import find_duplicates
@@ -10,6 +11,7 @@ from .doctor_figures import Figures, Report
 from .doctor_findings import Finding
 from .doctor_forces import judge_balance, mean_stiffness, measure_balance, measure_forces
 from .doctor_labels import judge_labels
+from .doctor_neighbours import compare_neighbours
 from .doctor_pairs import compare_pairs
 from .doctor_potential import compare_potential
 from .doctor_usable import find_unusable
@@ -36,7 +38,11 @@ def diagnose(frames: Frames) -> Report:
     forces, force_outliers, force_findings = measure_forces(good, usable)
     findings += force_findings
     lone = (contacts < MIN_CONTACT) | (np.isnan(contacts) & (good.sizes > 1))
-    typical = good.select(np.flatnonzero(~(energies.outliers | force_outliers | lone)))
+    kept = np.flatnonzero(~(energies.outliers | force_outliers | lone))
+    typical = good.select(kept)
+    neighbours = compare_neighbours(typical)
+    if neighbours is not None:
+        neighbours = neighbours._replace(suspects=usable[kept[neighbours.suspects]])
     figures = Figures(
         usable=usable,
         compositions=list_compositions(good),
@@ -49,6 +55,8 @@ def diagnose(frames: Frames) -> Report:
         stiffness=mean_stiffness(typical),
         pairs=compare_pairs(typical),
         potential=compare_potential(typical),
+        bonds=compare_bonds(typical),
+        neighbours=neighbours,
     )
     findings += judge_balance(figures.net_force, figures.net_torque)
     findings += judge_labels(good, figures)

@@ -16,6 +16,11 @@ POTENTIAL_RATIO_RANGE = (0.35, 2.8)
 MAX_TYPICAL_CONTACT = 1.45
 """Median of the same ratio with H or C in every frame above which positions are not in Å: bonded
 frames have 0.84 to 0.97, in Bohr 1.6 to 1.84."""
+BOND_STIFFNESS_RANGE = (20.0, 46.0)
+"""Credible force constant of C–H bonds: 27 to 35 in rMD17, 31 in Chignolin, and 10 to 15 % more
+from Hartree–Fock. Bohr for Å makes 14 to 18 or 51 to 66. Asked for where energy differences of
+similar frames do not show the same more directly."""
+TYPICAL_BOND_STIFFNESS = 32.0
 TYPICAL_PAIR_STIFFNESS, TYPICAL_POTENTIAL_STIFFNESS = 46.0, 22.0
 TYPICAL_STIFFNESS, TYPICAL_CONTACT = 30.0, 0.88
 """Geometric means over rMD17, in eV/Å², eV/Å² and of covalent radii."""
@@ -45,6 +50,10 @@ def _evidence(frames: Frames, figures: Figures) -> list[tuple[str, Evidence, tup
     """Return what speaks of units: a name, the figure and its credible range."""
     found = []
     pairs, potential = figures.pairs, figures.potential
+    if pairs is None and figures.bonds is not None:
+        item = Evidence(figures.bonds.stiffness, TYPICAL_BOND_STIFFNESS, 0.1, (0, -1, 1))
+        name = "force constant of C–H bonds in eV/Å²"
+        found.append((name, item, BOND_STIFFNESS_RANGE))
     if pairs is not None:
         item = Evidence(abs(pairs.slope), 1.0, 0.1, (-1, 1, 1))
         full = abs(pairs.correlation) >= FULL_CORRELATION

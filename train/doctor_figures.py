@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from .doctor_bonds import BondTest
 from .doctor_compositions import Composition
 from .doctor_energies import References
 from .doctor_findings import Finding, Floats, Ints
+from .doctor_neighbours import NeighbourTest
 from .doctor_pairs import PairTest
 from .doctor_potential import PotentialTest
 
@@ -34,6 +36,9 @@ class Figures:
     """Mean square force component over kT from the spread of energies, eV/Å²; NaN if unknown."""
     pairs: PairTest | None
     potential: PotentialTest | None
+    bonds: BondTest | None
+    neighbours: NeighbourTest | None
+    """Its suspects are counted in the file."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 
 from .doctor_evidence import judge_units
 from .doctor_figures import Figures
-from .doctor_findings import Finding
+from .doctor_findings import Finding, name_frames
 from .doctor_pairs import FULL_CORRELATION, MIN_CORRELATION
 from .doctor_potential import PotentialTest
 from .frames import Frames
@@ -17,6 +17,9 @@ MIN_POTENTIAL_CORRELATION = 0.25
 labels of other frames up to 0.10 with 500 frames."""
 MIN_VERDICT_FRAMES = 100
 """Test frames from which a lack of this correlation is more than chance, 0.1 then."""
+MIN_SUSPECTS, SUSPECT_SHARE = 4, 0.005
+"""Frames with energies of their own, and their share, from which labels are mixed up. Genuine files
+have two in 300, two in 1000."""
 MIN_FORCE = 0.05
 """Root mean square of force components in eV/Å below which frames may be relaxed, and what is left
 of their forces noise; rMD17 has 1.0 to 1.3."""
@@ -73,7 +76,18 @@ def _least(potential: PotentialTest) -> float:
 
 
 def _mixed(figures: Figures) -> list[Finding]:
-    """Report energies that follow the forces, but less closely than those of one method do."""
+    """Report energies that follow the forces, but not all of them, or less closely than usual."""
+    neighbours = figures.neighbours
+    if neighbours is not None and len(neighbours.suspects) >= max(
+        MIN_SUSPECTS, SUSPECT_SHARE * neighbours.n_frames
+    ):
+        message = (
+            f"the energies of {name_frames(neighbours.suspects)}, of {neighbours.n_frames} tested, "
+            "are not what their forces and those of similar frames lead to. Energies or forces "
+            "belong to other frames, another method or calculations that did not converge; join "
+            "them again by their index."
+        )
+        return [Finding("fault", "mixed labels", message)]
     if figures.pairs is None or abs(figures.pairs.correlation) >= FULL_CORRELATION:
         return []
     message = (

@@ -53,4 +53,12 @@ def _figure_lines(figures: Figures) -> list[str]:
         rows.append(("fitted pair potential", f"explains {100 * q.explained:.0f} % of the forces, "
                      f"energies correlate {q.correlation:.2f}, ratio {q.ratio:.2f}, "
                      f"force constant {q.stiffness:.3g} eV/Å²"))  # fmt: skip
+    if figures.bonds is not None:
+        b = figures.bonds
+        rows.append(("C–H bonds", f"force constant {b.stiffness:.3g} eV/Å², correlation "
+                     f"{b.correlation:.2f} ({b.n_bonds} bonds)"))  # fmt: skip
+    if figures.neighbours is not None:
+        n = figures.neighbours
+        found = f"{len(n.suspects)} of {n.n_frames}, judged by similar frames"
+        rows.append(("misplaced energies", found))
     return [*lines, "", *(f"{name:<24}{value}" for name, value in rows)]

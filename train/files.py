@@ -26,6 +26,11 @@ FORCE_NAMES = ("forces", "force", "Forces", "REF_forces")
 """Names of forces, likewise."""
 STRESS_NAMES = ("stress", "REF_stress")
 """Names of the stress, likewise."""
+VIRIAL_NAMES = ("virial", "virials", "REF_virial", "REF_virials")
+"""Names of the virial, likewise; stress = −virial / volume, as in ASE, GAP, NequIP and MACE."""
+MAX_DISAGREEMENT = 0.01
+"""Share of the largest component by which stress and virial of a frame may differ; files hold as
+little as three digits."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +42,14 @@ def read_ase(
 
     Energies, forces and stress come from the calculator's results, as ASE stores them, or else from
     ``atoms.info``, ``atoms.arrays`` and the columns and data of a database, under the names of
-    ENERGY_NAMES and FORCE_NAMES. Forces are read as they are, also on atoms that ASE constrains.
+    ENERGY_NAMES and FORCE_NAMES. Frames with a virial and no stress get theirs as −virial / volume.
+    Forces are read as they are, also on atoms that ASE constrains.
 
     Args:
         path: The file; sizes, compositions and cells may differ between frames.
         energy_unit: Unit of the energies, a key of ENERGY_UNITS.
         length_unit: Unit of positions and cells, a key of LENGTH_UNITS. Forces are in energy_unit /
-            length_unit, stress in energy_unit / length_unit³.
+            length_unit, stress in energy_unit / length_unit³, virials in energy_unit.
         check_units: Refuse energies and forces that are not credible in eV and eV/Å.
 
     Returns:
@@ -51,7 +57,8 @@ def read_ase(
 
     Raises:
         DataError: A unit is unknown, or the file is missing, damaged or empty, or lacks energies on
-            any frame, forces on some frames, or the cell of a periodic direction.
+            any frame, forces on some frames, the cell of a periodic direction, or the volume to
+            which a virial belongs, or its stress and virial disagree.
     """
     path = Path(path)
     energy = factor(energy_unit, ENERGY_UNITS, "energy_unit")
@@ -59,7 +66,7 @@ def read_ase(
     images = _read_images(path)
     labels = [_labels(atoms) for atoms in images]
     energies = _energies(path, labels)
-    forces, stress = _forces(path, images, labels), _stress(path, labels)
+    forces, stress = _forces(path, images, labels), _stress(path, images, labels)
     cells, pbc = _periodicity(path, images)
     frames = Frames(
         numbers=np.concatenate([atoms.numbers for atoms in images]).astype(np.int64),
@@ -154,25 +161,69 @@ def _forces(
     )
 
 
-def _stress(path: Path, labels: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:
+def _stress(
+    path: Path, images: Sequence[Atoms], labels: Sequence[Mapping[str, Any]]
+) -> NDArray[np.float64] | None:
     """Return the stress (frames, 3, 3) in the unit of the file, NaN for frames without."""
-    name = _choose(path, STRESS_NAMES, labels)
+    stress = _tensors(path, STRESS_NAMES, labels)
+    virial = _tensors(path, VIRIAL_NAMES, labels)
+    if virial is None:
+        return stress
+    by_virial = _stress_of_virial(path, images, virial)
+    if stress is None:
+        return by_virial
+    difference = np.abs(stress - by_virial).max((1, 2))
+    bad = np.flatnonzero(difference > MAX_DISAGREEMENT * np.abs(by_virial).max((1, 2)) + 1e-7)
+    if len(bad):
+        f = int(bad[0])
+        raise DataError(
+            f"{path}: {_listed(bad.tolist())} whose stress is not −virial / volume; xx of frame "
+            f"{f} is {stress[f, 0, 0]:.4g}, and {by_virial[f, 0, 0]:.4g} by the virial. Remove the "
+            "one that is wrong, in its sign or unit, from the file."
+        )
+    return np.where(np.isnan(stress), by_virial, stress)
+
+
+def _stress_of_virial(
+    path: Path, images: Sequence[Atoms], virial: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return −virial / volume (frames, 3, 3), NaN for molecules, whose virial means nothing."""
+    periodic = np.array([atoms.pbc.any() for atoms in images])
+    volumes = np.array([abs(np.linalg.det(atoms.cell.array)) for atoms in images])
+    flat = np.flatnonzero(periodic & (volumes == 0) & ~np.isnan(virial).any((1, 2)))
+    if len(flat):
+        raise DataError(
+            f"{path}: {_listed(flat.tolist())} with a virial but without the volume to make a "
+            "stress of it. Give three cell vectors, or remove the virial."
+        )
+    stress: NDArray[np.float64] = np.full_like(virial, np.nan)
+    stress[periodic] = -virial[periodic] / np.maximum(volumes[periodic], 1e-300)[:, None, None]
+    return stress
+
+
+def _tensors(
+    path: Path, names: Sequence[str], labels: Sequence[Mapping[str, Any]]
+) -> NDArray[np.float64] | None:
+    """Return the tensor (frames, 3, 3) that any frame has under one of the names, NaN without."""
+    name = _choose(path, names, labels)
     if not name:
         return None
     return np.stack(
         [
-            _stress_of(path, f, label[name]) if name in label else np.full((3, 3), np.nan)
+            _tensor(path, f, name, label[name]) if name in label else np.full((3, 3), np.nan)
             for f, label in enumerate(labels)
         ]
     )
 
 
-def _stress_of(path: Path, frame: int, value: Any) -> NDArray[np.float64]:
-    """Return the stress (3, 3) of a frame from that, or from Voigt's six components."""
+def _tensor(path: Path, frame: int, name: str, value: Any) -> NDArray[np.float64]:
+    """Return a symmetric tensor (3, 3) from that, its nine numbers or Voigt's six components."""
+    if np.shape(value) == (9,):  # ASE makes matrices only of what is called stress or virial
+        return _numeric(path, frame, name, value, (9,)).reshape(3, 3)
     if np.shape(value) != (6,):
-        return _numeric(path, frame, "stress", value, (3, 3))
+        return _numeric(path, frame, name, value, (3, 3))
     matrix: NDArray[np.float64] = voigt_6_to_full_3x3_stress(
-        _numeric(path, frame, "stress", value, (6,))
+        _numeric(path, frame, name, value, (6,))
     )
     return matrix
 
