@@ -11,8 +11,7 @@ from torch import Tensor
 from torch_geometric.nn.models import DimeNetPlusPlus
 
 from lkm_calc import Graph
-from lkm_calc.scatter import sum_to
-from lkm_calc.triplets import edge_pairs
+from lkm_calc.scatter import count, ragged, sum_to
 
 
 class EnergyForces(NamedTuple):
@@ -37,23 +36,32 @@ def dimenetpp(hidden: int = 128) -> DimeNetPlusPlus:
 
 
 def capped(graph: Graph, neighbours: int) -> Graph:
-    """Return the graph without the edges beyond so many an atom, as their models leave them out.
+    """Return the graph with so many edges into each atom at most, as their models have it.
 
-    An edge goes if its reverse does, so that a little less is left than with them.
+    Which of the edges are left is a matter of their order; that of a pair may go one way only.
     """
     if graph.slot is None:
         raise ValueError("The graph has no slots of edges.")
     kept = graph.slot < neighbours
-    kept = kept & kept[graph.reverse]
-    place = kept.cumsum(0) - 1
     return replace(
         graph,
         edge_index=graph.edge_index[:, kept],
-        reverse=place[graph.reverse[kept]],
         shifts=None if graph.shifts is None else graph.shifts[kept],
         slot=None,
         max_neighbours=None,
     )
+
+
+def triplets(edge_index: Tensor, atoms: int) -> tuple[Tensor, Tensor]:
+    """Return the edges kj and ji of every k → j → i with k ≠ i, as their function of this name."""
+    source, target = edge_index
+    order = torch.argsort(target, stable=True)
+    counts = count(target, atoms)
+    starts = counts.cumsum(0) - counts
+    rows, ji = ragged(starts[source], counts[source])
+    kj = order[rows]
+    different = source[kj] != target[ji]
+    return kj[different], ji[different]
 
 
 class PyGCalculator(Calculator):
@@ -100,8 +108,7 @@ def energy_and_forces(
     dtype = next(model.parameters()).dtype
     positions = graph.positions.to(dtype).requires_grad_()
     j, i = graph.edge_index
-    kj, turned = edge_pairs(i, len(positions))
-    ji = graph.reverse[turned]
+    kj, ji = triplets(graph.edge_index, len(positions))
     vectors = replace(graph, positions=positions).edge_vectors().to(dtype)
     distances = vectors.square().sum(-1).sqrt()
     into, out_of = vectors[kj], vectors[ji]

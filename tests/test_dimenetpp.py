@@ -140,17 +140,20 @@ def test_angular_sum_equals_the_sum_over_triplets(atoms, few, monkeypatch):
 
 
 @pytest.mark.parametrize("atoms", [rattled(), crystal()], ids=["molecule", "crystal"])
-def test_both_forms_of_the_angular_sum_have_the_same_derivatives(atoms, monkeypatch):
+def test_all_forms_of_the_angular_sum_have_the_same_derivatives(atoms, monkeypatch):
     model = small_model()
     graph, results = graph_of(atoms, model), []
-    for few in (0, 1000):
+    for few, many_rows in ((0, 1000), (1000, 1000), (0, 0)):
         monkeypatch.setattr(dimenetpp, "FEW_NEIGHBOURS", few)
+        monkeypatch.setattr(dimenetpp, "MANY_ROWS", many_rows)
+        monkeypatch.setattr(dimenetpp, "BLOCK_ROWS", 2 * graph.max_neighbours)
         out = energy_and_forces(model, graph, create_graph=True)
         loss = out.forces.square().sum()
         gradients = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
         results.append((out.energy, out.forces, torch.cat([g.flatten() for g in gradients])))
-    for one, other in zip(*results, strict=True):
-        assert relative_error(one, other) < ROUND_OFF
+    for one, two, three in zip(*results, strict=True):
+        assert relative_error(two, one) < ROUND_OFF
+        assert relative_error(three, one) < ROUND_OFF
 
 
 def test_embeddings_are_one_a_block_and_one_for_the_start():

@@ -1,11 +1,13 @@
 """DimeNet++ (Gasteiger, Giri, Margraf and Günnemann 2020, arXiv:2011.14115)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..basis import BesselBasis, SphericalBesselBasis, SphericalHarmonics
 from ..energy import ANY_SIZE, AtomOutput, EnergyModel, check_choice, check_sizes
@@ -93,28 +95,49 @@ class _Collect(torch.autograd.Function):
         return _Spread.apply(gradient, *ctx.saved_tensors), None, None, None  # type: ignore[no-untyped-call]
 
 
-class AngularSum(NamedTuple):
-    """The angular part Σ_k Y_l0(α_kj,ji) T_l[kj] of every edge j → i, k ≠ i, without triplets.
+class AngularBlock(NamedTuple):
+    """What the sums at some of the atoms need.
 
-    The edges into an atom are laid out in a grid, and the sums over k at each atom are batched
-    matrix products, in one of two equal forms. Where neighbours are few, Y_l0 of every pair of them
-    is written down. Where they are many, the addition theorem
+    They are batched matrix products, in one of two equal forms. Where neighbours are few, Y_l0 of
+    every pair of them is written down. Where they are many, the addition theorem
     Y_l0(α) = √(4π/(2l+1)) Σ_m Y_lm(û_kj) Y_lm(û_ji) splits it, so that time and memory grow with
     edges; the term k = i (same image), where α = π, is subtracted in closed form.
     """
 
-    grid: EdgeGrid
-    reverse: Int[Tensor, " edges"]
-    radial: Float[Tensor, "degrees grid radial"]
+    radial: Float[Tensor, "degrees rows radial"]
     """Radial part of the spherical basis."""
     evaluate: Float[Tensor, "atoms slots terms"]
     """The sums for each neighbour i: over degrees and neighbours k, Y_l0(α_kj,ji), zero for k = i;
     or over degrees and orders, Y_lm(û_ji)."""
-    gather: Float[Tensor, "rows orders slots"] | None
-    """(degrees · atoms, orders, slots): Y_lm(û_kj), for the sums over k; None where all pairs are
-    written down."""
+    gather: Float[Tensor, "degrees atoms orders slots"] | None
+    """Y_lm(û_kj), for the sums over k; None where all pairs are written down."""
     opposite: Float[Tensor, "degrees 1 1"]
     """Y_l0(π), the weight of k = i."""
+
+    def sums(
+        self, x: Float[Tensor, "rows channels"], weight: Float[Tensor, "degrees radial channels"]
+    ) -> Float[Tensor, "rows channels"]:
+        """Return Σ_k Σ_ln sbf_ln(r_kj, α) weight[l, n] ⊙ x_kj for each neighbour i."""
+        (atoms, slots, _), channels = self.evaluate.shape, x.shape[1]
+        terms = torch.bmm(self.radial, weight) * x
+        parts = terms
+        if self.gather is not None:
+            parts = self.gather.flatten(0, 1) @ terms.view(-1, slots, channels)
+        parts = parts.view(len(weight), atoms, -1, channels).transpose(0, 1)
+        sums = (self.evaluate @ parts.reshape(atoms, -1, channels)).view(-1, channels)
+        return sums if self.gather is None else sums - (self.opposite * terms).sum(0)
+
+
+class AngularSum(NamedTuple):
+    """The angular part Σ_k Y_l0(α_kj,ji) T_l[kj] of every edge j → i, k ≠ i, without triplets.
+
+    The edges into an atom are laid out in a grid. Where there are many, the grid is taken in blocks
+    of atoms, so that what is written is read while it is still in the cache.
+    """
+
+    grid: EdgeGrid
+    reverse: Int[Tensor, " edges"]
+    blocks: Sequence[AngularBlock]
 
     def of(
         self,
@@ -122,16 +145,19 @@ class AngularSum(NamedTuple):
         weight: Float[Tensor, "degrees radial channels"],
     ) -> Float[Tensor, "edges channels"]:
         """Return Σ_k Σ_ln sbf_ln(r_kj, α) weight[l, n] ⊙ x_kj for each edge j → i."""
-        grid, channels = self.grid, x.shape[1]
-        terms = torch.bmm(self.radial, weight) * grid.spread(x)
-        parts = terms if self.gather is None else self.gather @ terms.view(-1, grid.slots, channels)
-        parts = parts.view(len(weight), grid.atoms, -1, channels).transpose(0, 1)
-        sums = (self.evaluate @ parts.reshape(grid.atoms, -1, channels)).view(-1, channels)
-        if self.gather is not None:
-            sums = sums - (self.opposite * terms).sum(0)
-        return grid.collect(sums, self.reverse)
+        on_grid = self.grid.spread(x)
+        if len(self.blocks) == 1:
+            return self.grid.collect(self.blocks[0].sums(on_grid, weight), self.reverse)
+        parts = on_grid.split([block.radial.shape[1] for block in self.blocks])
+        sums = [block.sums(part, weight) for block, part in zip(self.blocks, parts, strict=True)]
+        return self.grid.collect(torch.cat(sums), self.reverse)
 
 
+BLOCK_ROWS = 2048
+"""Rows of the grid in a block; measured on a CPU."""
+MANY_ROWS = 16384
+"""Rows above which there are blocks, and interactions are calculated again in the backward pass
+instead of being kept."""
 FEW_NEIGHBOURS = 32
 """Number of neighbours up to which all pairs of them are written down: measured on a CPU."""
 
@@ -175,8 +201,20 @@ class AngularBasis(Constants):
             y = grid.spread(self.harmonics(directions).flatten(1))
             y = y.view(grid.atoms, grid.slots, self.degrees, -1)
             evaluate = (y * self.signs).flatten(2)
-            gather = y.permute(2, 0, 3, 1).flatten(0, 1).contiguous()
-        return AngularSum(grid, graph.reverse, by_degree, evaluate, gather, self.opposite)
+            gather = y.permute(2, 0, 3, 1).contiguous()
+        whole = AngularBlock(by_degree, evaluate, gather, self.opposite)
+        if gather is None or grid.atoms * grid.slots <= MANY_ROWS:
+            return AngularSum(grid, graph.reverse, [whole])
+        atoms = max(1, BLOCK_ROWS // grid.slots)
+        blocks = zip(
+            by_degree.split(atoms * grid.slots, dim=1),
+            evaluate.split(atoms),
+            gather.split(atoms, dim=1),
+            strict=True,
+        )
+        return AngularSum(
+            grid, graph.reverse, [AngularBlock(*block, self.opposite) for block in blocks]
+        )
 
 
 class Embedding(nn.Module):
@@ -351,7 +389,12 @@ class DimeNetPP(EnergyModel):
         values, taps = self.outputs[0](m, rbf, target, atoms)
         embeddings = [taps[self.lkm_tap]]
         for interaction, output in zip(self.interactions, self.outputs[1:], strict=True):
-            m = interaction(m, rbf, angular_sum)
+            if len(angular_sum.blocks) > 1:
+                m = checkpoint(
+                    interaction, m, rbf, angular_sum, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                m = interaction(m, rbf, angular_sum)
             block_values, taps = output(m, rbf, target, atoms)
             values = values + block_values
             embeddings.append(taps[self.lkm_tap])
