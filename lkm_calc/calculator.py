@@ -14,7 +14,7 @@ from .checkpoint import load_model
 from .compiled import CompiledForces
 from .device import choose_device
 from .energy import EnergyModel
-from .forces import energy_and_forces
+from .forces import EnergyForces, energy_and_forces
 from .graph import Graph
 from .precision import fast_matmul
 
@@ -43,6 +43,7 @@ class LKMCalculator(Calculator):
         ModelFileError: The model cannot be loaded.
         ValueError: The dtype or device is unknown; on calculation, the structure holds an element
             that the model was not trained on, no atoms, or positions that are not finite.
+        MemoryError: On calculation, a structure or batch needs more than there is.
         PropertyNotImplementedError: Stress of a structure that is not periodic or lacks a cell
             vector.
     """
@@ -138,13 +139,18 @@ class LKMCalculator(Calculator):
             self.model.check_elements(atoms.numbers)
         graphs = [Graph.from_atoms(atoms, self.model.cutoff) for atoms in structures]
         periodic = [_has_stress(atoms) for atoms in structures]
-        if self._compiled is not None and len(graphs) == 1:
-            out = self._compiled(graphs[0], stress=periodic[0])
-        else:
-            graph = graphs[0] if len(graphs) == 1 else Graph.collate(graphs)
-            with fast_matmul(graph.edge_index.shape[1]):
-                graph = graph.to(self.model.device)
-                out = energy_and_forces(self.model, graph, stress=any(periodic))
+        try:
+            out = self._energy_and_forces(graphs, stress=any(periodic))
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+                raise
+            edges = sum(graph.edge_index.shape[1] for graph in graphs)
+            raise MemoryError(
+                f"{sum(map(len, structures))} atoms with {edges} pairs within "
+                f"{self.model.cutoff:g} Å need more memory than there is on {self.model.device}. "
+                "Take a smaller batch_size, or for a single structure a model that keeps less of a pair: PAMNet, "
+                "or a shorter cut-off."
+            ) from error
         ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
         forces = np.split(out.forces.cpu().numpy(), ends)
         energies = np.split(out.atom_energies.cpu().numpy(), ends)
@@ -161,6 +167,14 @@ class LKMCalculator(Calculator):
                 one["stress"] = full_3x3_to_voigt_6_stress(stress[k])
             results.append(one)
         return results
+
+    def _energy_and_forces(self, graphs: Sequence[Graph], stress: bool) -> EnergyForces:
+        """Return the results of graphs, compiled if there is only one and it is wanted."""
+        if self._compiled is not None and len(graphs) == 1:
+            return self._compiled(graphs[0], stress)
+        graph = graphs[0] if len(graphs) == 1 else Graph.collate(graphs)
+        with fast_matmul(graph.edge_index.shape[1]):
+            return energy_and_forces(self.model, graph.to(self.model.device), stress=stress)
 
 
 def _has_stress(atoms: ase.Atoms) -> bool:

@@ -11,6 +11,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
 from lkm_calc import MODELS, LKMCalculator, save_model
+from lkm_calc import calculator as calculator_module
 
 from .support import FINITE_DIFFERENCE, crystal, rattled, small_model
 
@@ -190,3 +191,19 @@ def test_evaluate_refuses_what_it_cannot_do(calc):
         calc.evaluate(rattled())
     with pytest.raises(ValueError, match="batch_size is 0"):
         calc.evaluate([rattled()], batch_size=0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_structure_beyond_the_memory_is_named(error, monkeypatch):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(calculator_module, "energy_and_forces", fail)
+    with pytest.raises(MemoryError, match=r"9 atoms with 72 pairs within 5 Å .* on cpu"):
+        LKMCalculator(small_model()).calculate(rattled())

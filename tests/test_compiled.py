@@ -31,9 +31,13 @@ def assert_equal(found, expected, tolerance=ROUND_OFF):
         assert relative_error(layer, other) < tolerance
 
 
-@pytest.mark.parametrize("name", ["dimenet++", "pamnet"])
+SHALLOW = {"dimenet++": {"num_blocks": 1}, "pamnet": {"num_layers": 1}}
+"""What the compiler sees in these tests: it takes as long as there are operations."""
+
+
+@pytest.mark.parametrize("name", SHALLOW)
 def test_a_program_computes_what_the_model_computes(name, folder, caplog):
-    model = small_model(name)
+    model = small_model(name, **SHALLOW[name])
     forces = CompiledForces(model, folder)
     with caplog.at_level(logging.WARNING), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -45,12 +49,12 @@ def test_a_program_computes_what_the_model_computes(name, folder, caplog):
 
 
 def test_a_program_is_kept_for_the_next_process(folder, caplog, monkeypatch):
-    model = small_model()
+    model = small_model(**SHALLOW["dimenet++"])
     graph = graph_of(rattled(), model)
     CompiledForces(model, folder)(graph)
     before = len(list(folder.iterdir()))
     monkeypatch.setattr(compiled, "_compile", None)  # calling it would fail
-    forces = CompiledForces(small_model(), folder)
+    forces = CompiledForces(small_model(**SHALLOW["dimenet++"]), folder)
     assert_equal(forces(graph), energy_and_forces(model, graph))
     assert not forces.failed
     assert len(list(folder.iterdir())) == before
@@ -76,7 +80,7 @@ def test_other_weights_and_shapes_have_other_names():
 
 
 def test_periodic_structures_with_stress(folder):
-    model = small_model()
+    model = small_model(**SHALLOW["dimenet++"])
     forces = CompiledForces(model, folder)
     for seed in range(2):
         graph = graph_of(crystal(seed), model)
