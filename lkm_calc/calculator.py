@@ -148,8 +148,7 @@ class LKMCalculator(Calculator):
             raise MemoryError(
                 f"{sum(map(len, structures))} atoms with {edges} pairs within "
                 f"{self.model.cutoff:g} Å need more memory than there is on {self.model.device}. "
-                "Take a smaller batch_size, or for a single structure a model that keeps less of a pair: PAMNet, "
-                "or a shorter cut-off."
+                "Take a smaller batch_size; for a single structure, PAMNet or a shorter cut-off."
             ) from error
         ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
         forces = np.split(out.forces.cpu().numpy(), ends)
