@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import warnings
 
 import numpy as np
@@ -15,6 +16,11 @@ from lkm_calc.compiled import CompiledForces
 
 from .support import ROUND_OFF, crystal, graph_of, rattled, relative_error, small_model
 from .test_no_waiting import run_again
+
+
+@pytest.fixture(autouse=True)
+def _always_faster(monkeypatch):
+    monkeypatch.setattr(CompiledForces, "_is_faster", lambda *arguments: True)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,7 @@ def test_a_program_computes_what_the_model_computes(name, folder, caplog):
         for seed in range(4):
             graph = graph_of(rattled(seed=seed, amplitude=0.02), model)
             assert_equal(forces(graph), energy_and_forces(model, graph))
-    assert len(forces.programs) == 1
+    assert len(forces.choices) == 1
     assert f"kept in {folder}" in caplog.text
 
 
@@ -190,3 +196,27 @@ def test_the_command_compiles_for_a_structure(tmp_path, monkeypatch, caplog):
     assert main(["compile", "rmd17-nothing", str(path)]) == 1
     assert "rmd17-nothing" in caplog.text
     assert main(["compile", "rmd17-ethanol", str(tmp_path / "none.xyz")]) == 1
+
+
+def test_the_faster_way_is_taken(monkeypatch, caplog):
+    monkeypatch.undo()
+    model, calls = small_model(), []
+
+    def make(self, padded, stress):
+        program = compiled._recorded(self.model, padded, stress, run_again)
+
+        def slow(tensors):
+            calls.append(1)
+            time.sleep(0.2)
+            return program(tensors)
+
+        return slow
+
+    monkeypatch.setattr(CompiledForces, "_make", make)
+    forces = CompiledForces(model)
+    with caplog.at_level(logging.WARNING):
+        for seed in range(3):
+            graph = graph_of(rattled(seed=seed, amplitude=0.02), model)
+            assert_equal(forces(graph), energy_and_forces(model, graph))
+    assert len(calls) == 1 + compiled.TRIALS
+    assert caplog.text.count("without the compiled program") == 1
