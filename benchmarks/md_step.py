@@ -91,6 +91,8 @@ def measure(
                 moving.positions += rng.normal(0, MOVE, moving.positions.shape)
                 calculator.get_forces(moving)
         except (RuntimeError, MemoryError) as error:
+            if name == BASELINE:
+                raise
             logging.warning("%s cannot do %s: %s", name, label, str(error).splitlines()[0])
         else:
             working[name] = calculator

@@ -16,8 +16,9 @@ from .compiled import cache_folder
 logger = logging.getLogger("lkm_calc")
 
 COMPILE = """\
-Compile a model for a structure, so that LKMCalculator(MODEL, compile=True) starts at once for it
-and for others of as many atoms and hardly more neighbours. Needs a C++ compiler and about a minute.
+Compile a model for a structure on the CPU, so that LKMCalculator(MODEL, "cpu", compile=True) starts
+at once for it and for others of as many atoms and hardly more neighbours. Needs a C++ compiler and
+about a minute.
 """
 
 TIMED = 20
@@ -55,7 +56,7 @@ def _compile(options: argparse.Namespace) -> int:
     quick = LKMCalculator(options.model, "cpu", options.dtype, compile=True)
     quick.calculate(atoms)
     if quick.ordinary:
-        return 1  # a warning has told why
+        return 1  # it has been told why
     seconds: dict[Callable[[ase.Atoms], None], list[float]] = {
         plain.calculate: [],
         quick.calculate: [],

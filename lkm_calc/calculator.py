@@ -37,7 +37,7 @@ class LKMCalculator(Calculator):
             conserve energy better than float32, at 1.5 to 2 times the cost.
         compile: Compute single structures, as in MD, with programs compiled for their shapes; on a
             GPU, with CUDA graphs. The first call of a structure takes about a minute, once: see
-            :mod:`lkm_calc.compiled`.
+            :mod:`lkm_calc.compiled`. The model's weights must then stay as they are.
 
     Raises:
         ModelFileError: The model cannot be loaded.
@@ -85,8 +85,8 @@ class LKMCalculator(Calculator):
 
     @property
     def ordinary(self) -> bool:
-        """Whether nothing is compiled: not asked for, or found impossible."""
-        return self._compiled is None or self._compiled.failed
+        """Whether the last structure was computed without a compiled program."""
+        return self._compiled is None or not self._compiled.used
 
     def calculate(
         self,
@@ -148,7 +148,7 @@ class LKMCalculator(Calculator):
             raise MemoryError(
                 f"{sum(map(len, structures))} atoms with {edges} pairs within "
                 f"{self.model.cutoff:g} Å need more memory than there is on {self.model.device}. "
-                "Take a smaller batch_size; for a single structure, PAMNet or a shorter cut-off."
+                "Take a smaller batch_size, or a model with a shorter cut-off or fewer features."
             ) from error
         ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
         forces = np.split(out.forces.cpu().numpy(), ends)

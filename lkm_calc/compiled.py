@@ -19,6 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +44,8 @@ SPARE = 0.06
 TOLERANCE = 1e-4
 """Largest difference between compiled and ordinary forces in eV/Å, and between energies per atom in
 eV; in proportion more where forces exceed 10 eV/Å. Float32 alone makes a tenth of it."""
+WASTE = 1.2
+"""Edges that a program made before may have over those of a new one, to be used in its stead."""
 MAX_PROGRAMS = 8
 """Programs kept in memory; more shapes are computed in the ordinary way."""
 
@@ -90,6 +93,8 @@ class CompiledForces:
         self.record = record
         self.choices: list[Choice] = []
         self.failed = False
+        self.used = False
+        """Whether the last call was made by a program."""
 
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
         """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU.
@@ -98,6 +103,7 @@ class CompiledForces:
         """
         graph = self.model.prepare(graph)
         choice = None if self.failed else self._choice(graph, stress)
+        self.used = choice is not None and choice.program is not None
         if choice is None or choice.program is None:
             return self._ordinary(graph, stress)
         return self._run(choice.program, choice.capacity, graph, stress)
@@ -124,8 +130,11 @@ class CompiledForces:
         for known in self.choices:
             if known[1:3] == kind and known.capacity.atoms == capacity.atoms:
                 capacity = capacity.joined(known.capacity)
+        # From other positions than those it is checked with: a program that forgot them would pass.
+        shifts = 1e-3 * torch.arange(graph.positions.numel()).view_as(graph.positions).sin()
+        example = replace(graph, positions=graph.positions + shifts)
         try:
-            made = self._make(pad(graph, capacity, self.model.cutoff), stress)
+            capacity, made = self._make(example, capacity, stress)
             check(self._run(made, capacity, graph, stress), self._ordinary(graph, stress))
         except CompileError as error:
             warnings.warn(f"Computing without compilation: {error}", stacklevel=2)
@@ -157,24 +166,48 @@ class CompiledForces:
             )
         return best[0] < best[1]
 
-    def _make(self, padded: Graph, stress: bool) -> Program:
-        """Make the program of a padded graph, or load it if it was made before."""
-        if self.model.device.type != "cpu":
-            return _recorded(self.model, padded, stress, self.record)
+    def _make(self, graph: Graph, capacity: Capacity, stress: bool) -> tuple[Capacity, Program]:
+        """Make a program of a capacity, or load one made before that holds the graph.
+
+        Raises:
+            CompileError: It cannot be made, loaded or run.
+        """
+        kind = self.model.device.type
+        try:
+            if kind == "cuda":
+                padded = pad(graph, capacity, self.model.cutoff)
+                return capacity, _recorded(self.model, padded, stress, self.record)
+            if kind == "cpu":
+                return self._kept(graph, capacity, stress)
+        except RuntimeError as error:  # of loaders, drivers and memory
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CompileError(f"the program cannot be used ({reason}).") from error
+        raise CompileError(f"there are no programs for the device {self.model.device}.")
+
+    def _kept(self, graph: Graph, capacity: Capacity, stress: bool) -> tuple[Capacity, Program]:
+        """Load a program from the folder, where it is put first if there is none that fits."""
         folder = self.folder or cache_folder()
-        path = folder / f"{_fingerprint(self.model, padded, stress)}.pt2"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_owner(folder)
+        name = _fingerprint(self.model, graph, stress)
+        for found in sorted(folder.glob(f"{name}-*.pt2")):
+            known = Capacity(*map(int, found.stem.removeprefix(f"{name}-").split("-")))
+            if _fits(known, graph) and known.edges <= WASTE * capacity.edges:
+                capacity = known
+                break
+        path = folder / f"{name}-{'-'.join(map(str, capacity))}.pt2"
         if not path.exists():
-            _compile(self.model, padded, stress, path)
+            _compile(self.model, pad(graph, capacity, self.model.cutoff), stress, path)
         _check_owner(path)
         # torch's aoti_load_package is a shell around this that tries the compiler for two seconds.
         loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
 
         def run(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-            with torch.no_grad(), fast_matmul(padded.edge_index.shape[1]):
+            with torch.no_grad(), fast_matmul(capacity.edges):
                 results: Sequence[Tensor] = loader.run(list(tensors))
             return results
 
-        return run
+        return capacity, run
 
 
 def cache_folder() -> Path:
@@ -257,7 +290,6 @@ def _compile(model: EnergyModel, padded: Graph, stress: bool, path: Path) -> Non
     tensors = _values(padded)
     options = {"freezing": True, "memory_planning": True, "cpp.dynamic_threads": True}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
             traced = make_fx(_Traced(model, padded, stress))(*tensors)
             program = torch.export.export(_Flat(traced), tuple(tensors))
@@ -265,6 +297,7 @@ def _compile(model: EnergyModel, padded: Graph, stress: bool, path: Path) -> Non
                 program, package_path=str(Path(scratch) / "program.pt2"), inductor_configs=options
             )
             with replacing(path) as temporary:
+                temporary.touch(mode=0o600)
                 temporary.write_bytes(Path(made).read_bytes())
     except Exception as error:  # compilers and their drivers fail in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -274,28 +307,38 @@ def _compile(model: EnergyModel, padded: Graph, stress: bool, path: Path) -> Non
     logger.warning("Compiled in %.0f s.", time.perf_counter() - began)
 
 
-def _recorded(model: EnergyModel, padded: Graph, stress: bool, record: Recorder) -> Program:
+@dataclass(frozen=True)
+class _Recorded:
+    """A recording with the memory that it reads and writes."""
+
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    replay: Callable[[], None]
+    weights: Sequence[Tensor]
+    """Those of the model, which must outlive its move to another place or type."""
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        for own, new in zip(self.inputs, tensors, strict=True):
+            own.copy_(new, non_blocking=True)
+        self.replay()
+        return self.outputs
+
+
+def _recorded(model: EnergyModel, padded: Graph, stress: bool, record: Recorder) -> _Recorded:
     """Record energy and forces of a padded graph on the model's device."""
     fixed = padded.to(model.device)
     inputs = _values(fixed)
     traced = _Traced(model, fixed, stress)
-    outputs, replay = record(lambda: traced(*inputs))
-
-    def run(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        for own, new in zip(inputs, tensors, strict=True):
-            own.copy_(new, non_blocking=True)
-        replay()
-        return outputs
-
-    return run
+    outputs, replay = record(lambda: traced(*inputs), model.device)
+    weights = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+    return _Recorded(inputs, outputs, replay, weights)
 
 
-def _fingerprint(model: EnergyModel, padded: Graph, stress: bool) -> str:
-    """Return a name that changes with the weights, the shapes, the code and the machine."""
+def _fingerprint(model: EnergyModel, graph: Graph, stress: bool) -> str:
+    """Return a name that changes with the weights, the kind of graph, the code and the machine."""
     about = {
         "model": [model.name, model.hypers, str(model.dtype)],
-        "shapes": {k: [list(t.shape), str(t.dtype)] for k, t in padded.tensors().items()},
-        "graph": [padded.n_graphs, padded.max_neighbours, stress],
+        "graph": [sorted(graph.tensors()), len(graph.numbers), graph.n_graphs, stress],
         "torch": [torch.__version__, torch.backends.cpu.get_cpu_capability()],
         "machine": [platform.machine(), platform.system(), _processor()],
     }
@@ -318,13 +361,12 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def _check_owner(path: Path) -> None:
-    """Raise a CompileError if somebody else could have written a program."""
+def _check_owner(place: Path) -> None:
+    """Raise a CompileError if somebody else could write a program, or into their folder."""
     if hasattr(os, "getuid"):
-        for place in (path, path.parent):
-            found = place.stat()
-            if found.st_uid != os.getuid() or found.st_mode & 0o022:
-                raise CompileError(
-                    f"{place} belongs to, or can be written by, another user, and a program is "
-                    "code. Set LKM_CACHE to a folder of your own with mode 700."
-                )
+        found = place.stat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise CompileError(
+                f"{place} belongs to, or can be written by, another user, and a program is code. "
+                "Set LKM_CACHE to a folder of your own with mode 700."
+            )

@@ -60,7 +60,9 @@ def energy_and_forces(
         )
     virial = None
     if stress and graph.cell is not None:
-        virial = gradients[1] / torch.linalg.det(graph.cell).abs().view(-1, 1, 1)
+        a, b, c = graph.cell.unbind(1)
+        volume = (a * torch.linalg.cross(b, c)).sum(1).abs()
+        virial = gradients[1] / volume.view(-1, 1, 1)
     energy, atom_energies, embeddings = prediction
     if not create_graph:
         energy, atom_energies = energy.detach(), atom_energies.detach()

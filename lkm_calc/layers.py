@@ -50,9 +50,12 @@ class Constants(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Constants":
         """Take the constants in the new type from the float64 ones."""
+        before = {name: getattr(self, name) for name in self._exact}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, values in self._exact.items():
-            setattr(self, name, values.to(getattr(self, name)))
+            now = getattr(self, name)
+            if now is not before[name]:  # recorded work may read what has not changed
+                setattr(self, name, values.to(now))
         return self
 
 

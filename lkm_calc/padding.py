@@ -6,6 +6,7 @@ apart than the cut-off, where every message vanishes with its derivatives: energ
 the others are exactly what they were.
 """
 
+import math
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -36,7 +37,7 @@ class Capacity(NamedTuple):
         local = graph.local
         counts = [graph.edge_index.shape[1], graph.max_neighbours or 0]
         counts += [0, 0] if local is None else [len(local.edges), len(local.first)]
-        edges, neighbours, shorter, pairs = (n + int(spare * n) for n in counts)
+        edges, neighbours, shorter, pairs = (n + math.ceil(spare * n) for n in counts)
         return cls(
             len(graph.numbers) + 2,
             2 + edges + edges % 2,

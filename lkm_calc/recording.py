@@ -6,23 +6,32 @@ import torch
 from torch import Tensor
 
 Work = Callable[[], tuple[Tensor, ...]]
-Recorder = Callable[[Work], tuple[tuple[Tensor, ...], Callable[[], None]]]
+Recorder = Callable[[Work, torch.device], tuple[tuple[Tensor, ...], Callable[[], None]]]
 """Runs a function and returns what it returned, and a function that computes it again, in place."""
 
 
-def record_cuda_graph(work: Work) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+def record_cuda_graph(
+    work: Work, device: torch.device
+) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
     """Record a function as a CUDA graph, after a few runs that settle allocations and libraries.
 
     Args:
         work: Reads and writes the same memory at every run, and never waits for the GPU.
+        device: The GPU it runs on, whichever is the current one.
     """
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = work()
-    return output, graph.replay
+    with torch.cuda.device(device):
+        aside = torch.cuda.Stream(device)
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                work()
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
+            output = work()
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return output, replay

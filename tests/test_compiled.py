@@ -13,6 +13,7 @@ from ase.io import write
 from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces
 from lkm_calc.__main__ import main
 from lkm_calc.compiled import CompiledForces
+from lkm_calc.padding import pad
 
 from .support import ROUND_OFF, crystal, graph_of, rattled, relative_error, small_model
 from .test_no_waiting import run_again
@@ -27,6 +28,12 @@ def _always_faster(monkeypatch):
 def folder(tmp_path_factory):
     """Programs are shared by the tests: each takes the compiler half a minute."""
     return tmp_path_factory.mktemp("programs")
+
+
+def stand_in(self, graph, capacity, stress):
+    """Make a program without the compiler: the model itself on padded graphs."""
+    padded = pad(graph, capacity, self.model.cutoff)
+    return capacity, compiled._recorded(self.model, padded, stress, run_again)
 
 
 def assert_equal(found, expected, tolerance=ROUND_OFF):
@@ -61,12 +68,46 @@ def test_a_program_is_kept_for_the_next_process(folder, caplog, monkeypatch):
     before = len(list(folder.iterdir()))
     monkeypatch.setattr(compiled, "_compile", None)  # calling it would fail
     forces = CompiledForces(small_model(**SHALLOW["dimenet++"]), folder)
+    graph = graph_of(rattled(seed=1, amplitude=0.02), model)
     assert_equal(forces(graph), energy_and_forces(model, graph))
     assert not forces.failed
     assert len(list(folder.iterdir())) == before
 
 
-def test_other_weights_and_shapes_have_other_names():
+def test_a_damaged_program_is_told_of(tmp_path, monkeypatch):
+    model = small_model()
+    monkeypatch.setattr(compiled, "_compile", lambda m, p, s, path: path.write_bytes(b"no program"))
+    tmp_path.chmod(0o700)
+    before = os.umask(0o022)
+    try:
+        with pytest.warns(UserWarning, match="the program cannot be used"):
+            CompiledForces(model, tmp_path)(graph_of(rattled(), model))
+    finally:
+        os.umask(before)
+
+
+def test_a_replay_that_does_nothing_is_found_out(monkeypatch):
+    def record_nothing(work, device):
+        return work(), lambda: None
+
+    def make(self, graph, capacity, stress):
+        padded = pad(graph, capacity, self.model.cutoff)
+        return capacity, compiled._recorded(self.model, padded, stress, record_nothing)
+
+    monkeypatch.setattr(CompiledForces, "_make", make)
+    model = small_model()
+    with pytest.warns(UserWarning, match="compiled forces are off by"):
+        CompiledForces(model)(graph_of(rattled(), model))
+
+
+def test_moving_a_model_to_where_it_is_leaves_its_constants():
+    model = small_model()
+    before = {name: buffer.data_ptr() for name, buffer in model.named_buffers()}
+    model.to("cpu").double()
+    assert before == {name: buffer.data_ptr() for name, buffer in model.named_buffers()}
+
+
+def test_other_weights_and_kinds_have_other_names():
     model, other = small_model(), small_model()
     with torch.no_grad():
         next(other.parameters()).add_(1e-9)
@@ -98,9 +139,9 @@ def test_the_calculator_follows_atoms_that_outgrow_a_program(monkeypatch):
     """With a stand-in for the compiler: which programs are made and used."""
     made = []
 
-    def make(self, padded, stress):
-        made.append(len(padded.numbers))
-        return compiled._recorded(self.model, padded, stress, run_again)
+    def make(self, graph, capacity, stress):
+        made.append(capacity.atoms)
+        return stand_in(self, graph, capacity, stress)
 
     monkeypatch.setattr(CompiledForces, "_make", make)
     model = small_model()
@@ -116,12 +157,10 @@ def test_the_calculator_follows_atoms_that_outgrow_a_program(monkeypatch):
     assert made == [11, 11, 5, 6]
 
 
-def test_results_of_a_replay_are_copied():
+def test_results_of_a_replay_are_copied(monkeypatch):
     model = small_model()
     calculator = LKMCalculator(model, compile=True)
-    calculator._compiled._make = lambda padded, stress: compiled._recorded(
-        model, padded, stress, run_again
-    )
+    monkeypatch.setattr(CompiledForces, "_make", stand_in)
     first = calculator.get_forces(rattled())
     before = first.copy()
     calculator.get_forces(rattled(seed=1, amplitude=0.02))
@@ -149,13 +188,14 @@ def test_without_a_compiler_one_warning_and_the_same_numbers(tmp_path, monkeypat
 def test_a_program_that_computes_something_else_is_not_used(wrong, monkeypatch):
     model = small_model()
 
-    def make(self, padded, stress):
-        program = compiled._recorded(self.model, padded, stress, run_again)
-        return lambda tensors: [
-            program(tensors)[0],
-            program(tensors)[1] + wrong,
-            *program(tensors)[2:],
-        ]
+    def make(self, graph, capacity, stress):
+        capacity, program = stand_in(self, graph, capacity, stress)
+
+        def run(tensors):
+            energy, forces, *others = program(tensors)
+            return [energy, forces + wrong, *others]
+
+        return capacity, run
 
     monkeypatch.setattr(CompiledForces, "_make", make)
     forces = CompiledForces(model)
@@ -174,20 +214,17 @@ def test_a_program_that_others_can_write_is_not_loaded(tmp_path, monkeypatch):
         CompiledForces(model, tmp_path)(graph_of(rattled(), model))
 
 
-def test_the_first_graph_may_have_no_edges():
+def test_the_first_graph_may_have_no_edges(monkeypatch):
     model = small_model()
     forces = CompiledForces(model)
-    forces._make = lambda padded, stress: compiled._recorded(model, padded, stress, run_again)
+    monkeypatch.setattr(CompiledForces, "_make", stand_in)
     atom = rattled("H2O")[:1]
     assert not forces(Graph.from_atoms(atom, model.cutoff)).forces.any()
     assert not forces.failed
 
 
 def test_the_command_compiles_for_a_structure(tmp_path, monkeypatch, caplog):
-    def make(self, padded, stress):
-        return compiled._recorded(self.model, padded, stress, run_again)
-
-    monkeypatch.setattr(CompiledForces, "_make", make)
+    monkeypatch.setattr(CompiledForces, "_make", stand_in)
     path = tmp_path / "ethanol.xyz"
     write(path, rattled())
     with caplog.at_level(logging.INFO):
@@ -202,15 +239,15 @@ def test_the_faster_way_is_taken(monkeypatch, caplog):
     monkeypatch.undo()
     model, calls = small_model(), []
 
-    def make(self, padded, stress):
-        program = compiled._recorded(self.model, padded, stress, run_again)
+    def make(self, graph, capacity, stress):
+        capacity, program = stand_in(self, graph, capacity, stress)
 
         def slow(tensors):
             calls.append(1)
             time.sleep(0.2)
             return program(tensors)
 
-        return slow
+        return capacity, slow
 
     monkeypatch.setattr(CompiledForces, "_make", make)
     forces = CompiledForces(model)

@@ -116,7 +116,7 @@ def test_the_check_finds_what_waits():
             waits(torch.ones(2, device=META))
 
 
-def run_again(function):
+def run_again(function, device):
     """Stand in for a CUDA graph: run the function, and again when asked."""
     output = function()
 

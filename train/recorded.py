@@ -71,7 +71,9 @@ class RecordedGradients:
                 parameter.grad = torch.zeros_like(parameter)
             before.append(parameter.grad.clone())
         inputs = _cloned(batch)
-        (losses,), replay = self.record(lambda: (self.function(inputs, totals),))
+        (losses,), replay = self.record(
+            lambda: (self.function(inputs, totals),), batch.energies.device
+        )
         for parameter, gradient in zip(self.parameters, before, strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(gradient)
