@@ -152,7 +152,6 @@ def plot(paths: list[Path], output: Path) -> None:
             names, [rows[n] for n in names], color=["C1" if own else "C0" for own in ours]
         )
         axes.bar_label(bars, [f"{rows[n]:.2f}" for n in names], padding=2, fontsize=8)
-        axes.set_xscale("log")
         axes.margins(x=0.15)
         axes.set(title=label, xlabel=f"time a step / {BASELINE}")
         axes.tick_params(axis="y", labelsize=8)

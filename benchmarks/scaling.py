@@ -68,9 +68,11 @@ def plot(results: dict[str, list[dict[str, float]]], path: Path) -> None:
             atoms = [row["atoms"] for row in rows]
             each = [factor * row[key] / row["atoms"] for row in rows]
             axes.plot(atoms, each, "o-", label=name)
-        axes.set(xscale="log", yscale="log", xlabel="atoms of water", ylabel=label)
+        axes.set(xscale="log", ylim=(0, None), xlabel="atoms of water", ylabel=label)
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8
+    )
     figure.savefig(path, dpi=130)
 
 
