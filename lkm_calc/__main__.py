@@ -51,7 +51,7 @@ def _compile(options: argparse.Namespace) -> int:
     """Make the program of a structure, and tell what it is worth."""
     atoms = ase.io.read(options.structure, index=0)
     if not isinstance(atoms, ase.Atoms):
-        raise ValueError(f"{options.structure} holds no structure.")
+        raise ValueError(f"{options.structure} holds no structure. Give a file that does.")
     plain = LKMCalculator(options.model, "cpu", options.dtype)
     quick = LKMCalculator(options.model, "cpu", options.dtype, compile=True)
     quick.calculate(atoms)

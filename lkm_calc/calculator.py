@@ -11,12 +11,11 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from .checkpoint import load_model
-from .compiled import CompiledForces
+from .compiled import CompiledForces, ordinary
 from .device import choose_device
 from .energy import EnergyModel
-from .forces import EnergyForces, energy_and_forces
+from .forces import EnergyForces
 from .graph import Graph
-from .precision import fast_matmul
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -172,8 +171,7 @@ class LKMCalculator(Calculator):
         if self._compiled is not None and len(graphs) == 1:
             return self._compiled(graphs[0], stress)
         graph = graphs[0] if len(graphs) == 1 else Graph.collate(graphs)
-        with fast_matmul(graph.edge_index.shape[1]):
-            return energy_and_forces(self.model, graph.to(self.model.device), stress=stress)
+        return ordinary(self.model, graph, stress)
 
 
 def _has_stress(atoms: ase.Atoms) -> bool:

@@ -105,7 +105,7 @@ class CompiledForces:
         choice = None if self.failed else self._choice(graph, stress)
         self.used = choice is not None and choice.program is not None
         if choice is None or choice.program is None:
-            return self._ordinary(graph, stress)
+            return ordinary(self.model, graph, stress)
         return self._run(choice.program, choice.capacity, graph, stress)
 
     def _run(
@@ -113,10 +113,6 @@ class CompiledForces:
     ) -> EnergyForces:
         padded = pad(graph, capacity, self.model.cutoff)
         return _results(program(_values(padded)), graph, stress)
-
-    def _ordinary(self, graph: Graph, stress: bool) -> EnergyForces:
-        with fast_matmul(graph.edge_index.shape[1]):
-            return energy_and_forces(self.model, graph.to(self.model.device), stress=stress)
 
     def _choice(self, graph: Graph, stress: bool) -> Choice | None:
         """Return how to compute a prepared graph, with a program made now if none holds it."""
@@ -135,7 +131,7 @@ class CompiledForces:
         example = replace(graph, positions=graph.positions + shifts)
         try:
             capacity, made = self._make(example, capacity, stress)
-            check(self._run(made, capacity, graph, stress), self._ordinary(graph, stress))
+            check(self._run(made, capacity, graph, stress), ordinary(self.model, graph, stress))
         except CompileError as error:
             warnings.warn(f"Computing without compilation: {error}", stacklevel=2)
             self.failed = True
@@ -148,7 +144,7 @@ class CompiledForces:
         """Time a program and the ordinary computation in turn, the best of each."""
         ways = (
             partial(self._run, program, capacity, graph, stress),
-            partial(self._ordinary, graph, stress),
+            partial(ordinary, self.model, graph, stress),
         )
         best = [math.inf, math.inf]
         for _ in range(TRIALS):
@@ -214,6 +210,12 @@ def cache_folder() -> Path:
     """Return the folder of compiled programs: $LKM_CACHE, or lkm-calc in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("LKM_CACHE") or Path(base) / "lkm-calc")
+
+
+def ordinary(model: EnergyModel, graph: Graph, stress: bool) -> EnergyForces:
+    """Return the results of a graph on the CPU (eV, eV/Å, eV/Å³) without a program."""
+    with fast_matmul(graph.edge_index.shape[1]):
+        return energy_and_forces(model, graph.to(model.device), stress=stress)
 
 
 def check(found: EnergyForces, expected: EnergyForces) -> None:

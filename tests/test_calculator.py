@@ -10,8 +10,7 @@ from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_s
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
-from lkm_calc import MODELS, LKMCalculator, save_model
-from lkm_calc import calculator as calculator_module
+from lkm_calc import MODELS, LKMCalculator, compiled, save_model
 
 from .support import FINITE_DIFFERENCE, crystal, rattled, small_model
 
@@ -204,6 +203,6 @@ def test_a_structure_beyond_the_memory_is_named(error, monkeypatch):
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(calculator_module, "energy_and_forces", fail)
+    monkeypatch.setattr(compiled, "energy_and_forces", fail)
     with pytest.raises(MemoryError, match=r"9 atoms with 72 pairs within 5 Å .* on cpu"):
         LKMCalculator(small_model()).calculate(rattled())

@@ -9,11 +9,10 @@ from ase.build import molecule
 from scipy.special import eval_legendre
 
 from benchmarks import pyg
-from lkm_calc import Graph, build_model, energy_and_forces
+from lkm_calc import Graph, angular, build_model, energy_and_forces
+from lkm_calc.angular import AngularBasis
 from lkm_calc.basis import SphericalBesselBasis
 from lkm_calc.geometry import lengths_and_directions
-from lkm_calc.models import dimenetpp
-from lkm_calc.models.dimenetpp import AngularBasis
 
 from .support import (
     ROUND_OFF,
@@ -114,8 +113,8 @@ def plain_angular_sum(graph, directions, radial, x, weight):
     result = torch.zeros_like(x)
     for degree in range(radial.shape[1]):
         norm = math.sqrt((2 * degree + 1) / (4 * math.pi))
-        angular = norm * torch.from_numpy(eval_legendre(degree, cosine.numpy()))
-        terms = (radial[kj, degree] @ weight[degree]) * x[kj] * angular.unsqueeze(1)
+        zonal = norm * torch.from_numpy(eval_legendre(degree, cosine.numpy()))
+        terms = (radial[kj, degree] @ weight[degree]) * x[kj] * zonal.unsqueeze(1)
         result.index_add_(0, ji, terms)
     return result
 
@@ -127,7 +126,7 @@ def plain_angular_sum(graph, directions, radial, x, weight):
 )
 @BOTH_FORMS
 def test_angular_sum_equals_the_sum_over_triplets(atoms, few, monkeypatch):
-    monkeypatch.setattr(dimenetpp, "FEW_NEIGHBOURS", few)
+    monkeypatch.setattr(angular, "FEW_NEIGHBOURS", few)
     graph = Graph.from_atoms(atoms, 5.0)
     distances, directions = lengths_and_directions(graph.edge_vectors())
     radial = SphericalBesselBasis(7, 6, 5.0, 6).double()(distances)
@@ -144,9 +143,9 @@ def test_all_forms_of_the_angular_sum_have_the_same_derivatives(atoms, monkeypat
     model = small_model()
     graph, results = graph_of(atoms, model), []
     for few, many_rows in ((0, 1000), (1000, 1000), (0, 0)):
-        monkeypatch.setattr(dimenetpp, "FEW_NEIGHBOURS", few)
-        monkeypatch.setattr(dimenetpp, "MANY_ROWS", many_rows)
-        monkeypatch.setattr(dimenetpp, "BLOCK_ROWS", 2 * graph.max_neighbours)
+        monkeypatch.setattr(angular, "FEW_NEIGHBOURS", few)
+        monkeypatch.setattr(angular, "MANY_ROWS", many_rows)
+        monkeypatch.setattr(angular, "BLOCK_ROWS", 2 * graph.max_neighbours)
         out = energy_and_forces(model, graph, create_graph=True)
         loss = out.forces.square().sum()
         gradients = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)

@@ -12,7 +12,7 @@ LAYERS = [
     {"units", "geometry", "basis", "layers", "scatter", "lkm"},
     {"neighbours", "atomic", "precision", "device", "recording"},
     {"graph"},
-    {"energy", "triplets"},
+    {"energy", "triplets", "angular"},
     {"multiplex"},
     {"models"},
     {"forces", "checkpoint"},
