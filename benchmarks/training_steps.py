@@ -4,8 +4,9 @@ The same model, loss and optimiser on the same frames, three ways of making batc
 lkm-train's, which cuts them from flat tensors; torch-geometric's DataLoader over Data objects that
 hold ready edges; and the same with the edges found anew in every step, as torch-geometric's own
 models do. "batches only" leaves out the model. Of DimeNet++ there is a fourth: torch-geometric's
-own model of the same size with its DataLoader, which is what a user without lkm-calc would write.
-On a GPU lkm-train's steps are also replayed from a CUDA graph.
+own model of the same size with its DataLoader, which is what a user without lkm-calc would write;
+it takes torch's default route for matrix products, the others lkm-train's. lkm-train's steps are
+also compiled (``run.compile``), or on a GPU replayed from a CUDA graph (``run.cuda_graphs``).
 
     python -m benchmarks.training_steps rmd17_ethanol_train_01.npz --output training_steps.json
 """
@@ -15,6 +16,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ OURS = "lkm-train"
 PYG = "PyG DataLoader"
 PYG_EDGES = "PyG DataLoader, edges anew"
 REPLAYED = "lkm-train, CUDA graph"
+COMPILED = "lkm-train, compiled"
 PYG_MODEL = "PyG DataLoader and DimeNet++"
 
 
@@ -150,15 +153,17 @@ def trainer(model: torch.nn.Module) -> Callable[[Batch], None]:
     return step
 
 
-def replayed(model: EnergyModel, data: GraphFrames) -> Callable[[Batch], None]:
-    """Return a function that makes a step whose gradients come from a CUDA graph."""
-    config = Config(run=RunConfig(cuda_graphs=True))
+def replayed(model: EnergyModel, data: GraphFrames) -> Callable[[torch.Tensor], None]:
+    """Return a function that makes whole steps of lkm-train, compiled or from a CUDA graph."""
+    on_gpu = model.device.type == "cuda"
+    config = Config(run=RunConfig(cuda_graphs=on_gpu, compile=not on_gpu))
     state = TrainingState.create(model, config.optimiser)
     stepper = Stepper(state, data, config, Workers(), total=10**9)
 
     def step(indices: torch.Tensor) -> None:
         stepper.step(indices, 1e-4, Stop([], Workers()))
-        torch.cuda.synchronize()
+        if on_gpu:
+            torch.cuda.synchronize()
 
     return step
 
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[5, 32])
     parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--compile", action="store_true", help="on a CPU, compile as well")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
@@ -187,14 +193,15 @@ def main() -> None:
             steps[PYG_MODEL] = trainer(theirs)
         else:
             del makers[PYG_MODEL], steps[PYG_MODEL]
-        if device.type == "cuda":
+        if device.type == "cuda" or options.compile:
             data = GraphFrames(frames, model, device)
-            makers[REPLAYED] = lambda n=size, data=data: torch.randperm(len(data))[:n]
-            steps[REPLAYED] = replayed(copy.deepcopy(model), data)
+            name = REPLAYED if device.type == "cuda" else COMPILED
+            makers[name] = lambda n=size, data=data: torch.randperm(len(data))[:n]
+            steps[name] = replayed(copy.deepcopy(model), data)
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in makers}
-        with fast_matmul():
-            for _ in tqdm(range(options.repeats), f"batches of {size}"):
-                for name, make in makers.items():
+        for _ in tqdm(range(options.repeats), f"batches of {size}"):
+            for name, make in makers.items():
+                with nullcontext() if name == PYG_MODEL else fast_matmul():
                     start = time.perf_counter()
                     batch = make()
                     made = time.perf_counter()

@@ -141,6 +141,9 @@ class RunConfig:
     cuda_graphs: bool = False
     """Record the gradients of a batch as a CUDA graph and replay it, where frames are of one
     molecule: less time between small kernels, more memory."""
+    compile: bool = False
+    """Compile the gradients of a batch for a CPU, where frames are of one molecule: minutes at the
+    start, then up to twice the steps a second. Needs a C++ compiler."""
     tf32: bool = False
     """Round the factors of matrix products on a GPU to 10 bits: faster, and less exact."""
     validate_every: int = 1

@@ -1,7 +1,7 @@
 """Frames as flat tensors on one device, and batches of graphs cut from them by indexing."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,6 +55,20 @@ class Batch(NamedTuple):
         """Return the counts of a batch that is all at hand."""
         labelled = 0 if self.stress is None else int(self.stress.isfinite().all((1, 2)).sum())
         return Totals(len(self.energies), self.atoms, labelled)
+
+    def tensors(self) -> list[Tensor]:
+        """Return every tensor, in a fixed order."""
+        labels = [value for value in self[1:] if isinstance(value, Tensor)]
+        return [*self.graph.tensors().values(), *labels]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "Batch":
+        """Return the batch with other tensors in the order of :meth:`tensors`."""
+        new = iter(tensors)
+        graph = self.graph.with_tensors({name: next(new) for name in self.graph.tensors()})
+        labels: dict[str, Any] = {
+            name: next(new) for name, value in self._asdict().items() if isinstance(value, Tensor)
+        }
+        return self._replace(graph=graph, **labels)
 
 
 class Rows:

@@ -71,6 +71,8 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
     device = device_of(config.run.device, "run.device")
     if device.type != "cuda" and (config.run.cuda_graphs or config.run.tf32):
         raise ConfigError(f"run.cuda_graphs and run.tf32 need a CUDA device; this is {device}.")
+    if device.type == "cuda" and config.run.compile:
+        raise ConfigError("run.compile is for the CPU; on a GPU take run.cuda_graphs.")
     with workers(device) as team:
         return _Run(config, device, team).fit(stop_after)
 

@@ -1,7 +1,7 @@
 """Gradients recorded once as a CUDA graph and replayed: one launch instead of thousands."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,14 +51,13 @@ class RecordedGradients:
 
     def __call__(self, batch: Batch, totals: Totals) -> Tensor:
         """Do what the function does, with a batch whose graph is padded to a common capacity."""
-        shapes = tuple((t.shape, t.dtype) for t in _tensors(batch))
-        key = (shapes, batch.graph.n_graphs, batch.graph.max_neighbours, batch.atoms, totals)
+        key = shapes_of(batch, totals)
         recording = self.recordings.get(key)
         if recording is None:
             if len(self.recordings) >= MAX_RECORDINGS:
                 return self.function(batch, totals)
             self.recordings[key] = recording = self._recorded(batch, totals)
-        for fixed, new in zip(_tensors(recording.inputs), _tensors(batch), strict=True):
+        for fixed, new in zip(recording.inputs.tensors(), batch.tensors(), strict=True):
             fixed.copy_(new)
         recording.replay()
         return recording.losses
@@ -70,7 +69,7 @@ class RecordedGradients:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             before.append(parameter.grad.clone())
-        inputs = _cloned(batch)
+        inputs = batch.with_tensors([tensor.clone() for tensor in batch.tensors()])
         (losses,), replay = self.record(
             lambda: (self.function(inputs, totals),), batch.energies.device
         )
@@ -80,16 +79,7 @@ class RecordedGradients:
         return Recording(inputs, losses, replay)
 
 
-def _tensors(batch: Batch) -> list[Tensor]:
-    """Return every tensor of a batch, in a fixed order."""
-    labels = [value for value in batch[1:] if isinstance(value, Tensor)]
-    return [*batch.graph.tensors().values(), *labels]
-
-
-def _cloned(batch: Batch) -> Batch:
-    """Return a copy of a batch that shares no memory with it."""
-    graph = batch.graph.with_tensors({k: t.clone() for k, t in batch.graph.tensors().items()})
-    labels: dict[str, Any] = {
-        name: value.clone() for name, value in batch._asdict().items() if isinstance(value, Tensor)
-    }
-    return batch._replace(graph=graph, **labels)
+def shapes_of(batch: Batch, totals: Totals) -> tuple[object, ...]:
+    """Return all that is fixed in work recorded or compiled for a batch."""
+    shapes = tuple((tensor.shape, tensor.dtype) for tensor in batch.tensors())
+    return shapes, batch.graph.n_graphs, batch.graph.max_neighbours, batch.atoms, totals

@@ -6,10 +6,11 @@ from torch import Tensor
 
 from lkm_calc.padding import pad, unpad
 
+from .compiled import CompiledGradients
 from .config import Config
 from .evaluate import model_output
 from .loader import Batch, GraphFrames, Totals
-from .loss import training_loss
+from .loss import Losses, training_loss
 from .parallel import Stop, Workers
 from .recorded import RecordedGradients
 from .state import TrainingState, average_decay
@@ -33,16 +34,20 @@ class Stepper:
         self.total = total
         self.parameters = list(state.model.parameters())
         self.gamma = torch.zeros_like(state.loss_sums[0])
-        self.recorded = None
+        self.recorded: RecordedGradients | CompiledGradients | None = None
         if config.run.cuda_graphs:
             self.recorded = RecordedGradients(self.add_gradients, self.parameters)
+        elif config.run.compile:
+            self.recorded = CompiledGradients(
+                state.model, self.losses, self.gamma, self.add_gradients
+            )
 
     def step(self, indices: Int[Tensor, " batch"], rate: float, stop: Stop) -> None:
         """Make one step with the frames of ``indices`` and add its losses to the sums."""
         state, options = self.state, self.config.optimiser
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        state.optimiser.zero_grad(set_to_none=self.recorded is None)
+        state.optimiser.zero_grad(set_to_none=not self.config.run.cuda_graphs)
         warmed_up = min(1.0, (state.step + 1) / max(1, self.config.loss.gamma_warmup_steps))
         self.gamma.fill_(self.config.loss.gamma * warmed_up)
         losses = torch.zeros_like(state.loss_sums)
@@ -70,11 +75,15 @@ class Stepper:
             batch: With a graph as it is, or padded.
             totals: Of the whole batch.
         """
-        padded = model_output(self.state.model, batch, create_graph=True)
-        predicted = unpad(padded, len(batch.energies), batch.atoms)
-        losses = training_loss(predicted, batch, self.config.loss, totals, self.gamma)
+        losses = self.losses(batch, totals, self.gamma)
         losses.total.backward()
         return torch.stack([part.detach().double() for part in losses])
+
+    def losses(self, batch: Batch, totals: Totals, gamma: Tensor) -> Losses:
+        """Return the losses of a piece of a batch with a γ, to be differentiated."""
+        padded = model_output(self.state.model, batch, create_graph=True)
+        predicted = unpad(padded, len(batch.energies), batch.atoms)
+        return training_loss(predicted, batch, self.config.loss, totals, gamma)
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

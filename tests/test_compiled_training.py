@@ -1,0 +1,85 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from train import compiled
+from train.config import Config, ConfigError, LossConfig, OptimiserConfig, RunConfig
+from train.loader import GraphFrames
+from train.loop import fit
+from train.parallel import Stop, Workers
+from train.state import TrainingState
+from train.step import Stepper
+
+from .support import rattled, relative_error, small_model
+from .test_no_waiting import frames_of
+
+FEW_LAYERS = dict(num_blocks=1, num_before_skip=0, num_after_skip=0, num_output_dense=0)
+"""Compiling takes as long as there are operations."""
+
+
+def steps(compile, batches=([0, 1, 2, 3], [4, 5, 0, 2], [5])):
+    """Make a few steps and return the stepper, the weights and the losses."""
+    frames = frames_of([rattled(seed=k) for k in range(6)])
+    frames = replace(frames, forces=frames.forces / 10)
+    optimiser = OptimiserConfig(accumulate=2)
+    loss = LossConfig(gamma=0.1, gamma_warmup_steps=3)
+    config = Config(loss=loss, optimiser=optimiser, run=RunConfig(compile=compile))
+    model = small_model(**FEW_LAYERS)
+    data = GraphFrames(frames, model, torch.device("cpu"))
+    state = TrainingState.create(model, optimiser)
+    stepper = Stepper(state, data, config, Workers(), total=10)
+    for indices in batches:
+        stepper.step(torch.tensor(indices), 1e-3, Stop([], Workers()))
+    return stepper, torch.cat([p.detach().flatten() for p in model.parameters()]), state.loss_sums
+
+
+def test_compiled_steps_are_ordinary_steps(monkeypatch):
+    calls = []
+    ordinary = Stepper.add_gradients
+    monkeypatch.setattr(
+        Stepper, "add_gradients", lambda self, *a: calls.append(1) or ordinary(self, *a)
+    )
+    batches = [0, 1, 2, 3], [4, 5, 0, 2], [1, 3, 5, 4]
+    stepper, *found = steps(True, batches)
+    assert len(stepper.recorded.programs) == 1
+    assert len(calls) == 1, "to compare"
+    _, *expected = steps(False, batches)
+    for a, b in zip(found, expected, strict=True):
+        assert relative_error(a, b) < 1e-8
+
+
+def without_compiler(*arguments):
+    raise RuntimeError("no compiler found\nand more")
+
+
+def other_numbers(traced, inputs, options):
+    return lambda *arguments: [2 * value for value in traced(*arguments)]
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [(without_compiler, "no compiler found"), (other_numbers, "off by")],
+)
+def test_trains_in_the_ordinary_way_where_compilation_fails(monkeypatch, compiler, reason):
+    monkeypatch.setattr(compiled, "inductor_compile", compiler)
+    with pytest.warns(UserWarning, match=reason) as caught:
+        stepper, *found = steps(compile=True)
+    assert len(caught) == 1, "one warning, not one a step"
+    assert stepper.recorded.failed
+    _, *expected = steps(compile=False)
+    for a, b in zip(found, expected, strict=True):
+        assert relative_error(a, b) < 1e-8
+
+
+def test_further_shapes_are_computed_in_the_ordinary_way(monkeypatch):
+    monkeypatch.setattr(compiled, "inductor_compile", lambda traced, inputs, options: traced)
+    stepper, *_ = steps(True, ([0, 1], [0, 1, 2], [0, 1, 2, 3, 4, 5], [2, 3]))
+    assert len(stepper.recorded.programs) == compiled.MAX_PROGRAMS
+    assert not stepper.recorded.failed
+
+
+def test_is_refused_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("train.loop.device_of", lambda *a: torch.device("cuda"))
+    with pytest.raises(ConfigError, match="run.compile is for the CPU"):
+        fit(Config(run=RunConfig(compile=True)))
