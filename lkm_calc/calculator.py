@@ -1,6 +1,9 @@
-"""The ASE calculator: a thin shell around a model that does the work without any state."""
+"""The ASE calculator: a thin shell around models that do the work without any state."""
 
-from collections.abc import Iterable, Sequence
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +11,23 @@ import ase
 import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from .checkpoint import load_model
-from .compiled import CompiledForces, ordinary
+from .committee import Committee, Evaluation, has_stress
 from .device import choose_device
 from .energy import EnergyModel
-from .forces import EnergyForces
-from .graph import Graph
+from .guards import Guard, Thresholds
+from .hessian import hessian_of_atoms
+from .neighbours import Search, neighbour_list
+from .skin import VerletList, check_skin
+from .zbl import with_zbl
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+Source = str | Path | EnergyModel
+"""Name of a bundled model, path of a model file, or a model object."""
 
 
 class LKMCalculator(Calculator):
@@ -27,22 +37,43 @@ class LKMCalculator(Calculator):
     ``energies`` (atoms) in eV that sum to the energy, and for periodic structures with
     three cell vectors ``stress`` in eV/Å³ as xx, yy, zz, yz, xz, xy. All are computed in one call.
 
+    Of a committee of n models the results are means, and :attr:`extras` tells how far the models
+    differ: ``energy_std`` = √⟨(E_m − ⟨E⟩)²⟩ (eV), ``forces_std``, the same of each component of the
+    forces (atoms, 3) in eV/Å, ``force_spread`` = √⟨|F_m − ⟨F⟩|²⟩ (atoms) in eV/Å, and with a stress
+    ``stress_std`` (6) in eV/Å³; the means are over n, not n − 1. Of a single model there is
+    ``layer_disagreement`` (atoms), see :func:`lkm_calc.disagreement.layer_disagreement`.
+
     Args:
-        model: Name of a bundled model, path of a model file, or a model object, which is used
-            as it is and moved to the device and dtype.
+        model: Name of a bundled model, path of a model file, or a model object, of which a copy is
+            used: what happens to it later changes nothing here. A list of them is a committee,
+            whose members may differ in architecture and cut-off and accept the elements that all
+            know.
         device: "auto" takes CUDA when there is one; else a torch device such as "cpu" or "cuda:1".
         dtype: "float32", "float64", or None for the type of the model's weights. The sum over
             atoms and the reference energies are float64 either way; float64 throughout makes MD
             conserve energy better than float32, at 1.5 to 2 times the cost.
         compile: Compute single structures, as in MD, with programs compiled for their shapes; on a
             GPU, with CUDA graphs. The first call of a structure takes about a minute, once: see
-            :mod:`lkm_calc.compiled`. The model's weights must then stay as they are.
+            :mod:`lkm_calc.compiled`.
+        skin: Å by which the neighbour search of single structures reaches beyond the cut-off, so
+            that it serves until an atom has moved half of it; 0 searches anew at every call. The
+            numbers are the same, see :class:`lkm_calc.skin.VerletList`.
+        on_extrapolation: What to do when a calculation meets a structure outside what the models
+            were trained on: "warn", "stop" or "save", see :class:`lkm_calc.guards.Guard`; nothing
+            where None. Structures given to :meth:`evaluate` are not judged.
+        extrapolation_file: Where "save" puts them.
+        thresholds: From where on; see :class:`lkm_calc.guards.Thresholds`.
+        zbl: Keep atoms apart that come closer than any in the training frames, see
+            :func:`lkm_calc.zbl.with_zbl`.
+        deterministic: Sum in a fixed order on a GPU, so that a call repeated gives the same bits;
+            see :func:`lkm_calc.precision.deterministic`. On a CPU it is so anyway.
 
     Raises:
         ModelFileError: The model cannot be loaded.
-        ValueError: The dtype or device is unknown; on calculation, the structure holds an element
-            that the model was not trained on, no atoms, or positions that are not finite.
-        MemoryError: On calculation, a structure or batch needs more than there is.
+        ValueError: The dtype, device or skin is unknown; on calculation, the structure holds an
+            element that the model was not trained on, no atoms, or positions that are not finite.
+        MemoryError: On calculation, a structure needs more than there is.
+        ExtrapolationError: On calculation, ``on_extrapolation`` is "stop" and it is outside.
         PropertyNotImplementedError: Stress of a structure that is not periodic or lacks a cell
             vector.
     """
@@ -59,33 +90,73 @@ class LKMCalculator(Calculator):
 
     def __init__(
         self,
-        model: str | Path | EnergyModel,
+        model: Source | Sequence[Source],
         device: str = "auto",
         dtype: str | None = None,
         compile: bool = False,
+        skin: float = 1.0,
+        on_extrapolation: str | None = None,
+        extrapolation_file: str | Path = "extrapolation.extxyz",
+        thresholds: Thresholds | None = None,
+        zbl: bool = False,
+        deterministic: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if dtype is not None and dtype not in _DTYPES:
             raise ValueError(f"dtype is {dtype!r}; choose 'float32', 'float64' or None.")
+        check_skin(skin)
         place = choose_device(device)
-        weights_type = None if dtype is None else _DTYPES[dtype]
-        if isinstance(model, EnergyModel):
-            self.model = model.to(device=place, dtype=weights_type).eval()
-        else:
-            self.model = load_model(model, device=place, dtype=weights_type)
-        unit = self.model.provenance.get("energy_unit", "eV")
-        if unit != "eV":
-            raise ValueError(
-                f"The model learnt a property in {unit}, not an energy in eV. For its predictions "
-                "call it with a Graph, or use lkm-train evaluate."
-            )
+        sources = [model] if isinstance(model, str | Path | EnergyModel) else list(model)
+        members = [_load(source, place, dtype) for source in sources]
+        if zbl:
+            members = [with_zbl(member) for member in members]
+        self._committee = Committee(members, compile, deterministic)
+        self._search: Search = VerletList(self._committee.cutoff, skin) if skin else neighbour_list
+        self._extras: dict[str, Any] = {}
+        self.guard = (
+            Guard(members, on_extrapolation, extrapolation_file, thresholds)
+            if on_extrapolation is not None
+            else None
+        )
+        names = [one.name if isinstance(one, EnergyModel) else str(one) for one in sources]
+        self.parameters.update(models=names, device=str(place), dtype=dtype, skin=skin)
 
-        self._compiled = CompiledForces(self.model) if compile else None
+    @property
+    def models(self) -> tuple[EnergyModel, ...]:
+        """The models, in the order given."""
+        return self._committee.models
+
+    @property
+    def model(self) -> EnergyModel:
+        """The only model.
+
+        Raises:
+            AttributeError: It is a committee.
+        """
+        if len(self.models) > 1:
+            raise AttributeError(f"There are {len(self.models)} models; see the attribute models.")
+        return self.models[0]
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What was computed beside the results, and nothing where there are no results."""
+        return self._extras if self.results else {}
 
     @property
     def ordinary(self) -> bool:
         """Whether the last structure was computed without a compiled program."""
-        return self._compiled is None or not self._compiled.used
+        compiled = self._committee.compiled
+        return compiled is None or not all(program.used for program in compiled)
+
+    def set(self, **options: Any) -> dict[str, Any]:
+        """Refuse options: they are settled when a calculator is made.
+
+        Raises:
+            ValueError: There is an option.
+        """
+        if options:
+            raise ValueError(f"{', '.join(options)} cannot be set; make a new LKMCalculator.")
+        return {}
 
     def calculate(
         self,
@@ -94,25 +165,41 @@ class LKMCalculator(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Compute everything for a structure, whatever of it is asked for."""
-        super().calculate(atoms, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
-        structure = self.atoms
+        structure = self.atoms if atoms is None else atoms
         if structure is None:
             raise ValueError("calculate was called without atoms; attach them or pass them.")
-        if "stress" in properties and not _has_stress(structure):
+        if "stress" in properties and not has_stress(structure):
             raise PropertyNotImplementedError(
                 "stress needs a periodic structure with three cell vectors; pbc is "
                 f"{structure.pbc.tolist()} and the cell {structure.cell.tolist()}."
             )
-        self.results = self.evaluate([structure])[0]
+        super().calculate(structure, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
+        self.results = {}  # should this fail, those of other atoms must not be taken for these
+        (found,) = self._committee([structure], self._search)
+        if self.guard is not None:
+            self.guard(structure, found.extras)
+        self.results, self._extras = found
+
+    def get_hessian(self, atoms: ase.Atoms) -> NDArray[np.float64]:
+        """Return the second derivatives of the energy in eV/Å², (3·atoms, 3·atoms).
+
+        Calculated anew at every call; :func:`lkm_calc.vibrations` makes frequencies of them.
+
+        Raises:
+            ValueError: As on calculation.
+        """
+        return hessian_of_atoms(self.models, atoms)
 
     def evaluate(
-        self, structures: Iterable[ase.Atoms], batch_size: int = 32
+        self, structures: Iterable[ase.Atoms], batch_size: int = 32, progress: bool = False
     ) -> list[dict[str, Any]]:
         """Return the results of many structures, the same numbers as one by one.
 
         Args:
-            structures: Any sizes; those with a cell are best kept together.
-            batch_size: Structures a batch; memory grows with it.
+            structures: Any sizes, also from a generator; those with a cell are best kept together.
+            batch_size: Structures a batch; memory grows with it. One that needs more memory than
+                there is is halved, with one warning.
+            progress: Show a progress bar.
 
         Returns:
             One dictionary a structure, keys and units as in the class's description; ``stress``
@@ -120,60 +207,58 @@ class LKMCalculator(Calculator):
 
         Raises:
             ValueError: As on calculation, or ``batch_size`` is below 1.
+            MemoryError: A single structure needs more memory than there is.
+        """
+        return [found.results for found in self.iterate(structures, batch_size, progress)]
+
+    def iterate(
+        self, structures: Iterable[ase.Atoms], batch_size: int = 32, progress: bool = False
+    ) -> Iterator[Evaluation]:
+        """Return an iterator over the pairs (results, extras) of many structures.
+
+        They are computed batch by batch as they are asked for; neither all structures nor all
+        results are held. Arguments and errors are those of :meth:`evaluate`.
         """
         if isinstance(structures, ase.Atoms):
             raise ValueError("evaluate takes a list of structures; for one, write [atoms].")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
-        structures = list(structures)
-        results: list[dict[str, Any]] = []
-        for first in range(0, len(structures), batch_size):
-            # Forces need gradients, wherever this is called from.
-            with torch.inference_mode(False):
-                results += self._evaluate_batch(structures[first : first + batch_size])
-        return results
+        return self._iterate(structures, batch_size, progress)
 
-    def _evaluate_batch(self, structures: Sequence[ase.Atoms]) -> list[dict[str, Any]]:
-        for atoms in structures:
-            self.model.check_elements(atoms.numbers)
-        graphs = [Graph.from_atoms(atoms, self.model.cutoff) for atoms in structures]
-        periodic = [_has_stress(atoms) for atoms in structures]
-        try:
-            out = self._energy_and_forces(graphs, stress=any(periodic))
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
-                raise
-            edges = sum(graph.edge_index.shape[1] for graph in graphs)
-            raise MemoryError(
-                f"{sum(map(len, structures))} atoms with {edges} pairs within "
-                f"{self.model.cutoff:g} Å need more memory than there is on {self.model.device}. "
-                "Take a smaller batch_size, or a model with a shorter cut-off or fewer features."
-            ) from error
-        ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
-        forces = np.split(out.forces.cpu().numpy(), ends)
-        energies = np.split(out.atom_energies.cpu().numpy(), ends)
-        stress = None if out.stress is None else out.stress.cpu().numpy()
-        results = []
-        for k, energy in enumerate(out.energy.tolist()):
-            one = {
-                "energy": energy,
-                "free_energy": energy,
-                "forces": forces[k].astype(np.float64),
-                "energies": energies[k].copy(),
-            }
-            if stress is not None and periodic[k]:
-                one["stress"] = full_3x3_to_voigt_6_stress(stress[k])
-            results.append(one)
-        return results
-
-    def _energy_and_forces(self, graphs: Sequence[Graph], stress: bool) -> EnergyForces:
-        """Return the results of graphs, compiled if there is only one and it is wanted."""
-        if self._compiled is not None and len(graphs) == 1:
-            return self._compiled(graphs[0], stress)
-        graph = graphs[0] if len(graphs) == 1 else Graph.collate(graphs)
-        return ordinary(self.model, graph, stress)
+    def _iterate(
+        self, structures: Iterable[ase.Atoms], size: int, progress: bool
+    ) -> Iterator[Evaluation]:
+        total = len(structures) if isinstance(structures, Sequence) else None
+        source, batch, told = iter(structures), list[ase.Atoms](), False
+        with tqdm(total=total, unit="structure", disable=not progress) as bar:
+            while batch := batch or list(islice(source, size)):
+                first, batch = batch[:size], batch[size:]
+                try:
+                    found = self._committee(first)
+                except MemoryError as error:
+                    if len(first) == 1:
+                        raise
+                    found, reason = None, str(error)
+                # Only here has the failed computation let go of its memory.
+                if found is None:
+                    size, batch = len(first) // 2, first + batch
+                    if not told:
+                        told = True
+                        warnings.warn(
+                            f"A batch of {len(first)} is too large: {reason} Going on with "
+                            f"{size} or less at once.",
+                            stacklevel=2,
+                        )
+                    continue
+                yield from found
+                bar.update(len(first))
 
 
-def _has_stress(atoms: ase.Atoms) -> bool:
-    """Tell whether a derivative by strain over a volume makes sense."""
-    return bool(atoms.pbc.any() and atoms.cell.rank == 3)
+@torch.inference_mode(False)  # weights made in that mode cannot be used outside of it
+def _load(source: Source, device: torch.device, dtype: str | None) -> EnergyModel:
+    """Return a model of the calculator's own."""
+    weights_type = None if dtype is None else _DTYPES[dtype]
+    if isinstance(source, EnergyModel):
+        model = copy.deepcopy(source).to(device=device, dtype=weights_type)
+        return model.eval().requires_grad_(False)
+    return load_model(source, device=device, dtype=weights_type)

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from .atomic import replacing
 from .energy import EnergyModel
 from .layers import MAX_NUMBER
-from .models import build_model
+from .models import MODELS, build_model
 
 FORMAT_VERSION = 1
 """Version of the header that this code writes."""
@@ -49,7 +49,16 @@ def save_model(
         path: Where to write.
         provenance: JSON values on how the model came to be (data, recipe, seed, test errors);
             those of ``model.provenance`` where None.
+
+    Raises:
+        ValueError: It is not a model of :data:`lkm_calc.MODELS`, and could not be loaded again.
     """
+    if model.name not in MODELS:
+        raise ValueError(
+            f"{model.name!r} is none of the architectures {', '.join(MODELS)}, so a file of it "
+            "could not be loaded. Of a model with a ZBL core save .model, and add the core again "
+            "after loading."
+        )
     energies = model.reference_energies.tolist()
     header = {
         "format_version": FORMAT_VERSION,
@@ -68,9 +77,31 @@ def save_model(
         for name, value in model.state_dict().items()
         if name not in _CALIBRATION
     }
+    _write(path, weights, header)
+
+
+def add_provenance(path: str | Path, entries: Mapping[str, Any]) -> None:
+    """Add to the provenance of a model file, or replace, and leave all else as it is.
+
+    The file is written anew, whole or not at all; its weights stay the same bit for bit.
+
+    Raises:
+        ModelFileError: As for :func:`load_model`.
+    """
+    with _open(Path(path)) as file:
+        header = _parse_header(file.metadata(), Path(path))
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header["provenance"] = header["provenance"] | dict(entries)
+    _write(path, weights, header)
+
+
+def _write(
+    path: str | Path, weights: Mapping[str, torch.Tensor], header: Mapping[str, Any]
+) -> None:
+    """Write weights and header to a file, whole or not at all."""
     with replacing(path) as temporary:
         # Not save_file, which makes files that only their owner can read.
-        temporary.write_bytes(save(weights, metadata={_KEY: json.dumps(header)}))
+        temporary.write_bytes(save(dict(weights), metadata={_KEY: json.dumps(header)}))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

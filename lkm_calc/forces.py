@@ -1,4 +1,4 @@
-"""Forces and stress: the one place that differentiates the energy."""
+"""Forces and stress: the one place that differentiates the energy (but for second derivatives)."""
 
 from dataclasses import replace
 from typing import NamedTuple

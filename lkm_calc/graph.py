@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .neighbours import neighbour_list
+from .neighbours import Search, neighbour_list
 
 
 class LocalIndices(NamedTuple):
@@ -66,9 +66,19 @@ class Graph:
 
     @classmethod
     def from_atoms(
-        cls, atoms: ase.Atoms, cutoff: float, device: torch.device | str = "cpu"
+        cls,
+        atoms: ase.Atoms,
+        cutoff: float,
+        device: torch.device | str = "cpu",
+        search: Search = neighbour_list,
     ) -> "Graph":
         """Build the graph of one structure with a neighbour list of ``cutoff`` Å.
+
+        Args:
+            atoms: The structure.
+            cutoff: Cut-off in Å.
+            device: Where to put the graph.
+            search: What finds the edges, such as a :class:`lkm_calc.skin.VerletList`.
 
         Raises:
             ValueError: There are no atoms, a position or the cell is not finite, two atoms stand
@@ -91,7 +101,7 @@ class Graph:
                 f"pbc is {atoms.pbc.tolist()} but cell vector(s) {np.flatnonzero(missing).tolist()}"
                 " are zero. Set atoms.cell, or atoms.pbc = False for a molecule."
             )
-        edges = neighbour_list(positions, cutoff, cell, atoms.pbc)
+        edges = search(positions, cutoff, cell, atoms.pbc)
         periodic = bool(atoms.pbc.any())
         graph = cls(
             numbers=torch.from_numpy(atoms.get_atomic_numbers().astype(np.int64)),
@@ -105,9 +115,8 @@ class Graph:
             slot=torch.from_numpy(edges.slot),
             max_neighbours=edges.max_neighbours,
         )
-        short = graph.edge_vectors().square().sum(-1) < 1e-12
-        if short.any():
-            pair = graph.edge_index[:, short][:, 0].tolist()
+        if edges.shortest < 1e-6:
+            pair = graph.edge_index[:, graph.edge_vectors().norm(dim=1).argmin()].tolist()
             raise ValueError(
                 f"Atoms {pair[0]} and {pair[1]} stand on the same spot (closer than 1e-6 Å). "
                 "Remove the duplicate, or check the cell if one is an image of the other."

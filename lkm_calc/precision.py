@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -74,3 +75,35 @@ def tf32_matmul(enabled: bool) -> Iterator[None]:
         yield
     finally:
         settings.fp32_precision = before
+
+
+@contextmanager
+def deterministic(enabled: bool = True) -> Iterator[None]:
+    """Let torch take only algorithms that give the same bits every time, for a while.
+
+    On a GPU sums over edges (``index_add``) otherwise add in the order in which threads finish. On
+    a CPU with one thread results are the same bits anyway. The setting holds for the whole process
+    until it is set back at the end.
+
+    Args:
+        enabled: False changes nothing.
+
+    Raises:
+        RuntimeError: Within, on CUDA: matrix products too need the environment variable
+            CUBLAS_WORKSPACE_CONFIG=:4096:8, set before Python starts; torch says so.
+    """
+    if not enabled:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    # Nothing here reads memory that it has not written; filling it first costs time.
+    memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        memory.fill_uninitialized_memory = fill
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)

@@ -20,19 +20,6 @@ def calc(request):
     return LKMCalculator(small_model(request.param), device="cpu")
 
 
-def test_every_result_has_ases_type_and_unit(calc):
-    atoms = rattled()
-    atoms.calc = calc
-    energy = atoms.get_potential_energy()
-    assert type(energy) is float
-    assert atoms.get_potential_energy(force_consistent=True) == energy
-    assert atoms.get_forces().shape == (9, 3)
-    assert atoms.get_forces().dtype == np.float64
-    assert atoms.get_potential_energies().sum() == pytest.approx(energy, abs=1e-10)
-    properties = atoms.get_properties(["energy", "forces", "energies", "free_energy"])
-    assert properties["energy"] == energy
-
-
 def test_forces_against_central_differences(calc):
     atoms = rattled("H2O")
     atoms.calc = calc
@@ -56,31 +43,6 @@ def test_stress_of_a_molecule_is_refused(calc):
     atoms.calc = calc
     with pytest.raises(PropertyNotImplementedError, match="three cell vectors"):
         atoms.get_stress()
-
-
-def test_computes_once_for_all_properties(calc, monkeypatch):
-    calls = []
-    inner = calc.evaluate
-    monkeypatch.setattr(calc, "evaluate", lambda *a: calls.append(1) or inner(*a))
-    atoms = rattled()
-    atoms.calc = calc
-    atoms.get_potential_energy()
-    atoms.get_forces()
-    atoms.get_potential_energies()
-    assert len(calls) == 1
-    atoms.set_initial_charges(np.ones(len(atoms)))
-    atoms.get_forces()
-    assert len(calls) == 1, "the model reads no charges"
-    atoms.positions[0, 0] += 1e-3
-    atoms.get_forces()
-    assert len(calls) == 2
-
-
-def test_results_are_copies(calc):
-    atoms = rattled()
-    atoms.calc = calc
-    atoms.get_forces()[:] = 0
-    assert atoms.get_forces().any()
 
 
 def test_many_at_once_equals_one_by_one(calc):
@@ -136,15 +98,34 @@ def test_unusable_choices(options, message):
         LKMCalculator(small_model(), **options)
 
 
-def test_two_calculators_do_not_disturb_each_other_or_torch():
-    before = (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled())
-    route = torch.backends.mkldnn.matmul.fp32_precision
-    single, double = (LKMCalculator(small_model(), dtype=d) for d in ("float32", "float64"))
-    first = double.evaluate([rattled()])[0]["energy"]
-    single.evaluate([rattled()])
-    assert double.evaluate([rattled()])[0]["energy"] == first
-    assert before == (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled())
-    assert torch.backends.mkldnn.matmul.fp32_precision == route
+def global_state():
+    return (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.backends.mkldnn.matmul.fp32_precision,
+        torch.random.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),
+        warnings.filters[:],
+        np.geterr(),
+    )
+
+
+def test_two_calculators_do_not_disturb_each_other_or_torch_or_their_model():
+    model = small_model().train()
+    before = global_state()
+    double, single = (LKMCalculator(model, dtype=d) for d in ("float64", "float32"))
+    first = double.get_potential_energy(rattled())
+    assert single.get_potential_energy(rattled()) != first
+    again = double.evaluate([rattled()])[0]["energy"]
+    assert again == first
+    assert before == global_state()
+    assert (model.training, model.dtype) == (True, torch.float64)
+    assert all(weight.requires_grad for weight in model.parameters())
+    with torch.no_grad():
+        model.scale.mul_(2)
+    assert double.evaluate([rattled()])[0]["energy"] == first, "a copy was made"
 
 
 def test_relaxation_lowers_the_energy():
@@ -183,26 +164,113 @@ def test_no_warnings_and_no_gradients_in_use(calc):
         atoms.rattle(0.01)
         with torch.inference_mode():
             assert atoms.get_forces().any()
+            made_there = LKMCalculator(calc.model)
+        assert np.array_equal(made_there.get_forces(atoms), atoms.get_forces())
 
 
 def test_evaluate_refuses_what_it_cannot_do(calc):
-    with pytest.raises(ValueError, match=r"write \[atoms\]"):
-        calc.evaluate(rattled())
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        calc.evaluate([rattled()], batch_size=0)
+    for way in (calc.evaluate, calc.iterate):
+        with pytest.raises(ValueError, match=r"write \[atoms\]"):
+            way(rattled())
+        with pytest.raises(ValueError, match="batch_size is 0"):
+            way([rattled()], batch_size=0)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
-    ],
-)
-def test_a_structure_beyond_the_memory_is_named(error, monkeypatch):
-    def fail(*arguments, **options):
-        raise error
+def test_structures_are_taken_batch_by_batch_and_results_given_as_soon():
+    taken = []
 
-    monkeypatch.setattr(compiled, "energy_and_forces", fail)
+    def source():
+        for seed in range(7):
+            taken.append(seed)
+            yield rattled("H2O", seed)
+
+    found = LKMCalculator(small_model()).iterate(source(), batch_size=3)
+    assert taken == []
+    next(found)
+    assert len(taken) == 3
+    for _ in range(3):
+        next(found)
+    assert len(taken) == 6
+    assert len(list(found)) == 3
+
+
+def test_progress_is_shown_on_request(capsys):
+    calc = LKMCalculator(small_model())
+    calc.evaluate([rattled("H2O")] * 3, batch_size=2)
+    assert capsys.readouterr().err == ""
+    calc.evaluate([rattled("H2O")] * 3, batch_size=2, progress=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.fixture(params=OUT_OF_MEMORY, ids=["GPU", "CPU"])
+def room_for(request, monkeypatch):
+    """Return a function that sets how many atoms fit into the memory, and lists what is tried."""
+    inner = compiled.energy_and_forces
+
+    def set_room(atoms):
+        tried = []
+
+        def compute(model, graph, **options):
+            tried.append(len(graph.numbers))
+            if len(graph.numbers) > atoms:
+                raise request.param
+            return inner(model, graph, **options)
+
+        monkeypatch.setattr(compiled, "energy_and_forces", compute)
+        return tried
+
+    return set_room
+
+
+def test_a_batch_beyond_the_memory_is_halved_with_one_warning(room_for):
+    structures = [rattled("H2O", seed) for seed in range(11)]
+    calc = LKMCalculator(small_model())
+    expected = [calc.get_forces(atoms) for atoms in structures]
+    tried = room_for(atoms=6)
+    with pytest.warns(UserWarning, match="batch of 8 is too large: 24 atoms .* 4 or less") as told:
+        found = calc.evaluate(structures, batch_size=8)
+    assert len(told) == 1
+    assert tried == [24, 12, 6, 6, 6, 6, 6, 3]
+    for result, forces in zip(found, expected, strict=True):
+        np.testing.assert_allclose(result["forces"], forces, rtol=0, atol=1e-10)
+
+
+def test_a_structure_beyond_the_memory_is_named(room_for):
+    room_for(atoms=5)
+    calc = LKMCalculator(small_model())
     with pytest.raises(MemoryError, match=r"9 atoms with 72 pairs within 5 Å .* on cpu"):
-        LKMCalculator(small_model()).calculate(rattled())
+        calc.calculate(rattled())
+    with pytest.warns(UserWarning, match="1 or less"), pytest.raises(MemoryError, match="9 atoms"):
+        calc.evaluate([rattled(), rattled()])
+
+
+def test_a_zbl_core_acts_below_the_data_only():
+    model = small_model()
+    plain = LKMCalculator(model, "cpu")
+    with pytest.warns(UserWarning, match="covalent radii only"):
+        kept_apart = LKMCalculator(model, "cpu", zbl=True)
+    apart = rattled()
+    for name in ("energy", "forces"):
+        assert np.array_equal(kept_apart.get_property(name, apart), plain.get_property(name, apart))
+    close = ase.Atoms("H2", positions=[[0, 0, 0], [0.2, 0, 0]])
+    difference = kept_apart.get_potential_energy(close) - plain.get_potential_energy(close)
+    assert difference > 10
+
+
+def test_deterministic_leaves_no_setting_behind():
+    seen = []
+    model = small_model()
+    calc = LKMCalculator(model, "cpu", deterministic=True)
+    forward = calc.model.forward
+    calc.model.forward = lambda graph: (
+        seen.append(torch.are_deterministic_algorithms_enabled()) or forward(graph)
+    )
+    calc.get_potential_energy(rattled())
+    assert seen == [True]
+    assert not torch.are_deterministic_algorithms_enabled()

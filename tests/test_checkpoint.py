@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lkm_calc import MODELS, energy_and_forces, load_model, save_model
+from lkm_calc import MODELS, energy_and_forces, load_model, save_model, with_zbl
 from lkm_calc.atomic import replacing
 from lkm_calc.checkpoint import FORMAT_VERSION, ModelFileError, read_header
 
@@ -181,4 +181,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(path):
 def test_a_model_that_cannot_be_described_writes_nothing(model, tmp_path):
     with pytest.raises(TypeError):
         save_model(model, tmp_path / "m.safetensors", {"when": object()})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match=r"'dimenet\+\+\+zbl' is none of the architectures"):
+        save_model(with_zbl(small_model(), {"H-H": 0.5}), tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())

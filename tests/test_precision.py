@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from lkm_calc import precision
-from lkm_calc.precision import fast_matmul
+from lkm_calc import MODELS, energy_and_forces, precision
+from lkm_calc.precision import deterministic, fast_matmul
+
+from .support import crystal, graph_of, small_model
 
 SETTING = torch.backends.mkldnn.matmul
 
@@ -37,3 +39,43 @@ def test_small_products_keep_their_route():
     before = SETTING.fp32_precision
     with fast_matmul(rows=precision.MIN_ROWS - 1):
         assert SETTING.fp32_precision == before
+
+
+def deterministic_state():
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
+
+
+@pytest.mark.parametrize("before", [(False, False), (True, True)])
+def test_deterministic_algorithms_are_taken_for_a_while(before):
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    try:
+        state = deterministic_state()
+        with deterministic(enabled=False):
+            assert deterministic_state() == state
+        with pytest.raises(RuntimeError, match="stop"), deterministic():
+            assert deterministic_state() == (True, False, False)
+            raise RuntimeError("stop")
+        assert deterministic_state() == state
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_bits_at_every_call_and_nothing_refused(name):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model = small_model(name).float()
+        graph = graph_of(crystal(), model)
+        expected = energy_and_forces(model, graph, stress=True)
+        for _ in range(5):
+            with deterministic():
+                found = energy_and_forces(model, graph, stress=True)
+            for a, b in zip(found[:4], expected[:4], strict=True):
+                assert torch.equal(a, b)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,197 @@
+"""One model, or several, that compute the same structures: their mean, and how far they differ."""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import ase
+import numpy as np
+import torch
+from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .compiled import CompiledForces, ordinary
+from .disagreement import layer_disagreement
+from .energy import EnergyModel
+from .forces import EnergyForces
+from .graph import Graph
+from .neighbours import Search, neighbour_list
+from .precision import deterministic
+
+
+class Evaluation(NamedTuple):
+    """What is computed for one structure."""
+
+    results: dict[str, Any]
+    """ASE's properties: see :class:`lkm_calc.LKMCalculator`."""
+    extras: dict[str, Any]
+    """What ASE has no names for."""
+
+
+class Output(NamedTuple):
+    """What one model computes for one structure, in eV and Å."""
+
+    energy: float
+    forces: NDArray[np.float64]
+    energies: NDArray[np.float64]
+    stress: NDArray[np.float64] | None
+    """(6) in Voigt's order."""
+    embeddings: tuple[Tensor, ...]
+    """(atoms, dim) a layer, on the model's device, valid until its next call."""
+
+
+class Committee:
+    """Models on one device whose mean is the result; often there is only one.
+
+    Each model gets the edges of its own cut-off, so that its part is what it computes alone.
+
+    Args:
+        models: They may differ in architecture, dtype and cut-off.
+        compile: See :class:`lkm_calc.LKMCalculator`.
+        exact_repeats: That class's ``deterministic``.
+
+    Raises:
+        ValueError: There are none, one learnt another property than an energy in eV, or there is
+            no element that all know.
+    """
+
+    def __init__(
+        self, models: Sequence[EnergyModel], compile: bool = False, exact_repeats: bool = False
+    ) -> None:
+        if not models:
+            raise ValueError("The list of models is empty; a committee needs at least one.")
+        for model in models:
+            unit = model.provenance.get("energy_unit", "eV")
+            if unit != "eV":
+                raise ValueError(
+                    f"The model learnt a property in {unit}, not an energy in eV. For its "
+                    "predictions call it with a Graph, or use lkm-train evaluate."
+                )
+        self.models = tuple(models)
+        self.exact_repeats = exact_repeats
+        self.compiled = [CompiledForces(model) for model in models] if compile else None
+        self.cutoff = max(model.cutoff for model in models)
+        known = [set(model.known_elements.nonzero().flatten().tolist()) for model in models]
+        self._known = set.intersection(*known)
+        if not self._known:
+            elements = "; ".join(", ".join(model.elements) for model in models)
+            raise ValueError(
+                f"The models have no element in common ({elements}). A committee is of models "
+                "trained on the same data, or nearly."
+            )
+
+    @torch.inference_mode(False)  # forces need gradients, wherever this is called from
+    def __call__(
+        self, structures: Sequence[ase.Atoms], search: Search = neighbour_list
+    ) -> list[Evaluation]:
+        """Return mean and spread for each of some structures, computed as one batch.
+
+        Raises:
+            ValueError: A structure holds an element that a model does not know, no atoms, or
+                positions that are not finite.
+            MemoryError: They need more memory than there is.
+        """
+        for atoms in structures:
+            if not self._known.issuperset(atoms.numbers.tolist()):
+                for model in self.models:
+                    model.check_elements(atoms.numbers)
+        periodic = [has_stress(atoms) for atoms in structures]
+        graphs = {
+            cutoff: [Graph.from_atoms(atoms, cutoff, search=search) for atoms in structures]
+            for cutoff in {model.cutoff for model in self.models}
+        }
+        members = []
+        for place, model in enumerate(self.models):
+            parts = graphs[model.cutoff]
+            try:
+                with deterministic(self.exact_repeats):
+                    out = self._compute(place, parts, any(periodic))
+                members.append(_split(out, [len(atoms) for atoms in structures], periodic))
+            except RuntimeError as error:
+                if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+                    raise
+                edges = sum(graph.edge_index.shape[1] for graph in parts)
+                raise MemoryError(
+                    f"{sum(map(len, structures))} atoms with {edges} pairs within "
+                    f"{model.cutoff:g} Å need more memory than there is on {model.device}. "
+                    "Take a smaller batch_size, or a model with a shorter cut-off or fewer "
+                    "features."
+                ) from error
+        return [
+            Evaluation(_mean(outputs), self._extras(outputs))
+            for outputs in zip(*members, strict=True)
+        ]
+
+    def _compute(self, place: int, graphs: Sequence[Graph], stress: bool) -> EnergyForces:
+        """Return the results of one model, compiled if there is one graph and it is wanted."""
+        if self.compiled is not None and len(graphs) == 1:
+            return self.compiled[place](graphs[0], stress)
+        graph = graphs[0] if len(graphs) == 1 else Graph.collate(graphs)
+        return ordinary(self.models[place], graph, stress)
+
+    def _extras(self, outputs: Sequence[Output]) -> dict[str, Any]:
+        """Return what is told of one structure beside its results."""
+        if len(outputs) > 1:
+            return spread(outputs)
+        layers = outputs[0].embeddings
+        if len(layers) < 2:
+            return {}
+        return {"layer_disagreement": layer_disagreement(layers).cpu().numpy()}
+
+
+def spread(outputs: Sequence[Output]) -> dict[str, Any]:
+    """Return how far the models differ on one structure, over n models and not n − 1.
+
+    Returns:
+        ``energy_std`` = √⟨(E_m − ⟨E⟩)²⟩ in eV, a float; ``forces_std``, the same of each component
+        of the forces, (atoms, 3) in eV/Å; ``force_spread`` = √⟨|F_m − ⟨F⟩|²⟩, (atoms) in eV/Å,
+        which does not depend on how the structure is turned; with a stress, ``stress_std``, (6) in
+        eV/Å³.
+    """
+    forces = np.std([output.forces for output in outputs], axis=0)
+    extras: dict[str, Any] = {
+        "energy_std": float(np.std([output.energy for output in outputs])),
+        "forces_std": forces,
+        "force_spread": np.linalg.norm(forces, axis=1),
+    }
+    stresses = [output.stress for output in outputs if output.stress is not None]
+    if stresses:
+        extras["stress_std"] = np.std(stresses, axis=0)
+    return extras
+
+
+def has_stress(atoms: ase.Atoms) -> bool:
+    """Tell whether a derivative by strain over a volume makes sense."""
+    return bool(atoms.pbc.any() and atoms.cell.rank == 3)
+
+
+def _mean(outputs: Sequence[Output]) -> dict[str, Any]:
+    """Return ASE's properties of one structure in arrays of their own."""
+    energy = sum(output.energy for output in outputs) / len(outputs)
+    results: dict[str, Any] = {"energy": energy, "free_energy": energy}
+    for name in ("forces", "energies", "stress"):
+        values = [getattr(output, name) for output in outputs]
+        if values[0] is not None:
+            results[name] = reduce(np.add, values) / len(values)
+    return results
+
+
+def _split(out: EnergyForces, atoms: Sequence[int], periodic: Sequence[bool]) -> list[Output]:
+    """Return the results of each structure, all but the embeddings on the CPU."""
+    sizes = list(atoms)
+    energies = out.energy.tolist()
+    forces = out.forces.cpu().split(sizes)
+    shares = out.atom_energies.cpu().split(sizes)
+    layers = [layer.split(sizes) for layer in out.embeddings]
+    stress = None if out.stress is None else out.stress.cpu().numpy()
+    return [
+        Output(
+            energies[k],
+            forces[k].numpy(),
+            shares[k].numpy(),
+            full_3x3_to_voigt_6_stress(stress[k]) if stress is not None and periodic[k] else None,
+            tuple(layer[k] for layer in layers),
+        )
+        for k in range(len(sizes))
+    ]

@@ -1,0 +1,213 @@
+import warnings
+
+import ase
+import ase.io
+import numpy as np
+import pytest
+from ase.build import molecule
+
+from lkm_calc import LKMCalculator
+from lkm_calc.collection import MAX_DISTANCES, Collection, fingerprint
+from lkm_calc.guards import ExtrapolationError, ExtrapolationWarning, Guard, Thresholds
+
+from .support import crystal, small_model
+from .test_disagreement import DATA
+
+
+def calibrated(seed=0, **hypers):
+    model = small_model(seed=seed, **hypers)
+    model.calibrate(1.0, {}, [1, 6])
+    model.provenance = {"calibration": DATA}
+    return model
+
+
+@pytest.fixture
+def methane():
+    """Its distances are 1.09 and 1.78 Å, beyond the closest of the calibration."""
+    return molecule("CH4")
+
+
+def layers(*values):
+    return {"layer_disagreement": np.array(values)}
+
+
+QUIET = layers(0.1, 0.1, 0.1, 0.1, 0.1)
+
+
+def test_what_is_known_passes(methane):
+    guard = Guard([calibrated()], "stop")
+    guard(methane, QUIET)
+    guard(methane, layers(1.29, 0.64, 0, 0, 0))  # 1.3 times 1.0 of C and 0.5 of H
+    assert guard.counts == {}
+
+
+def test_disagreement_by_element(methane):
+    guard = Guard([calibrated()], "stop")
+    with pytest.raises(ExtrapolationError, match=r"atom 2 \(H\) is 0.66 \(threshold 0.65") as stop:
+        guard(methane, layers(1.29, 0.1, 0.66, 0, 0))
+    (excess,) = stop.value.excesses
+    assert (excess.measure, excess.atoms, excess.value) == ("layer_disagreement", (2,), 0.66)
+    assert stop.value.atoms == methane
+    assert stop.value.atoms is not methane
+    lenient = Guard([calibrated()], "stop", thresholds=Thresholds(layer_disagreement=np.inf))
+    lenient(methane, layers(99.0, 0, 0, 0, 0))
+
+
+def test_spread_of_a_committee(methane):
+    models = [calibrated(0), calibrated(1)]
+    guard = Guard(models, "stop")
+    guard(methane, {"force_spread": np.array([0.39, 0, 0, 0, 0])})
+    with pytest.raises(
+        ExtrapolationError, match=r"atom 4 \(H\) spread by 0.41 eV/Å \(threshold 0.4\)"
+    ):
+        guard(methane, {"force_spread": np.array([0.39, 0, 0, 0, 0.41])})
+    guard = Guard(models, "stop", thresholds=Thresholds(force_spread=0.05))
+    with pytest.raises(ExtrapolationError, match=r"atom 0 \(C\)"):
+        guard(methane, {"force_spread": np.array([0.39, 0, 0, 0, 0])})
+
+
+def test_atoms_too_close(methane):
+    guard = Guard([calibrated()], "stop")
+    vector = methane.positions[1] - methane.positions[0]
+    methane.positions[1] = methane.positions[0] + 0.91 / np.linalg.norm(vector) * vector
+    guard(methane, QUIET)
+    methane.positions[1] = methane.positions[0] + 0.89 / np.linalg.norm(vector) * vector
+    with pytest.raises(ExtrapolationError, match=r"are 0.89 Å apart.*threshold 0.9\)") as stop:
+        guard(methane, QUIET)
+    assert set(stop.value.excesses[0].atoms) == {0, 1}
+    Guard([calibrated()], "stop", thresholds=Thresholds(closest=0.0))(methane, QUIET)
+
+
+def test_images_too_close():
+    atoms = ase.Atoms("C", cell=[1.2, 9, 9], pbc=True)
+    with pytest.raises(ExtrapolationError, match=r"atom 0 \(C\) and atom 0 \(C\) are 1.2 Å"):
+        Guard([calibrated()], "stop")(atoms, layers(0.0))
+    atoms.pbc = False
+    Guard([calibrated()], "stop")(atoms, layers(0.0))
+
+
+def test_one_warning_for_each_measure(methane):
+    guard = Guard([calibrated()], "warn")
+    loud = layers(2.0, 0, 0, 0, 0)
+    with pytest.warns(ExtrapolationWarning, match="layer disagreement of atom 0"):
+        guard(methane, loud)
+    with warnings.catch_warnings(action="error"):
+        guard(methane, loud)
+        guard(methane, loud)
+    methane.positions *= 0.5
+    with pytest.warns(ExtrapolationWarning, match="closer than such atoms") as told:
+        guard(methane, loud)
+    assert "disagreement" not in str(told[0].message)
+    assert guard.counts == {"layer_disagreement": 4, "closest": 1}
+
+
+def test_frames_are_kept_once_and_without_labels(methane, tmp_path):
+    file = tmp_path / "new" / "hard.extxyz"
+    guard = Guard([calibrated()], "save", file)
+    methane.set_momenta(np.ones((5, 3)))
+    guard(methane, QUIET)
+    assert not file.exists()
+    loud = layers(2.0, 0, 0, 0, 0)
+    turned = methane[[0, 3, 2, 4, 1]]
+    turned.rotate(50, (1, 2, 3))
+    turned.positions += 7
+    stretched = methane.copy()
+    stretched.positions[1] *= 1.3
+    with warnings.catch_warnings(action="error"):
+        for atoms in (methane, turned, stretched, methane):
+            guard(atoms, loud)
+    assert guard.counts == {"layer_disagreement": 4}
+    kept = ase.io.read(file, ":")
+    assert len(kept) == len(guard.collection) == 2
+    for atoms, expected in zip(kept, (methane, stretched), strict=True):
+        assert (atoms.numbers == expected.numbers).all()
+        np.testing.assert_allclose(atoms.positions, expected.positions, atol=1e-7)
+        assert atoms.info == {"layer_disagreement": 2.0}
+        assert set(atoms.arrays) == {"numbers", "positions"}
+        assert atoms.calc is None
+
+
+def test_a_later_run_goes_on_with_the_file(methane, tmp_path):
+    file = tmp_path / "hard.extxyz"
+    assert Collection(file).add(methane, {})
+    later = Collection(file)
+    assert not later.add(methane, {})
+    cell = crystal()
+    assert later.add(cell, {"closest": 0.7})
+    assert not Collection(file).add(cell, {})
+    back = ase.io.read(file, ":")
+    assert len(back) == 2
+    np.testing.assert_allclose(back[1].cell, cell.cell, atol=1e-7)
+    assert back[1].pbc.all()
+
+
+def test_the_collection_has_a_limit(methane, tmp_path):
+    collection = Collection(tmp_path / "hard.extxyz", limit=1)
+    assert collection.add(methane, {})
+    assert not collection.add(molecule("C2H6"), {})
+    assert len(collection) == 1
+
+
+def test_a_file_that_is_something_else(tmp_path):
+    (tmp_path / "notes.txt").write_text("no structures")
+    with pytest.raises(ValueError, match="notes.txt cannot be read as extxyz.*Name another"):
+        Collection(tmp_path / "notes.txt")
+
+
+def test_tolerance(methane, tmp_path):
+    collection = Collection(tmp_path / "hard.extxyz", tolerance=0.2)
+    assert collection.add(methane, {})
+    longer = methane.copy()
+    direction = longer.positions[1] / np.linalg.norm(longer.positions[1])
+    longer.positions[1] += 0.1 * direction
+    assert not collection.add(longer, {})
+    longer.positions[1] += 0.15 * direction
+    assert collection.add(longer, {})
+
+
+def test_fingerprints_are_small():
+    atoms = ase.Atoms("H60", np.random.default_rng(0).uniform(0, 20, (60, 3)))
+    found = fingerprint(atoms)
+    assert len(found) == MAX_DISTANCES
+    first, second = np.triu_indices(60, 1)
+    distances = atoms.get_all_distances()[first, second]
+    assert found[0] == pytest.approx(distances.min())
+    assert found[-1] == pytest.approx(distances.max())
+    assert len(fingerprint(ase.Atoms("H"))) == 0
+
+
+def test_refusals():
+    bare = small_model()
+    with pytest.raises(ValueError, match="on_extrapolation is 'shout'; choose 'warn'"):
+        Guard([calibrated()], "shout")
+    with pytest.raises(ValueError, match="does not say. Run lkm-train calibrate"):
+        Guard([bare], "warn")
+    with pytest.raises(ValueError, match="no calibration.*Thresholds"):
+        Guard([bare, bare], "warn")
+    Guard([bare, bare], "warn", thresholds=Thresholds(force_spread=0.3))
+
+
+def test_the_calculator_stops_each_time_and_keeps_no_results(methane):
+    methane.positions[1] *= 0.7
+    methane.calc = LKMCalculator(calibrated(), on_extrapolation="stop")
+    for _ in range(2):
+        with pytest.raises(ExtrapolationError, match="closer") as stop:
+            methane.get_forces()
+        assert methane.calc.results == {}
+    np.testing.assert_array_equal(stop.value.atoms.positions, methane.positions)
+
+
+def test_the_calculator_saves_and_goes_on(methane, tmp_path):
+    models = [calibrated(0), calibrated(1)]
+    plain, file = LKMCalculator(models), tmp_path / "hard.extxyz"
+    methane.calc = LKMCalculator(
+        models,
+        on_extrapolation="save",
+        extrapolation_file=file,
+        thresholds=Thresholds(force_spread=1e-6),
+    )
+    expected = plain.evaluate([methane])[0]["forces"]
+    np.testing.assert_array_equal(methane.get_forces(), expected)
+    assert methane.calc.guard.counts == {"force_spread": 1}
+    assert len(ase.io.read(file, ":")) == 1
+    assert LKMCalculator(models).guard is None
