@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lkm_calc import load_model
+from lkm_calc import EnergyModel, load_model
 from lkm_calc.checkpoint import ModelFileError
 from lkm_calc.precision import fast_matmul
 
+from .calibrate import calibrate_file, own_split
 from .config import Config, ConfigError, DataConfig, read_config
 from .doctor import diagnose
 from .doctor_plots import plot_report
@@ -42,6 +43,7 @@ Train force fields with Layer-to-Layer Knowledge Mixing, and measure them.
   lkm-train fit CONFIG.toml --finetune MODEL       start from a trained model
   torchrun --nproc-per-node 4 -m lkm_train fit CONFIG.toml   on several GPUs
   lkm-train evaluate MODEL DATA                    errors on labelled frames
+  lkm-train calibrate MODEL DATA                   put into a model file what its guards go by
   lkm-train check-data DATA                        look for faults in labelled frames
   lkm-train download md17-aspirin FOLDER           fetch a public data set
 """
@@ -61,6 +63,16 @@ Look for faults in labelled frames: NaN, units, duplicates, atoms too close, out
 are not minus the gradient of the energy, net forces and torques, reference energies.
 
 Exit status: 0 if the data are clean, 1 if a fault was found, 2 if the file cannot be read.
+"""
+
+
+CALIBRATE = """\
+Measure a model on labelled frames that it did not learn, and put into its file what the guards of
+LKMCalculator(on_extrapolation=...) go by: quantiles of the force errors and of the layer
+disagreement, and the closest distance of each pair of elements in the training frames. The weights
+stay as they are. lkm-train fit does it by itself.
+
+DATA may be the file that the model was trained on: then its validation frames are measured.
 """
 
 
@@ -124,6 +136,20 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--batch-size", type=int, default=16)
     evaluate.set_defaults(command=_evaluate)
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="put into a model file what its guards go by",
+        description=CALIBRATE,
+        formatter_class=raw,
+    )
+    calibrate.add_argument("model", type=Path, metavar="MODEL", help="model file, written anew")
+    _add_data_options(calibrate)
+    calibrate.add_argument(
+        "--train", metavar="FILE", help="its training frames, where DATA is another file"
+    )
+    calibrate.add_argument("--device", default="auto")
+    calibrate.add_argument("--batch-size", type=int, default=16)
+    calibrate.set_defaults(command=_calibrate)
     check = commands.add_parser(
         "check-data",
         help="look for faults in labelled frames",
@@ -255,11 +281,11 @@ def _check_data(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     return 1 if report.faulty else 0
 
 
-def _evaluate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
+def _model_and_frames(options: argparse.Namespace) -> tuple[EnergyModel, Frames]:
+    """Return the model on its device, and frames that suit it."""
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
-    device = device_of(options.device, "--device")
-    model = load_model(options.model, device=device)
+    model = load_model(options.model, device=device_of(options.device, "--device"))
     frames = _read(options, options.check_units, model.provenance.get("config", {}).get("data"))
     unit = model.provenance.get("energy_unit", "eV")
     if frames.energy_unit != unit:
@@ -268,7 +294,41 @@ def _evaluate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
             f"property in {unit}. Choose the property with --target."
         )
     check_elements(model, frames, options.data)
-    data = GraphFrames(frames, model, device)
+    return model, frames
+
+
+def _calibrate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
+    if not options.model.is_file():
+        raise ConfigError(
+            f"There is no file {str(options.model)!r}. Give the path of a model file."
+        )
+    model, frames = _model_and_frames(options)
+    held_out = training = frames
+    split = own_split(model, frames, options.data)
+    if split is not None:
+        training, held_out = frames.select(split.train), frames.select(split.validation)
+    elif not options.train:
+        raise ConfigError(
+            f"{options.data} is not the file that the model was trained on. Name that with --train:"
+            " the closest distance of each pair of elements is taken from it."
+        )
+    if options.train:
+        options.data = options.train
+        training = _model_and_frames(options)[1]
+    with fast_matmul():
+        found = calibrate_file(
+            options.model,
+            GraphFrames(held_out, model, model.device),
+            GraphFrames(training, model, model.device),
+            options.batch_size,
+        )
+    sys.stdout.write(json.dumps(found.as_data(), indent=1) + "\n")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
+    model, frames = _model_and_frames(options)
+    data = GraphFrames(frames, model, model.device)
     with fast_matmul():
         errors = errors_of(predict(model, data, options.batch_size))
     sys.stdout.write(json.dumps(errors.figures(), indent=1) + "\n")

@@ -2,11 +2,9 @@
 
 import dataclasses
 import logging
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,9 @@ from tqdm import tqdm
 from lkm_calc import save_model
 from lkm_calc.device import choose_device
 from lkm_calc.precision import fast_matmul, tf32_matmul
+from lkm_calc.stopping import stop_signals
 
+from .calibrate import calibrate_file
 from .config import Config, ConfigError, DataConfig
 from .evaluate import Errors, errors_of, predict
 from .frames import Frames, random_split
@@ -114,7 +114,7 @@ class _Run:
             self.record.begin(self.split, state.step)
         end = self.total if stop_after is None else min(stop_after, self.total)
         with fast_matmul(), tf32_matmul(self.config.run.tf32):
-            with _stop_signals() as stopped:
+            with stop_signals() as stopped:
                 for epoch in self._epochs(end, Stop(stopped, self.team)):
                     self._validate(epoch)
             self._check_finite(state.loss_sums[0].item())
@@ -122,9 +122,16 @@ class _Run:
             if first:
                 state.save(self.record.state, self.record.identity)
                 if finished:
+                    self._calibrate()
                     self.record.finish(state, self.validation, self.test)
             self.team.wait()
             return self.record.best if finished else None
+
+    def _calibrate(self) -> None:
+        """Put into the best model's file what its guards go by, if there are forces."""
+        if self.validation.forces is not None:
+            size = self.config.run.eval_batch_size
+            calibrate_file(self.record.best, self.validation, self.data, size)
 
     def _epochs(self, end: int, stop: Stop) -> Iterator[Epoch]:
         """Train up to the step ``end``, yielding at the end of each epoch."""
@@ -273,25 +280,3 @@ def validation_score(errors: Errors, config: Config) -> float:
         (loss.stress, errors.stress_mae),
     )
     return sum(weight * error for weight, error in terms if weight and error is not None) / 1000
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM into a list instead of dying in the middle of a step."""
-    received: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if received:  # asked twice: at once
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: signals are somebody else's
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

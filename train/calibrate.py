@@ -1,0 +1,122 @@
+"""The calibration of a model: what its guards compare a simulation with."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+from torch import Tensor
+
+from lkm_calc import EnergyModel, energy_and_forces, load_model
+from lkm_calc.calibration import KEY, QUANTILES, Calibration, pair_names
+from lkm_calc.checkpoint import add_provenance
+from lkm_calc.disagreement import layer_disagreement
+from lkm_calc.layers import MAX_NUMBER
+
+from .frames import DataError, Frames, Split, random_split
+from .loader import GraphFrames
+from .record import checksum
+
+MIN_ATOMS = 20
+"""Held-out atoms of an element below which those of all elements stand in for them."""
+BINS = 10
+"""Largest number of bins of the map from disagreement to error; each holds MIN_ATOMS or more."""
+
+
+def calibrate(
+    model: EnergyModel, held_out: GraphFrames, training: GraphFrames, batch_size: int
+) -> Calibration:
+    """Measure a model on frames that it did not learn, and its training frames.
+
+    Raises:
+        DataError: The held-out frames have no forces.
+    """
+    if held_out.forces is None:
+        raise DataError("The held-out frames have no forces, so there is no error to compare with.")
+    labels, forces, disagreements = held_out.forces, [], []
+    for indices in held_out.in_order(batch_size):
+        batch = held_out.batch(indices)
+        out = energy_and_forces(model, batch.graph)
+        forces.append(out.forces)
+        if len(out.embeddings) > 1:
+            disagreements.append(layer_disagreement(out.embeddings))
+    error = (torch.cat(forces) - labels).norm(dim=1).double().cpu().numpy()
+    disagreement, expected = {}, {}
+    if disagreements:
+        found = torch.cat(disagreements).cpu().numpy()
+        for symbol in model.elements:
+            chosen = held_out.numbers.cpu().numpy() == atomic_numbers[symbol]
+            if chosen.sum() < MIN_ATOMS:
+                chosen[:] = True
+            disagreement[symbol] = _quantiles(found[chosen])
+            expected[symbol] = _expected_error(found[chosen], error[chosen])
+    return Calibration(
+        frames=len(held_out),
+        force_error=_quantiles(error),
+        disagreement=disagreement,
+        expected_error=expected,
+        closest=closest_distances(training, model, batch_size),
+    )
+
+
+def calibrate_file(
+    path: str | Path, held_out: GraphFrames, training: GraphFrames, batch_size: int
+) -> Calibration:
+    """Measure the model of a file and put its calibration into it, whole or not at all.
+
+    The weights stay as they are, bit for bit.
+
+    Raises:
+        DataError: The held-out frames have no forces.
+    """
+    model = load_model(path, device=held_out.device)
+    found = calibrate(model, held_out, training, batch_size)
+    add_provenance(path, {KEY: found.as_data()})
+    return found
+
+
+def own_split(model: EnergyModel, frames: Frames, path: str | Path) -> Split | None:
+    """Return how a model's training split the frames of a file; None if it was another file."""
+    training = model.provenance
+    if training.get("files", {}).get("train", {}).get("sha256") != checksum(str(path)):
+        return None
+    data, run = (training["config"][section] for section in ("data", "run"))
+    return random_split(len(frames), data["n_train"], data["n_validation"], run["seed"])
+
+
+def closest_distances(data: GraphFrames, model: EnergyModel, batch_size: int) -> dict[str, float]:
+    """Return the closest distance in Å of each pair of the model's elements, images included.
+
+    The cut-off stands for pairs that never come within it.
+    """
+    rows = MAX_NUMBER + 1
+    table = torch.full((rows * rows,), data.cutoff, dtype=torch.float64, device=data.device)
+    for indices in data.in_order(batch_size):
+        graph = data.batch(indices).graph
+        source, target = graph.numbers[graph.edge_index]
+        lengths = graph.edge_vectors().norm(dim=1)
+        table.scatter_reduce_(0, source * rows + target, lengths, "amin")
+    found: Float[Tensor, "elements elements"] = table.view(rows, rows)[model.known_elements][
+        :, model.known_elements
+    ]
+    upper = torch.triu_indices(*found.shape, device=found.device)
+    return dict(zip(pair_names(model.elements), found[*upper].tolist(), strict=True))
+
+
+def _quantiles(values: NDArray[np.float64]) -> dict[str, float]:
+    return {name: float(np.quantile(values, q)) for name, q in QUANTILES.items()}
+
+
+def _expected_error(
+    disagreement: NDArray[np.float64], error: NDArray[np.float64]
+) -> dict[str, list[float]]:
+    """Return the medians of bins of as many atoms each, made not to fall by isotonic regression."""
+    bins = np.array_split(np.argsort(disagreement), max(1, min(BINS, len(error) // MIN_ATOMS)))
+    rising = isotonic_regression([np.median(error[b]) for b in bins], weights=[*map(len, bins)])
+    return {
+        "disagreement": [float(np.median(disagreement[b])) for b in bins],
+        "error": rising.x.tolist(),
+    }
