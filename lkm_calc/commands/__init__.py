@@ -1,0 +1,1 @@
+"""The subcommands of lkm-calc, a module each."""

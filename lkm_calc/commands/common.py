@@ -1,0 +1,108 @@
+"""What several subcommands share: models, structures, and how a command is described."""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.io
+
+from ..calculator import LKMCalculator
+from ..checkpoint import bundled_models
+
+Command = Callable[[argparse.Namespace], int]
+"""Does the work of a subcommand and returns the exit status."""
+Subcommands = Any
+"""What argparse's add_subparsers returns."""
+
+
+def add_command(
+    commands: Subcommands, name: str, summary: str, manual: str, run: Command
+) -> argparse.ArgumentParser:
+    """Add a subcommand and return its parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=manual,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def add_calculator_options(parser: argparse.ArgumentParser, committee: bool = True) -> None:
+    """Add the models and how to compute with them."""
+    if committee:
+        parser.add_argument(
+            "models",
+            nargs="+",
+            metavar="MODEL",
+            help="bundled model, or path of a model file; several make a committee",
+        )
+    else:
+        parser.add_argument(
+            "models", nargs=1, metavar="MODEL", help="bundled model, or path of a model file"
+        )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="that of the weights")
+
+
+def make_calculator(options: argparse.Namespace, **more: Any) -> LKMCalculator:
+    """Return the calculator of the options."""
+    models = options.models[0] if len(options.models) == 1 else options.models
+    return LKMCalculator(models, options.device, options.dtype, **more)
+
+
+def model_file(name: str) -> Path:
+    """Return the file of a model that could be loaded."""
+    return bundled_models().get(name, Path(name))
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tell(text: str) -> None:
+    """Write a result to the standard output; messages go to the log."""
+    sys.stdout.write(text + "\n")
+
+
+STRUCTURE = "file that ASE reads; its first structure, or FILE@-1 for the last one"
+
+
+def read_structure(source: str) -> ase.Atoms:
+    """Return the first structure of a file, or the one that follows an @.
+
+    Raises:
+        ValueError: As for :func:`read_structures`.
+    """
+    return read_structures(source, 0)[0]
+
+
+def read_structures(source: str, index: int | slice = slice(None)) -> list[ase.Atoms]:
+    """Return structures of a file; an @ with an index or a slice after its name chooses.
+
+    Raises:
+        ValueError: There is no such file, it cannot be read, or it holds no structure.
+    """
+    name, at, chosen = source.rpartition("@")
+    path = Path(name if at and not Path(source).exists() else source)
+    if not path.is_file():
+        raise ValueError(f"The file {path} does not exist. Give a file that ASE reads.")
+    wanted: Any = index if path == Path(source) else chosen
+    try:
+        found = ase.io.read(path, index=wanted)
+    except Exception as error:  # every reader raises kinds of its own
+        raise ValueError(
+            f"{source} cannot be read as a structure ({type(error).__name__}: {error}). Give a "
+            "file that ASE reads, such as .xyz, .traj, .cif or POSCAR."
+        ) from error
+    structures = found if isinstance(found, list) else [found]
+    if not structures or not all(len(atoms) for atoms in structures):
+        raise ValueError(f"{source} holds no structure, or an empty one. Give a file that does.")
+    return structures

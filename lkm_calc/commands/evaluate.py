@@ -1,0 +1,105 @@
+"""lkm-calc evaluate."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.io
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
+
+from ..atomic import replacing
+from .common import (
+    Subcommands,
+    add_calculator_options,
+    add_command,
+    make_calculator,
+    read_structures,
+    tell,
+)
+
+MANUAL = """\
+Compute energy, forces and, where there is a cell, stress of all structures of a file, in batches,
+and write them as extended XYZ, which ASE reads back with its labels. Where the file comes with
+energies, forces or stress, print the errors against them.
+
+  lkm-calc evaluate rmd17-ethanol frames.xyz -o predicted.xyz
+  lkm-calc evaluate model.safetensors trajectory.traj@::10 -o predicted.xyz
+
+For files of MD17, QM9, HDF5 and other labelled data, lkm-train evaluate prints the errors.
+"""
+
+KEPT = ("energy", "forces", "stress")
+"""Results that are written, and compared with labels."""
+
+
+def add(commands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = add_command(commands, "evaluate", "energies and forces of many", MANUAL, run)
+    add_calculator_options(parser)
+    parser.add_argument(
+        "structures", metavar="STRUCTURES", help="file that ASE reads; FILE@::10 for every tenth"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=".xyz or .extxyz")
+    parser.add_argument("--batch-size", type=int, default=32, help="default %(default)s")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compute the structures of a file, write them and print a summary."""
+    if options.output and options.output.suffix not in (".xyz", ".extxyz"):
+        raise ValueError(f"--output is {options.output}; it must end in .xyz or .extxyz.")
+    structures = read_structures(options.structures)
+    calculator = make_calculator(options)
+    began = time.perf_counter()
+    results = calculator.evaluate(
+        structures, batch_size=options.batch_size, progress=sys.stderr.isatty()
+    )
+    seconds = time.perf_counter() - began
+    tell(_error_table(structures, results))
+    atoms = sum(map(len, structures))
+    tell(f"{len(structures)} structures, {atoms} atoms in {seconds:.2f} s")
+    if options.output:
+        with replacing(options.output) as temporary:
+            predicted = [_labelled(*pair) for pair in zip(structures, results, strict=True)]
+            ase.io.write(temporary, predicted, format="extxyz")
+        tell(f"Written to {options.output}.")
+    return 0
+
+
+def _labelled(atoms: ase.Atoms, results: dict[str, Any]) -> ase.Atoms:
+    """Return a copy with the results in place of the labels."""
+    copy: ase.Atoms = atoms.copy()
+    kept = {name: results[name] for name in KEPT if name in results}
+    copy.calc = SinglePointCalculator(copy, **kept)
+    return copy
+
+
+def _error_table(structures: Sequence[ase.Atoms], results: Sequence[dict[str, Any]]) -> str:
+    """Return mean absolute and root-mean-square errors of what there are labels for."""
+    rows = []
+    for name, unit in zip(KEPT, ("meV", "meV/Å", "meV/Å³"), strict=True):
+        pairs = [
+            (1000 * np.subtract(found[name], atoms.calc.results[name]).ravel(), len(atoms))
+            for atoms, found in zip(structures, results, strict=True)
+            if atoms.calc is not None and name in atoms.calc.results and name in found
+        ]
+        if not pairs:
+            continue
+        rows.append(_row(name, [error for error, _ in pairs], unit, len(pairs)))
+        if name == "energy":
+            per_atom = [error / size for error, size in pairs]
+            rows.append(_row("energy per atom", per_atom, unit, len(pairs)))
+    if not rows:
+        return "The file holds no energies or forces to compare with."
+    return "\n".join([f"{'':16}{'MAE':>10}{'RMSE':>10}  unit    structures", *rows])
+
+
+def _row(name: str, errors: Sequence[NDArray[np.float64]], unit: str, count: int) -> str:
+    values = np.concatenate(errors)
+    mae, rmse = np.abs(values).mean(), np.sqrt(np.square(values).mean())
+    return f"{name:16}{mae:10.2f}{rmse:10.2f}  {unit:8}{count}"

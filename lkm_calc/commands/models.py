@@ -1,0 +1,45 @@
+"""lkm-calc models."""
+
+import argparse
+
+from ..checkpoint import bundled_models
+from .common import Subcommands, add_command, tell
+from .info import model_facts
+
+MANUAL = """\
+List the models that come with lkm-calc, with their errors on test frames.
+
+  lkm-calc models
+"""
+
+
+def add(commands: Subcommands) -> None:
+    """Add the subcommand."""
+    add_command(commands, "models", "the bundled models and their errors", MANUAL, run)
+
+
+def run(_options: argparse.Namespace) -> int:
+    """Print a table of the bundled models."""
+    rows: list[tuple[str, ...]] = [
+        ("model", "elements", "energy, meV", "forces, meV/Å", "parameters", "MB")
+    ]
+    for name in bundled_models():
+        facts = model_facts(name)
+        errors = facts["provenance"].get("test_errors", {})
+        rows.append(
+            (
+                name,
+                " ".join(facts["elements"]),
+                *(
+                    f"{errors[key]:.2f}" if key in errors else "-"
+                    for key in ("energy_mae", "force_mae")
+                ),
+                f"{facts['parameters']:,}",
+                f"{facts['bytes'] / 1e6:.1f}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        tell("  ".join(f"{t:{w}}" for t, w in zip(row, widths, strict=True)).rstrip())
+    tell("Errors are mean absolute ones on test frames; lkm-calc info MODEL tells more.")
+    return 0

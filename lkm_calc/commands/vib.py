@@ -1,0 +1,73 @@
+"""lkm-calc vib."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from ase.io.jsonio import encode
+
+from ..atomic import replacing
+from ..hessian import vibrations
+from .common import (
+    STRUCTURE,
+    Subcommands,
+    add_calculator_options,
+    add_command,
+    make_calculator,
+    read_structure,
+    tell,
+)
+from .relax import relax
+
+logger = logging.getLogger("lkm_calc")
+
+MANUAL = """\
+Relax a structure and print its harmonic vibrations: energies in meV, frequencies in cm^-1 (with an
+i where imaginary: a saddle point) and the zero-point energy. Translations and rotations are among
+them, near zero. Computes in float64 unless --dtype says otherwise.
+
+  lkm-calc vib rmd17-ethanol ethanol.xyz
+  lkm-calc vib rmd17-ethanol ethanol.xyz -o vib.json --modes modes.xyz
+
+--output is read by ase.vibrations.VibrationsData.read, for spectra and thermochemistry; --modes by
+viewers such as Jmol.
+"""
+
+
+def add(commands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = add_command(commands, "vib", "harmonic vibrations", MANUAL, run)
+    add_calculator_options(parser)
+    parser.set_defaults(dtype="float64")
+    parser.add_argument("structure", metavar="STRUCTURE", help=STRUCTURE)
+    parser.add_argument(
+        "--fmax", type=float, default=0.001, help="relax to this, eV/Å; default %(default)s"
+    )
+    parser.add_argument(
+        "--no-relax", action="store_true", help="take the structure as it is, a saddle point"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="JSON", help="all of it, for ASE")
+    parser.add_argument("--modes", type=Path, metavar="XYZ", help="the modes, for viewers")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the vibrations of a structure."""
+    atoms = read_structure(options.structure)
+    atoms.calc = make_calculator(options)
+    if not options.no_relax:
+        steps = relax(atoms, options.fmax)
+        if steps is None:
+            raise ValueError(
+                f"{options.structure} does not relax to {options.fmax:g} eV/Å in 1000 steps. Look "
+                "at it with lkm-calc relax, or give a larger --fmax."
+            )
+        logger.info("Relaxed in %d steps.", steps)
+    found = vibrations(atoms, options.fmax)
+    tell(found.tabulate().rstrip())
+    if options.output:
+        with replacing(options.output) as temporary:
+            temporary.write_text(encode(found) + "\n", encoding="utf-8")
+    if options.modes:
+        with replacing(options.modes) as temporary:
+            found.write_jmol(temporary)
+    return 0
