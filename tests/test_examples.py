@@ -2,13 +2,20 @@
 
 import csv
 import re
+import shutil
 import subprocess
 import sys
+import time
+import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.calculators.socketio import SocketClient
 from ase.io import read
+from ase.units import invcm
 
+from lkm_calc import LKMCalculator
 from train.doctor import diagnose
 from train.hdf5 import read_hdf5
 
@@ -66,3 +73,113 @@ def test_make_ethanol_gfn2(tmp_path):
     pytest.importorskip("tblite")
     run("make_ethanol_gfn2.py", tmp_path)
     assert len(read_hdf5(tmp_path / "ethanol_gfn2.h5")) == 12
+
+
+def test_active_learning(tmp_path):
+    pytest.importorskip("tblite")
+    printed = run("active_learning.py", tmp_path / "run")
+    means = [float(x) for x in re.findall(r"hot frames (\d+) meV/Å in the", printed)]
+    frames = [int(x) for x in re.findall(r"(\d+) frames: force error", printed)]
+    assert frames[0] == 25
+    assert frames[1] > 30
+    assert means[1] < 0.8 * means[0]
+    kept = read(tmp_path / "run" / "simulation-1.extxyz", ":")
+    assert frames[1] == 25 + min(25, len(kept))
+    assert not any("energy" in (atoms.calc.results if atoms.calc else {}) for atoms in kept)
+    assert (tmp_path / "run" / "active_learning.png").stat().st_size > 10_000
+
+
+def test_replicas_torchsim(tmp_path):
+    pytest.importorskip("torch_sim", reason="torch-sim is not installed (needs Python 3.12)")
+    printed = run("replicas_torchsim.py", tmp_path, "--replicas", "12")
+    assert float(re.search(r"Batch of 12: (\S+) times", printed)[1]) > 1
+    log = read_log(tmp_path / "log.csv")
+    assert len(log) == 20
+    assert 150 < log[-1, 3] < 600
+    last = read(tmp_path / "last.xyz", ":")
+    assert len({atoms.get_distance(0, 1) for atoms in last}) == 12, "no two alike"
+    assert (tmp_path / "dihedrals.png").stat().st_size > 10_000
+
+
+def test_openmm_ethanol(tmp_path):
+    pytest.importorskip("openmmml", reason="OpenMM-ML is not installed")
+    printed = run("openmm_ethanol.py", tmp_path)
+    assert abs(float(re.search(r"(\S+) meV from what ASE gets", printed)[1])) < 1e-3
+    assert float(re.search(r"forces: (\S+) meV/Å", printed)[1]) < 1e-3
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 101
+    assert (tmp_path / "trajectory.dcd").stat().st_size > 1000
+
+
+def run_ipi(folder, forcefield=None, steps=20):
+    """Run a copy of the example and return its table; with another force field, through it."""
+    shutil.copytree(ROOT / "md_examples" / "ipi_ethanol", folder)
+    text = (folder / "input.xml").read_text(encoding="utf-8")
+    text = text.replace("<total_steps> 20", f"<total_steps> {steps}")
+    if forcefield:
+        text = re.sub("<ffdirect.*</ffdirect>", forcefield, text, flags=re.DOTALL)
+    (folder / "input.xml").write_text(text, encoding="utf-8")
+    command = [sys.executable, Path(sys.executable).parent / "i-pi", "input.xml"]
+    server = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        if forcefield:
+            serve_ipi(folder / "ethanol.xyz", re.search("<address> (.*) </", forcefield)[1])
+        printed, _ = server.communicate(timeout=300)
+    finally:
+        server.kill()
+    assert server.returncode == 0, printed
+    return np.loadtxt(folder / "ethanol.out")
+
+
+def serve_ipi(structure, address):
+    """Compute for an i-PI server over a socket, as docs/engines.md says, until it is done."""
+    atoms = read(structure)
+    atoms.calc = LKMCalculator("rmd17-ethanol", device="cpu", dtype="float64")
+    for _ in range(300):
+        try:
+            client = SocketClient(unixsocket=address, timeout=100)
+        except (FileNotFoundError, ConnectionRefusedError):  # not up yet
+            time.sleep(0.2)
+        else:
+            client.run(atoms)
+            return
+    raise TimeoutError("i-PI never opened its socket.")
+
+
+def test_ipi_ethanol_in_one_batch_and_over_a_socket(tmp_path):
+    pytest.importorskip("ipi", reason="i-PI is not installed")
+    table = run_ipi(tmp_path / "direct")
+    _, time_fs, conserved, _, potential, kinetic = table.T
+    np.testing.assert_allclose(time_fs, 0.25 * np.arange(21))
+    assert np.ptp(conserved) < 0.01, "eV"
+    assert np.ptp(potential) > 0.1, "eV: the beads spread"
+    assert kinetic[-1] > 0.5, "eV: above the classical 0.35"
+    assert len(list((tmp_path / "direct").glob("ethanol.pos_?.xyz"))) == 4
+    address = f"lkm_test_{uuid.uuid4().hex[:12]}"
+    other = run_ipi(
+        tmp_path / "socket",
+        f'<ffsocket name="lkm" mode="unix" pbc="False"><address> {address} </address></ffsocket>',
+        steps=5,
+    )
+    # ASE and i-PI convert units with constants that differ by 1e-7.
+    np.testing.assert_allclose(other, table[:6], rtol=1e-6, atol=1e-6)
+
+
+def test_relax_and_vibrate(tmp_path):
+    printed = run("relax_and_vibrate.py", tmp_path)
+    table = re.findall(r"^ *(\d+) +(-?[\d.]+) +(\d+) +(\d+) +(\d+)$", printed, re.MULTILINE)
+    assert [int(row[0]) for row in table] == list(range(27))
+    assert all(99 <= sum(map(int, row[2:])) <= 101 for row in table)
+    wavenumbers = np.array([float(row[1]) for row in table])
+    assert np.abs(wavenumbers[:6]).max() < 50, "translation and rotation"
+    assert 3650 < wavenumbers[-1] < 3760, "the O-H stretch, harmonic"
+    assert int(table[-1][3]) > 90, "which is hydrogen's"
+    energy = float(re.search(r"Zero-point energy: (\S+) eV", printed)[1])
+    assert energy == pytest.approx(wavenumbers[6:].sum() / 2 * invcm, abs=2e-3)
+    frames = read(tmp_path / "mode.xyz", ":")
+    assert len(frames) == 30
+    moved = np.linalg.norm([f.positions - frames[0].positions for f in frames], axis=2).max(0)
+    assert moved.max() == pytest.approx(0.5, abs=0.01)
+    assert moved.argmax() == 3, "the hydrogen of the hydroxyl"
+    assert (tmp_path / "frequencies.png").stat().st_size > 10_000
