@@ -86,7 +86,10 @@ def add(commands: Subcommands) -> None:
     parser.add_argument(
         "--compile", action="store_true", help="faster steps after a minute: lkm-calc compile"
     )
-    parser.add_argument("--skin", type=float, default=0.5, help="Å; see LKMCalculator")
+    parser.add_argument("--skin", type=float, default=1.0, help="Å; default %(default)s")
+    parser.add_argument(
+        "--zbl", action="store_true", help="keep atoms apart that come too close for the model"
+    )
     parser.add_argument(
         "--on-extrapolation",
         choices=ACTIONS,
@@ -122,6 +125,7 @@ def run(options: argparse.Namespace) -> int:
         options,
         compile=options.compile,
         skin=options.skin,
+        zbl=options.zbl,
         on_extrapolation=options.on_extrapolation,
         extrapolation_file=folder / "extrapolation.extxyz",
     )
@@ -130,6 +134,7 @@ def run(options: argparse.Namespace) -> int:
         "dtype": options.dtype,
         "structure": f"SHA-256 {_digest(atoms)}",
         "relax": options.relax,
+        "zbl": options.zbl,
     }
     if options.relax and not (folder / "restart.json").exists():
         logger.info("Relaxing to %g eV/Å.", RELAXED)
