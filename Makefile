@@ -4,15 +4,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WHEEL := $(abspath $(VENV))-wheel
+ENGINES := $(abspath $(VENV))-engines
 INSTALLED := $(VENV)/.installed
 PIP := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo train-demo test lint check-wheel clean
+.PHONY: help demo train-demo test test-engines lint check-wheel clean
 
 help:
 	@echo "make demo         MD of aspirin with a bundled model (about a minute)"
 	@echo "make train-demo   train on the 500 frames that come along, then MD (a few minutes)"
 	@echo "make test         the tests"
+	@echo "make test-engines the tests with torch-sim, OpenMM and i-PI (PYTHON=python3.12 or newer)"
 	@echo "make lint         ruff and mypy"
 	@echo "make check-wheel  build the wheel and use it in an environment of its own"
 	@echo "make clean        remove environments and what was built"
@@ -37,6 +39,15 @@ train-demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+# torch-sim needs Python 3.12.
+test-engines:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo "$(PYTHON) is older than Python 3.12; name a newer one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/$(PIP) torch
+	$(ENGINES)/bin/$(PIP) -e '.[test,torchsim,openmm,ipi]'
+	$(ENGINES)/bin/python -m pytest tests/test_torchsim.py tests/test_examples.py -k "torch or openmm or ipi"
+
 lint: $(INSTALLED)
 	$(BIN)/$(PIP) -e '.[test,dev]'
 	$(BIN)/ruff check .
@@ -57,4 +68,4 @@ check-wheel:
 	  rm -r $$folder $(WHEEL)
 
 clean:
-	rm -rf $(VENV) $(WHEEL) build dist demo train-demo *.egg-info
+	rm -rf $(VENV) $(WHEEL) $(ENGINES) build dist demo train-demo *.egg-info
