@@ -8,7 +8,7 @@ ENGINES := $(abspath $(VENV))-engines
 INSTALLED := $(VENV)/.installed
 PIP := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo train-demo test test-engines lint check-wheel clean
+.PHONY: help demo train-demo test test-engines lint docs check-wheel clean
 
 help:
 	@echo "make demo         MD of aspirin with a bundled model (about a minute)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test         the tests"
 	@echo "make test-engines the tests with torch-sim, OpenMM and i-PI (PYTHON=python3.12 or newer)"
 	@echo "make lint         ruff and mypy"
+	@echo "make docs         the documentation, into site/"
 	@echo "make check-wheel  build the wheel and use it in an environment of its own"
 	@echo "make clean        remove environments and what was built"
 	@echo "Python: PYTHON=$(PYTHON); environment: VENV=$(VENV)"
@@ -54,6 +55,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(INSTALLED)
+	$(BIN)/$(PIP) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # The folder holds a train.py, which would shadow a package installed as `train`.
 check-wheel:
 	rm -rf build dist $(WHEEL)
@@ -68,4 +73,4 @@ check-wheel:
 	  rm -r $$folder $(WHEEL)
 
 clean:
-	rm -rf $(VENV) $(WHEEL) $(ENGINES) build dist demo train-demo *.egg-info
+	rm -rf $(VENV) $(WHEEL) $(ENGINES) build dist site demo train-demo *.egg-info

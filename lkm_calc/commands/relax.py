@@ -15,6 +15,7 @@ from ase.optimize.optimize import Optimizer
 from tqdm import tqdm
 
 from ..atomic import replacing
+from ..committee import has_stress
 from .common import (
     STRUCTURE,
     Subcommands,
@@ -125,7 +126,7 @@ def relax(
     """
     if not (0 < fmax < np.inf and steps > 0):
         raise ValueError(f"fmax is {fmax} and steps is {steps}; both must be positive numbers.")
-    if cell and not (atoms.pbc.any() and atoms.cell.rank == 3):
+    if cell and not has_stress(atoms):
         raise ValueError(
             "There is no cell to relax: the structure is not periodic or lacks a cell vector. "
             "Leave out --cell, or give a structure with a cell."
