@@ -38,7 +38,7 @@ train-demo: $(INSTALLED)
 	$(BIN)/python md_examples/nve_ethanol.py --model train-demo/model.safetensors --ps 5 --output train-demo/md
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 # torch-sim needs Python 3.12.
 test-engines:
