@@ -1,12 +1,13 @@
 """How well each measure of uncertainty tells where the forces are wrong.
 
-For every model the layer disagreement of each atom, absolute and relative to the size of its
-embeddings, and the force error that the calibration makes of the absolute one; for all models
-together, as a committee, the spread of the forces. Each is compared with the true error of the
-atom's force, that of the committee with the error of the mean: Spearman's rank correlation, and the
-area under the ROC curve (AUROC) for finding the worst 5 % of atoms; 0 and 0.5 are chance. The size
-of the predicted force and the usual error of the element stand beside them: a measure that does no
-better tells nothing new. Last the share of frames that the guards of LKMCalculator flag.
+For every model the latent distance of each atom, the force error that the calibration makes of it,
+and the layer disagreement; for all models together, as a committee, the spread of the forces. Each
+is compared with the true error of the atom's force, that of the committee with the error of the
+mean: Spearman's rank correlation, and the area under the ROC curve (AUROC) for finding the worst
+5 % of atoms; 0 and 0.5 are chance. The size of the predicted force stands beside them: a measure
+that does no better tells nothing new. Last the share of frames that the guards of LKMCalculator
+flag, and the mean error of the forces in the others. Models must be calibrated, as lkm-train fit
+and lkm-train calibrate do it.
 
 Frames are given as NAME=FILE, labelled at the level of theory of the models:
 
@@ -24,21 +25,18 @@ from typing import Any, NamedTuple
 
 import ase
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
-from lkm_calc import EnergyModel, load_model
-from lkm_calc.calibration import calibration_of
-from lkm_calc.disagreement import layer_disagreement
+from lkm_calc import EnergyModel, LKMCalculator, load_model
 from lkm_calc.guards import Guard, Thresholds
-from train.evaluate import model_output
 from train.frames import Frames
-from train.loader import GraphFrames
 from train.read import read_frames
 
 Array = NDArray[np.float64]
+Panel = dict[str, tuple[Array, Array]]
+"""By label, a measure and the error of each atom."""
 WORST = 0.05
 """Share of the atoms that a measure is to find."""
 
@@ -47,19 +45,22 @@ class Outcome(NamedTuple):
     """What a model says of the atoms of frames."""
 
     forces: Array
-    absolute: Array
-    relative: Array
+    """(atoms, 3) in eV/Å."""
+    extras: dict[str, Array]
+    """As of the calculator, (atoms) each."""
 
 
-def outcome(model: EnergyModel, frames: Frames, batch_size: int = 32) -> Outcome:
-    """Compute forces (atoms, 3) in eV/Å and the disagreement of each atom's layers."""
-    data = GraphFrames(frames, model, torch.device("cpu"))
-    parts = []
-    for indices in data.in_order(batch_size):
-        out = model_output(model, data.batch(indices))
-        both = (layer_disagreement(out.embeddings, relative) for relative in (False, True))
-        parts.append((out.forces.double(), *both))
-    return Outcome(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+def outcome(model: EnergyModel, frames: Frames) -> Outcome:
+    """Compute forces and measures of uncertainty, as the calculator does."""
+    structures = [
+        ase.Atoms(frames.numbers[first:last], frames.positions[first:last])
+        for first, last in pairwise(frames.starts)
+    ]
+    found = list(LKMCalculator(model, "cpu").iterate(structures))
+    return Outcome(
+        np.concatenate([results["forces"] for results, _ in found]),
+        {name: np.concatenate([extras[name] for _, extras in found]) for name in found[0].extras},
+    )
 
 
 def auroc(score: Array, wanted: NDArray[np.bool_]) -> float:
@@ -77,79 +78,81 @@ def compare(scores: dict[str, Array], error: Array) -> dict[str, dict[str, float
     }
 
 
-def flagged(
-    models: list[EnergyModel], frames: Frames, extras: dict[str, Array], thresholds: Thresholds
+def judged(
+    models: list[EnergyModel], frames: Frames, extras: dict[str, Array], error: Array
 ) -> dict[str, float]:
-    """Return the share of frames that each part of a guard flags."""
-    guard = Guard(models, "warn", thresholds=thresholds)
+    """Return the share of frames that each part of a guard flags, and the error in the others."""
+    guard = Guard(models, "warn")
+    missed = []
     for first, last in pairwise(frames.starts):
-        rows = slice(first, last)
+        rows, before = slice(first, last), sum(guard.counts.values())
         atoms = ase.Atoms(frames.numbers[rows], frames.positions[rows])
         with warnings.catch_warnings(action="ignore"):
             guard(atoms, {name: values[rows] for name, values in extras.items()})
-    names = ("force_spread" if len(models) > 1 else "layer_disagreement", "closest")
-    return {name: guard.counts.get(name, 0) / len(frames) for name in names}
+        if sum(guard.counts.values()) == before:
+            missed.append(error[rows])
+    names = ("force_spread" if len(models) > 1 else "latent_distance", "closest")
+    found = {name: guard.counts.get(name, 0) / len(frames) for name in names}
+    found["missed_error"] = float(np.concatenate(missed).mean()) if missed else 0.0
+    return found
 
 
-def measure(models: dict[str, EnergyModel], frames: Frames) -> tuple[dict[str, Any], Array, Array]:
-    """Return the figures of a set of frames, and the committee's spread beside its error."""
-    members = {name: outcome(model, frames) for name, model in models.items()}
+def measure(models: dict[str, EnergyModel], frames: Frames) -> tuple[dict[str, Any], Panel]:
+    """Return the figures of a set of frames, and what to draw of the first model and of all."""
     figures: dict[str, Any] = {}
-    for name, model in models.items():
-        found = members[name]
-        scores = {
-            "layer disagreement": found.absolute,
-            "relative disagreement": found.relative,
-            "size of the force": np.linalg.norm(found.forces, axis=1),
-        }
+    panel: Panel = {}
+    forces = []
+
+    def add(name: str, members: list[EnergyModel], found: Outcome, best: str, label: str) -> None:
         error = np.linalg.norm(found.forces - frames.forces, axis=1)
-        figures[name] = {"mean_error": float(error.mean())}
-        calibration = calibration_of(model)
-        if calibration is not None:
-            scores["expected error"] = calibration.force_errors(frames.numbers, found.absolute)
-            typical = calibration.threshold(frames.numbers, "50")
-            scores["element alone"] = calibration.force_errors(frames.numbers, typical)
-            figures[name]["flagged"] = flagged(
-                [model], frames, {"layer_disagreement": found.absolute}, Thresholds()
-            )
-        figures[name]["measures"] = compare(scores, error)
-    if len(models) < 2:
-        return figures, found.absolute, error
-    forces = np.stack([found.forces for found in members.values()])
-    mean = forces.mean(0)
-    spread = np.sqrt(np.square(forces - mean).sum(2).mean(0))
-    error = np.linalg.norm(mean - frames.forces, axis=1)
-    scores = {"force spread": spread, "size of the force": np.linalg.norm(mean, axis=1)}
-    figures["committee"] = {"mean_error": float(error.mean()), "measures": compare(scores, error)}
-    if any(map(calibration_of, models.values())):
-        figures["committee"]["flagged"] = flagged(
-            [*models.values()], frames, {"force_spread": spread}, Thresholds()
-        )
-    return figures, spread, error
+        size = np.linalg.norm(found.forces, axis=1)
+        figures[name] = {
+            "mean_error": float(error.mean()),
+            "measures": compare(found.extras | {"size of the force": size}, error),
+            "guard": judged(members, frames, found.extras, error),
+        }
+        panel.setdefault(label, (found.extras[best], error))
+
+    for name, model in models.items():
+        found = outcome(model, frames)
+        forces.append(found.forces)
+        add(name, [model], found, "latent_distance", "latent distance of the first model")
+    if len(models) > 1:
+        spread = np.linalg.norm(np.std(forces, axis=0), axis=1)
+        found = Outcome(np.mean(forces, axis=0), {"force_spread": spread})
+        label = "force spread of all models, eV/Å"
+        add("committee", [*models.values()], found, "force_spread", label)
+    return figures, panel
 
 
 def told(name: str, figures: dict[str, Any]) -> str:
     """Return the figures of a set of frames as a table."""
-    lines = [f"{name:42s} error, meV/Å   Spearman   AUROC   flagged"]
+    lines = [f"{name:42s} error, meV/Å   Spearman   AUROC   flagged frames"]
     for model, one in figures.items():
-        lines.append(f"  {model:40s} {1000 * one['mean_error']:12.1f}")
-        lines[-1] += " " * 22 + ", ".join(
-            f"{key} {share:.1%}" for key, share in one.get("flagged", {}).items()
+        guard = one["guard"]
+        flags = ", ".join(f"{key} {guard[key]:.1%}" for key in guard if key != "missed_error")
+        lines.append(
+            f"  {model:40s} {1000 * one['mean_error']:12.1f}{flags:>50s}; error in the others "
+            f"{1000 * guard['missed_error']:.1f}"
         )
         for key, found in one["measures"].items():
             lines.append(f"    {key:52s} {found['spearman']:10.2f} {found['auroc']:7.2f}")
     return "\n".join(lines)
 
 
-def draw(panels: dict[str, tuple[Array, Array]], label: str, path: Path) -> None:
-    """Draw the error of each atom over the measure, a panel for each set of frames."""
-    figure = Figure(figsize=(4.2 * len(panels), 4), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
-    for axis, (name, (score, error)) in zip(axes, panels.items(), strict=True):
-        axis.loglog(score, error, ".", markersize=2, alpha=0.4)
-        axis.set(title=f"{name}: rank correlation {spearmanr(score, error)[0]:.2f}", xlabel=label)
-    axes[0].set_ylabel("error of the force on an atom, eV/Å")
-    figure.savefig(path, dpi=120)
+def draw(panels: dict[str, Panel], path: Path) -> None:
+    """Draw the error of each atom over a measure: a column for each set of frames."""
+    labels = list(next(iter(panels.values())))
+    figure = Figure(figsize=(3.6 * len(panels), 3.4 * len(labels)), layout="constrained")
+    axes = figure.subplots(len(labels), len(panels), squeeze=False, sharex="row", sharey=True)
+    for column, (name, panel) in zip(axes.T, panels.items(), strict=True):
+        for axis, (label, (score, error)) in zip(column, panel.items(), strict=True):
+            axis.loglog(score, error, ".", markersize=2, alpha=0.3)
+            axis.set(title=f"{name}: ρ = {spearmanr(score, error)[0]:.2f}", xlabel=label)
+        column[0].axvline(Thresholds().latent_distance, color="C3", linewidth=1)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("error of the force on an atom, eV/Å")
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
@@ -166,13 +169,12 @@ def main() -> None:
         frames = read_frames(path)
         if frames.forces is None:
             parser.error(f"{path} holds no forces to compare with.")
-        results[name], *panels[name] = measure(
+        results[name], panels[name] = measure(
             models, frames.select(np.arange(min(arguments.most, len(frames))))
         )
         print(told(name, results[name]), flush=True)
-    label = "force spread of the committee, eV/Å" if len(models) > 1 else "layer disagreement"
     arguments.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    draw(panels, label, arguments.output.with_suffix(".png"))
+    draw(panels, arguments.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -40,8 +40,12 @@ class LKMCalculator(Calculator):
     Of a committee of n models the results are means, and :attr:`extras` tells how far the models
     differ: ``energy_std`` = √⟨(E_m − ⟨E⟩)²⟩ (eV), ``forces_std``, the same of each component of the
     forces (atoms, 3) in eV/Å, ``force_spread`` = √⟨|F_m − ⟨F⟩|²⟩ (atoms) in eV/Å, and with a stress
-    ``stress_std`` (6) in eV/Å³; the means are over n, not n − 1. Of a single model there is
-    ``layer_disagreement`` (atoms), see :func:`lkm_calc.disagreement.layer_disagreement`.
+    ``stress_std`` (6) in eV/Å³; the means are over n, not n − 1. Of a single model
+    that is calibrated there are ``latent_distance`` (atoms), how far the embeddings are from those
+    of training atoms, where 1 is the largest of the element on held-out frames (see
+    :mod:`lkm_calc.latent`), and ``expected_force_error`` (atoms) in eV/Å, the error that went with
+    it there; of any single model ``layer_disagreement`` (atoms), see
+    :func:`lkm_calc.disagreement.layer_disagreement`.
 
     Args:
         model: Name of a bundled model, path of a model file, or a model object, of which a copy is
@@ -85,8 +89,6 @@ class LKMCalculator(Calculator):
         "energies",
         "stress",
     ]
-    # Charges and magnetic moments are not read, so a change of them recomputes nothing.
-    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -157,6 +159,22 @@ class LKMCalculator(Calculator):
         if options:
             raise ValueError(f"{', '.join(options)} cannot be set; make a new LKMCalculator.")
         return {}
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
+        """Return what the models read of a structure and has changed since the last calculation.
+
+        Those are positions, numbers, cell and pbc, compared exactly whatever ``tol`` says, and
+        several times faster than ASE does.
+        """
+        if self.atoms is None:
+            return list(all_changes)
+        pairs = {
+            "positions": (self.atoms.positions, atoms.positions),
+            "numbers": (self.atoms.numbers, atoms.numbers),
+            "cell": (self.atoms.cell.array, atoms.cell.array),
+            "pbc": (self.atoms.pbc, atoms.pbc),
+        }
+        return [name for name, (old, new) in pairs.items() if not np.array_equal(old, new)]
 
     def calculate(
         self,

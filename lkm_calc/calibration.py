@@ -1,6 +1,7 @@
 """What held-out and training frames say about a model: the yardstick of its guards.
 
-It is kept as data in the model file, in the provenance; ``lkm-train calibrate`` makes it.
+It is kept in the model file, as data in the provenance and, for the latent distance, as tensors:
+see :mod:`lkm_calc.latent`. ``lkm-train calibrate`` makes it.
 """
 
 import math
@@ -25,7 +26,7 @@ QUANTILES = {"50": 0.5, "95": 0.95, "99": 0.99, "99.9": 0.999, "max": 1.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Errors, layer disagreement and closest pairs of a model on frames that it knows.
+    """Errors and closest pairs of a model on frames that it knows.
 
     All of it is plain data: dictionaries of element symbols and numbers.
     """
@@ -34,31 +35,27 @@ class Calibration:
     """Number of held-out frames."""
     force_error: Mapping[str, float]
     """Quantiles of the size of the error of an atom's force on the held-out frames, eV/Å."""
-    disagreement: Mapping[str, Mapping[str, float]]
-    """Quantiles of the layer disagreement by element; empty for a model of one layer."""
     expected_error: Mapping[str, Mapping[str, Sequence[float]]]
-    """By element, the force error in eV/Å (``error``, not falling) that belongs to a
-    ``disagreement``; empty likewise."""
+    """By element, the force error in eV/Å (``error``, not falling) that belongs to a latent
+    ``distance``."""
     closest: Mapping[str, float]
     """The closest distance of each pair of elements in the training frames in Å, as "H-C" in the
     order of atomic numbers; the model's cut-off where no such pair came within it."""
 
-    def threshold(self, numbers: NDArray[np.integer], quantile: str = "max") -> NDArray[np.float64]:
-        """Return the quantile of the layer disagreement for the element of each atom."""
-        table = {atomic_numbers[s]: values[quantile] for s, values in self.disagreement.items()}
-        return np.array([table[int(z)] for z in numbers])
-
     def force_errors(
-        self, numbers: NDArray[np.integer], disagreement: NDArray[np.floating]
+        self, numbers: NDArray[np.integer], distance: NDArray[np.floating]
     ) -> NDArray[np.float64]:
-        """Return the force error in eV/Å that each atom's layer disagreement lets expect.
+        """Return the force error in eV/Å that each atom's latent distance lets expect.
 
-        Beyond the held-out frames it stays at the last value: it is no upper bound.
+        Beyond the held-out frames it grows in proportion to the distance. It is no upper bound, and
+        of foreign molecules much too low.
         """
         errors = np.empty(len(numbers))
         for symbol, curve in self.expected_error.items():
             chosen = np.asarray(numbers) == atomic_numbers[symbol]
-            errors[chosen] = np.interp(disagreement[chosen], curve["disagreement"], curve["error"])
+            last = curve["distance"][-1] or 1.0  # 0 where all atoms are alike
+            beyond = np.maximum(1, distance[chosen] / last)
+            errors[chosen] = beyond * np.interp(distance[chosen], curve["distance"], curve["error"])
         return errors
 
     def closest_table(self) -> NDArray[np.float64]:
@@ -86,6 +83,8 @@ def calibration_of(model: EnergyModel) -> Calibration | None:
     try:
         found = Calibration(**data)
         _check(found, model.elements)
+        if model.latent is None:
+            raise ValueError("there are no latent statistics")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"The model's calibration is damaged ({type(error).__name__}: {error}). Make it again "
@@ -103,12 +102,10 @@ def _check(found: Calibration, elements: Sequence[str]) -> None:
     """Raise a ValueError or KeyError if something is missing or no number."""
     values = [found.force_error[name] for name in QUANTILES]
     values += [found.closest[pair] for pair in pair_names(elements)]
-    if found.disagreement:
-        for symbol in elements:
-            values += [found.disagreement[symbol][name] for name in QUANTILES]
-            curve = found.expected_error[symbol]
-            if not len(curve["disagreement"]) == len(curve["error"]) > 0:
-                raise ValueError(f"expected_error of {symbol} is not two lists of one length")
-            values += [*curve["disagreement"], *curve["error"]]
+    for symbol in elements:
+        curve = found.expected_error[symbol]
+        if not len(curve["distance"]) == len(curve["error"]) > 0:
+            raise ValueError(f"expected_error of {symbol} is not two lists of one length")
+        values += [*curve["distance"], *curve["error"]]
     if not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in values):
         raise ValueError("a value is negative or no number")

@@ -15,17 +15,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .atomic import replacing
+from .calibration import KEY, Calibration
 from .energy import EnergyModel
+from .latent import PREFIX, LatentSpace, latent_from_tensors
 from .layers import MAX_NUMBER
 from .models import MODELS, build_model
 
-FORMAT_VERSION = 1
-"""Version of the header that this code writes."""
+FORMAT_VERSION = 2
+"""Version of the files that this code writes. With 2 came the latent statistics."""
 
 _KEY = "lkm_calc"
 _CALIBRATION = ("scale", "reference_energies", "known_elements")
 
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda header: header | {"format_version": 2}
+}
 """Functions from a header of the version that is the key to one of the next version."""
 
 
@@ -48,7 +52,8 @@ def save_model(
         model: The model; its weights keep their dtype.
         path: Where to write.
         provenance: JSON values on how the model came to be (data, recipe, seed, test errors);
-            those of ``model.provenance`` where None.
+            those of ``model.provenance`` where None. The model's latent statistics are written
+            if there is a calibration among them.
 
     Raises:
         ValueError: It is not a model of :data:`lkm_calc.MODELS`, and could not be loaded again.
@@ -60,6 +65,7 @@ def save_model(
             "after loading."
         )
     energies = model.reference_energies.tolist()
+    entries = dict(model.provenance if provenance is None else provenance)
     header = {
         "format_version": FORMAT_VERSION,
         "architecture": model.name,
@@ -70,18 +76,20 @@ def save_model(
         "elements": list(model.elements),
         "scale": model.scale.item(),
         "reference_energies": {s: energies[atomic_numbers[s]] for s in model.elements},
-        "provenance": dict(model.provenance if provenance is None else provenance),
+        "provenance": entries,
     }
     weights = {
         name: value.detach().cpu().contiguous()
         for name, value in model.state_dict().items()
         if name not in _CALIBRATION
     }
+    if model.latent is not None and KEY in entries:
+        weights |= model.latent.tensors()
     _write(path, weights, header)
 
 
-def add_provenance(path: str | Path, entries: Mapping[str, Any]) -> None:
-    """Add to the provenance of a model file, or replace, and leave all else as it is.
+def add_calibration(path: str | Path, calibration: Calibration, latent: LatentSpace) -> None:
+    """Put a calibration and its latent statistics into a model file, and leave all else as it is.
 
     The file is written anew, whole or not at all; its weights stay the same bit for bit.
 
@@ -90,9 +98,10 @@ def add_provenance(path: str | Path, entries: Mapping[str, Any]) -> None:
     """
     with _open(Path(path)) as file:
         header = _parse_header(file.metadata(), Path(path))
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    header["provenance"] = header["provenance"] | dict(entries)
-    _write(path, weights, header)
+        names = [name for name in file.keys() if not name.startswith(PREFIX)]  # noqa: SIM118
+        weights = {name: file.get_tensor(name) for name in names}
+    header["provenance"] = header["provenance"] | {KEY: calibration.as_data()}
+    _write(path, weights | latent.tensors(), header)
 
 
 def _write(
@@ -134,6 +143,7 @@ def load_model(
     with _open(path) as file:
         header = _parse_header(file.metadata(), path)
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    latent = {name: weights.pop(name) for name in [*weights] if name.startswith(PREFIX)}
     try:
         with torch.random.fork_rng(devices=[]):
             model = build_model(header["architecture"], **header["hypers"])
@@ -148,6 +158,8 @@ def load_model(
         broken = [name for name, value in weights.items() if not value.isfinite().all()]
         if broken:
             raise ValueError(f"weights that are not finite: {', '.join(broken[:3])}")
+        if latent:
+            model.latent = latent_from_tensors(latent, model.elements)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ModelFileError(
             f"{path} does not fit its own header ({type(error).__name__}: {error}). It was edited "

@@ -11,6 +11,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .calibration import calibration_of
 from .compiled import CompiledForces, ordinary
 from .disagreement import layer_disagreement
 from .energy import EnergyModel
@@ -71,6 +72,10 @@ class Committee:
         self.models = tuple(models)
         self.exact_repeats = exact_repeats
         self.compiled = [CompiledForces(model) for model in models] if compile else None
+        self._latent = self._calibration = None
+        if len(models) == 1 and models[0].latent is not None:
+            self._latent = models[0].latent.to(models[0].device)
+            self._calibration = calibration_of(models[0])
         self.cutoff = max(model.cutoff for model in models)
         known = [set(model.known_elements.nonzero().flatten().tolist()) for model in models]
         self._known = set.intersection(*known)
@@ -119,8 +124,8 @@ class Committee:
                     "features."
                 ) from error
         return [
-            Evaluation(_mean(outputs), self._extras(outputs))
-            for outputs in zip(*members, strict=True)
+            Evaluation(_mean(outputs), self._extras(atoms.numbers, outputs))
+            for atoms, outputs in zip(structures, zip(*members, strict=True), strict=True)
         ]
 
     def _compute(self, place: int, graphs: Sequence[Graph], stress: bool) -> EnergyForces:
@@ -130,14 +135,18 @@ class Committee:
         graph = graphs[0] if len(graphs) == 1 else Graph.collate(graphs)
         return ordinary(self.models[place], graph, stress)
 
-    def _extras(self, outputs: Sequence[Output]) -> dict[str, Any]:
+    def _extras(self, numbers: NDArray[np.integer], outputs: Sequence[Output]) -> dict[str, Any]:
         """Return what is told of one structure beside its results."""
         if len(outputs) > 1:
             return spread(outputs)
-        layers = outputs[0].embeddings
-        if len(layers) < 2:
-            return {}
-        return {"layer_disagreement": layer_disagreement(layers).cpu().numpy()}
+        layers, extras = outputs[0].embeddings, dict[str, Any]()
+        if self._latent is not None and self._calibration is not None:
+            distance = self._latent.distance(numbers, layers).cpu().numpy()
+            extras["latent_distance"] = distance
+            extras["expected_force_error"] = self._calibration.force_errors(numbers, distance)
+        if len(layers) > 1:
+            extras["layer_disagreement"] = layer_disagreement(layers).cpu().numpy()
+        return extras
 
 
 def spread(outputs: Sequence[Output]) -> dict[str, Any]:

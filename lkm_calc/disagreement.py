@@ -7,23 +7,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def layer_disagreement(
-    embeddings: Sequence[Float[Tensor, "atoms dim"]], relative: bool = False
-) -> Float[Tensor, " atoms"]:
+def layer_disagreement(embeddings: Sequence[Float[Tensor, "atoms dim"]]) -> Float[Tensor, " atoms"]:
     """Return the root mean square distance of each atom's embeddings to their mean over layers.
 
     With e_ij the embedding of atom i after layer j it is the root of the mean over layers and
     channels of (e_ij − ē_i)²: what :func:`lkm_calc.lkm_loss` makes small in training. A model
     returns its embeddings with every prediction, so it costs nothing. Its unit is the network's
-    own: what is much for an element of a model, its :class:`lkm_calc.calibration.Calibration` says.
+    own.
 
     As an estimate of the force error of an atom it is poor, no better than the size of the force
-    itself; large values tell of foreign molecules with some models and not with others. A committee
-    tells far more: ``python -m benchmarks.uncertainty``.
+    itself; large values tell of foreign molecules with some models and not with others. The
+    distance of the same embeddings from those of the training set tells far more, see
+    :mod:`lkm_calc.latent`: ``python -m benchmarks.uncertainty``.
 
     Args:
         embeddings: Of two layers or more.
-        relative: Divide by the root mean square of the atom's embeddings.
 
     Raises:
         ValueError: There are fewer than two layers.
@@ -34,7 +32,4 @@ def layer_disagreement(
             "layers, or a committee of models."
         )
     layers = torch.stack(list(embeddings)).double()
-    distance = (layers - layers.mean(0)).square().mean((0, 2)).sqrt()
-    if relative:
-        distance = distance / layers.square().mean((0, 2)).sqrt().clamp_min(1e-12)
-    return distance
+    return (layers - layers.mean(0)).square().mean((0, 2)).sqrt()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .graph import Graph
+from .latent import LatentSpace
 from .layers import MAX_NUMBER
 from .scatter import count, sum_to
 
@@ -59,6 +60,7 @@ class EnergyModel(nn.Module, ABC):
         self.cutoff = float(cutoff)
         self.hypers = dict(hypers)
         self.provenance: dict[str, Any] = {}
+        self.latent: LatentSpace | None = None
         # Float64 whatever the model's dtype: see _apply.
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         reference = torch.zeros(MAX_NUMBER + 1, dtype=torch.float64)

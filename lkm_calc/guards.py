@@ -11,7 +11,7 @@ import ase
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import Calibration, calibration_of
+from .calibration import calibration_of
 from .collection import Collection
 from .energy import EnergyModel
 from .neighbours import neighbour_list
@@ -30,7 +30,7 @@ class Thresholds:
     force_spread: float | None = None
     """Of a committee: largest spread of the force on an atom in eV/Å. Where None, the 99.9 %
     quantile of the force errors on held-out frames, the mean of that of the members."""
-    layer_disagreement: float = 1.3
+    latent_distance: float = 1.3
     """Of a single model: multiple of the largest value of the element on held-out frames."""
     closest: float = 0.9
     """Multiple of the closest distance of the two elements in the training frames."""
@@ -40,7 +40,7 @@ class Excess(NamedTuple):
     """By how much a structure is outside."""
 
     measure: str
-    """``force_spread``, ``layer_disagreement`` or ``closest``."""
+    """``force_spread``, ``latent_distance`` or ``closest``."""
     atoms: tuple[int, ...]
     """The atom where it is worst, or the two of a pair."""
     value: float
@@ -114,7 +114,7 @@ class Guard:
         Args:
             atoms: The structure.
             extras: What was computed for it: ``force_spread`` (atoms) in eV/Å of a committee,
-                ``layer_disagreement`` (atoms) of a single model of several layers.
+                ``latent_distance`` (atoms) of a single model.
 
         Raises:
             ExtrapolationError: It is outside, and the action is ``stop``.
@@ -156,14 +156,19 @@ def _measures(models: Sequence[EnergyModel], thresholds: Thresholds) -> list[_Me
                     "Thresholds(force_spread=...) in eV/Å."
                 )
             spread = float(np.mean([c.force_error["99.9"] for c in found]))
-        measures.append(partial(_spread, spread))
+        told = "the committee's forces on {} spread by {:.3g} eV/Å (threshold {:.3g})"
+        measures.append(partial(_largest, "force_spread", spread, told))
     elif not found:
         raise ValueError(
             "on_extrapolation needs to know what the model was trained on, and its file does not "
             "say. Run lkm-train calibrate MODEL DATA, or use a committee."
         )
-    elif found[0].disagreement:
-        measures.append(partial(_disagreement, found[0], thresholds.layer_disagreement))
+    else:
+        told = (
+            "the latent distance of {} is {:.3g} (threshold {:.3g}; 1 is the largest of its "
+            "element on held-out frames)"
+        )
+        measures.append(partial(_largest, "latent_distance", thresholds.latent_distance, told))
     if found and thresholds.closest > 0:
         # What one member of a committee has not seen, the committee has not.
         table = np.max([c.closest_table() for c in found], axis=0)
@@ -171,34 +176,17 @@ def _measures(models: Sequence[EnergyModel], thresholds: Thresholds) -> list[_Me
     return measures
 
 
-def _spread(threshold: float, atoms: ase.Atoms, extras: Mapping[str, Any]) -> Excess | None:
-    """Judge the spread of a committee's forces."""
-    spread = np.asarray(extras["force_spread"])
-    worst = int(spread.argmax())
-    if spread[worst] <= threshold:
-        return None
-    text = (
-        f"the committee's forces on {_named(atoms, worst)} spread by {spread[worst]:.3g} eV/Å "
-        f"(threshold {threshold:.3g})"
-    )
-    return Excess("force_spread", (worst,), float(spread[worst]), threshold, text)
-
-
-def _disagreement(
-    calibration: Calibration, factor: float, atoms: ase.Atoms, extras: Mapping[str, Any]
+def _largest(
+    measure: str, threshold: float, told: str, atoms: ase.Atoms, extras: Mapping[str, Any]
 ) -> Excess | None:
-    """Judge how far the layers of a model disagree."""
-    found = np.asarray(extras["layer_disagreement"])
-    thresholds = factor * calibration.threshold(atoms.numbers)
-    worst = int((found / thresholds).argmax())
-    value, threshold = float(found[worst]), float(thresholds[worst])
+    """Judge a measure of each atom by its largest value."""
+    values = np.asarray(extras[measure])
+    worst = int(values.argmax())
+    value = float(values[worst])
     if value <= threshold:
         return None
-    text = (
-        f"the layer disagreement of {_named(atoms, worst)} is {value:.3g} (threshold "
-        f"{threshold:.3g}, {factor:g} times the largest on held-out frames)"
-    )
-    return Excess("layer_disagreement", (worst,), value, threshold, text)
+    text = told.format(_named(atoms, worst), value, threshold)
+    return Excess(measure, (worst,), value, threshold, text)
 
 
 def _closest(

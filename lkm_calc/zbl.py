@@ -132,6 +132,7 @@ class ZBLModel(EnergyModel):
         self.name = f"{model.name}+zbl"
         self.model = model
         self.provenance = model.provenance
+        self.latent = model.latent
         self.scale = model.scale
         self.reference_energies = model.reference_energies
         self.known_elements = model.known_elements

@@ -11,7 +11,6 @@ from scipy.spatial.distance import pdist
 from lkm_calc import LKMCalculator, load_model, save_model
 from lkm_calc.calibration import calibration_of
 from lkm_calc.checkpoint import read_header
-from lkm_calc.disagreement import layer_disagreement
 from train.__main__ import main
 from train.calibrate import calibrate, closest_distances
 from train.config import config_from_table
@@ -46,21 +45,23 @@ def calibrate_command(*arguments):
 
 def test_quantiles_and_errors_by_hand(springs, path):
     model, frames = load_model(path), read_frames(springs)
-    found = calibrate(model, graph_frames(frames, model), graph_frames(frames, model), 7)
-    errors, disagreements = [], []
+    found, latent = calibrate(model, graph_frames(frames, model), graph_frames(frames, model), 7)
+    errors, distances = [], []
     for f in range(len(frames)):
         rows = slice(frames.starts[f], frames.starts[f + 1])
         atoms = structure(frames, rows)
         forces = LKMCalculator(model).evaluate([atoms])[0]["forces"]
         errors.append(np.linalg.norm(forces - frames.forces[rows], axis=1))
-        disagreements.append(layer_disagreement(model(graph_of(atoms, model)).embeddings).numpy())
-    error, disagreement = np.concatenate(errors), np.concatenate(disagreements)
+        embeddings = model(graph_of(atoms, model)).embeddings
+        distances.append(latent.distance(atoms.numbers, embeddings).numpy())
+    error, distance = np.concatenate(errors), np.concatenate(distances)
     assert found.frames == 30
     assert found.force_error["99"] == pytest.approx(np.quantile(error, 0.99))
     assert found.force_error["max"] == pytest.approx(error.max())
     carbon = frames.numbers == 6
-    assert found.disagreement["C"]["95"] == pytest.approx(np.quantile(disagreement[carbon], 0.95))
-    expected = found.force_errors(frames.numbers, disagreement)
+    for number in (1, 6, 8):
+        assert distance[frames.numbers == number].max() == pytest.approx(1)
+    expected = found.force_errors(frames.numbers, distance)
     assert np.median(error[carbon]) == pytest.approx(np.median(expected[carbon]), rel=0.3)
 
 
@@ -70,11 +71,11 @@ def structure(frames, rows):
 
 def test_the_map_does_not_fall(springs, path):
     model, frames = load_model(path), read_frames(springs)
-    found = calibrate(model, graph_frames(frames, model), graph_frames(frames, model), 16)
+    found, _ = calibrate(model, graph_frames(frames, model), graph_frames(frames, model), 16)
     hydrogen = found.expected_error["H"]
     assert len(hydrogen["error"]) == 180 // 20
     for curve in found.expected_error.values():
-        assert (np.diff(curve["disagreement"]) > 0).all()
+        assert (np.diff(curve["distance"]) > 0).all()
         assert (np.diff(curve["error"]) >= 0).all()
 
 
@@ -111,7 +112,8 @@ def test_the_command_adds_to_a_file_and_leaves_the_weights(springs, path, tmp_pa
     before, header = load_file(path), read_header(path)
     assert calibrate_command(path, other, "--train", springs) == 0
     after = load_file(path)
-    assert all(torch.equal(before[name], after[name]) for name in before | after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(name.startswith("latent.") for name in after.keys() - before.keys())
     model = load_model(path)
     assert model.provenance["seed"] == 7
     found = calibration_of(model)
@@ -123,6 +125,9 @@ def test_the_command_adds_to_a_file_and_leaves_the_weights(springs, path, tmp_pa
     assert found.closest == closest_distances(graph_frames(frames, model), model, 16)
     assert calibrate_command(path, other, "--train", springs) == 0, "again"
     assert calibration_of(load_model(path)) == found
+    again = load_file(path)
+    assert again.keys() == after.keys()
+    assert all(torch.equal(again[name], after[name]) for name in after)
 
 
 def test_refusals_leave_the_file_alone(springs, path, caplog):
@@ -163,4 +168,8 @@ def test_training_does_it_and_the_own_file_gives_the_same(springs, tmp_path, cap
     frames = read_frames(springs).select(split["train"])
     model = load_model(path)
     assert trained.closest == closest_distances(graph_frames(frames, model), model, 16)
-    LKMCalculator(path, on_extrapolation="warn")
+    atoms = structure(frames, slice(0, 9))
+    atoms.calc = LKMCalculator(path, on_extrapolation="warn")
+    atoms.get_potential_energy()
+    assert atoms.calc.extras["latent_distance"].shape == (9,)
+    assert load_model(tmp_path / "run" / "last.safetensors").latent is None

@@ -96,10 +96,19 @@ def test_truncated_file(path, keep):
         load_model(path)
 
 
+def test_the_first_format(model, path):
+    rewrite(path, lambda header: header.update(format_version=1))
+    assert read_header(path)["format_version"] == FORMAT_VERSION
+    loaded = load_model(path)
+    assert loaded.latent is None
+    graph = graph_of(rattled(), model)
+    assert torch.equal(loaded(graph).energy, model(graph).energy)
+
+
 def test_newer_format(path):
     rewrite(path, lambda header: header.update(format_version=FORMAT_VERSION + 1))
     with pytest.raises(
-        ModelFileError, match=r"model format 2; this lkm-calc reads up to 1.*Update"
+        ModelFileError, match=r"model format 3; this lkm-calc reads up to 2.*Update"
     ):
         load_model(path)
 

@@ -272,7 +272,7 @@ def test_vib(ethanol, tmp_path, capsys, messages):
 def test_info_and_models(capsys, model_of_crystals):
     assert main(["info", "rmd17-ethanol"]) == 0
     text = capsys.readouterr().out
-    for fact in ("dimenet++", "214,902", "H, C, O", "5 Å", "950 frames", "11.55", "0.9 MB"):
+    for fact in ("dimenet++", "214,902", "H, C, O", "5 Å", "950 frames", "11.55", "1.1 MB"):
         assert fact in text
     assert main(["info", "rmd17-ethanol", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -283,4 +283,4 @@ def test_info_and_models(capsys, model_of_crystals):
     assert main(["info", "none"]) == 1
     assert main(["models"]) == 0
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("rmd17-ethanol")]
-    assert line.split() == ["rmd17-ethanol", "H", "C", "O", "1.92", "11.55", "214,902", "0.9"]
+    assert line.split() == ["rmd17-ethanol", "H", "C", "O", "1.92", "11.55", "214,902", "1.1"]

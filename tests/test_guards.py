@@ -11,14 +11,7 @@ from lkm_calc.collection import MAX_DISTANCES, Collection, fingerprint
 from lkm_calc.guards import ExtrapolationError, ExtrapolationWarning, Guard, Thresholds
 
 from .support import crystal, small_model
-from .test_disagreement import DATA
-
-
-def calibrated(seed=0, **hypers):
-    model = small_model(seed=seed, **hypers)
-    model.calibrate(1.0, {}, [1, 6])
-    model.provenance = {"calibration": DATA}
-    return model
+from .test_latent import calibrated
 
 
 @pytest.fixture
@@ -27,30 +20,30 @@ def methane():
     return molecule("CH4")
 
 
-def layers(*values):
-    return {"layer_disagreement": np.array(values)}
+def latent(*values):
+    return {"latent_distance": np.array(values)}
 
 
-QUIET = layers(0.1, 0.1, 0.1, 0.1, 0.1)
+QUIET = latent(0.1, 0.1, 0.1, 0.1, 0.1)
 
 
 def test_what_is_known_passes(methane):
     guard = Guard([calibrated()], "stop")
     guard(methane, QUIET)
-    guard(methane, layers(1.29, 0.64, 0, 0, 0))  # 1.3 times 1.0 of C and 0.5 of H
+    guard(methane, latent(1.29, 1.3, 0, 0, 0))
     assert guard.counts == {}
 
 
-def test_disagreement_by_element(methane):
+def test_distance_of_a_single_model(methane):
     guard = Guard([calibrated()], "stop")
-    with pytest.raises(ExtrapolationError, match=r"atom 2 \(H\) is 0.66 \(threshold 0.65") as stop:
-        guard(methane, layers(1.29, 0.1, 0.66, 0, 0))
+    with pytest.raises(ExtrapolationError, match=r"atom 2 \(H\) is 1.31 \(threshold 1.3;") as stop:
+        guard(methane, latent(1.29, 0.1, 1.31, 0, 0))
     (excess,) = stop.value.excesses
-    assert (excess.measure, excess.atoms, excess.value) == ("layer_disagreement", (2,), 0.66)
+    assert (excess.measure, excess.atoms, excess.value) == ("latent_distance", (2,), 1.31)
     assert stop.value.atoms == methane
     assert stop.value.atoms is not methane
-    lenient = Guard([calibrated()], "stop", thresholds=Thresholds(layer_disagreement=np.inf))
-    lenient(methane, layers(99.0, 0, 0, 0, 0))
+    lenient = Guard([calibrated()], "stop", thresholds=Thresholds(latent_distance=np.inf))
+    lenient(methane, latent(99.0, 0, 0, 0, 0))
 
 
 def test_spread_of_a_committee(methane):
@@ -81,15 +74,15 @@ def test_atoms_too_close(methane):
 def test_images_too_close():
     atoms = ase.Atoms("C", cell=[1.2, 9, 9], pbc=True)
     with pytest.raises(ExtrapolationError, match=r"atom 0 \(C\) and atom 0 \(C\) are 1.2 Å"):
-        Guard([calibrated()], "stop")(atoms, layers(0.0))
+        Guard([calibrated()], "stop")(atoms, latent(0.0))
     atoms.pbc = False
-    Guard([calibrated()], "stop")(atoms, layers(0.0))
+    Guard([calibrated()], "stop")(atoms, latent(0.0))
 
 
 def test_one_warning_for_each_measure(methane):
     guard = Guard([calibrated()], "warn")
-    loud = layers(2.0, 0, 0, 0, 0)
-    with pytest.warns(ExtrapolationWarning, match="layer disagreement of atom 0"):
+    loud = latent(2.0, 0, 0, 0, 0)
+    with pytest.warns(ExtrapolationWarning, match="latent distance of atom 0"):
         guard(methane, loud)
     with warnings.catch_warnings(action="error"):
         guard(methane, loud)
@@ -97,8 +90,8 @@ def test_one_warning_for_each_measure(methane):
     methane.positions *= 0.5
     with pytest.warns(ExtrapolationWarning, match="closer than such atoms") as told:
         guard(methane, loud)
-    assert "disagreement" not in str(told[0].message)
-    assert guard.counts == {"layer_disagreement": 4, "closest": 1}
+    assert "latent" not in str(told[0].message)
+    assert guard.counts == {"latent_distance": 4, "closest": 1}
 
 
 def test_frames_are_kept_once_and_without_labels(methane, tmp_path):
@@ -107,7 +100,7 @@ def test_frames_are_kept_once_and_without_labels(methane, tmp_path):
     methane.set_momenta(np.ones((5, 3)))
     guard(methane, QUIET)
     assert not file.exists()
-    loud = layers(2.0, 0, 0, 0, 0)
+    loud = latent(2.0, 0, 0, 0, 0)
     turned = methane[[0, 3, 2, 4, 1]]
     turned.rotate(50, (1, 2, 3))
     turned.positions += 7
@@ -116,13 +109,13 @@ def test_frames_are_kept_once_and_without_labels(methane, tmp_path):
     with warnings.catch_warnings(action="error"):
         for atoms in (methane, turned, stretched, methane):
             guard(atoms, loud)
-    assert guard.counts == {"layer_disagreement": 4}
+    assert guard.counts == {"latent_distance": 4}
     kept = ase.io.read(file, ":")
     assert len(kept) == len(guard.collection) == 2
     for atoms, expected in zip(kept, (methane, stretched), strict=True):
         assert (atoms.numbers == expected.numbers).all()
         np.testing.assert_allclose(atoms.positions, expected.positions, atol=1e-7)
-        assert atoms.info == {"layer_disagreement": 2.0}
+        assert atoms.info == {"latent_distance": 2.0}
         assert set(atoms.arrays) == {"numbers", "positions"}
         assert atoms.calc is None
 

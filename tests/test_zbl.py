@@ -22,6 +22,7 @@ from .support import (
     relative_error,
     small_model,
 )
+from .test_latent import calibrated
 
 LAMMPS = {
     (1, 1, 0.3): 16.53913488,
@@ -173,16 +174,7 @@ def test_bad_distances_are_refused(closest):
 
 
 def test_radii_of_the_calibration():
-    model = small_model()
-    model.calibrate(1.0, {}, [1, 8])
-    model.provenance["calibration"] = {
-        "frames": 1,
-        "force_error": dict.fromkeys(("50", "95", "99", "99.9", "max"), 0.1),
-        "disagreement": {},
-        "expected_error": {},
-        "closest": {"H-H": 1.2, "H-O": 0.9, "O-O": 2.5},
-    }
-    assert with_zbl(model).outer[8, 1] == 0.9
+    assert with_zbl(calibrated()).outer[6, 1] == 1.0
 
 
 def test_without_a_calibration_one_is_told():

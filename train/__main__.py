@@ -68,9 +68,9 @@ Exit status: 0 if the data are clean, 1 if a fault was found, 2 if the file cann
 
 CALIBRATE = """\
 Measure a model on labelled frames that it did not learn, and put into its file what the guards of
-LKMCalculator(on_extrapolation=...) go by: quantiles of the force errors and of the layer
-disagreement, and the closest distance of each pair of elements in the training frames. The weights
-stay as they are. lkm-train fit does it by itself.
+LKMCalculator(on_extrapolation=...) go by: quantiles of the force errors, where the embeddings of
+training atoms lie, and the closest distance of each pair of elements in the training frames. The
+weights stay as they are. lkm-train fit does it by itself.
 
 DATA may be the file that the model was trained on: then its validation frames are measured.
 """
@@ -310,7 +310,7 @@ def _calibrate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     elif not options.train:
         raise ConfigError(
             f"{options.data} is not the file that the model was trained on. Name that with --train:"
-            " the closest distance of each pair of elements is taken from it."
+            " the guards compare with its frames."
         )
     if options.train:
         options.data = options.train

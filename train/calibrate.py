@@ -1,19 +1,20 @@
 """The calibration of a model: what its guards compare a simulation with."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from ase.data import atomic_numbers
+from ase.data import chemical_symbols
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from lkm_calc import EnergyModel, energy_and_forces, load_model
-from lkm_calc.calibration import KEY, QUANTILES, Calibration, pair_names
-from lkm_calc.checkpoint import add_provenance
-from lkm_calc.disagreement import layer_disagreement
+from lkm_calc.calibration import QUANTILES, Calibration, pair_names
+from lkm_calc.checkpoint import add_calibration
+from lkm_calc.latent import LatentSpace, fit_latent
 from lkm_calc.layers import MAX_NUMBER
 
 from .frames import DataError, Frames, Split, random_split
@@ -21,14 +22,16 @@ from .loader import GraphFrames
 from .record import checksum
 
 MIN_ATOMS = 20
-"""Held-out atoms of an element below which those of all elements stand in for them."""
+"""Atoms of an element below which those of all elements stand in for them."""
 BINS = 10
-"""Largest number of bins of the map from disagreement to error; each holds MIN_ATOMS or more."""
+"""Largest number of bins of the map from distance to error; each holds MIN_ATOMS or more."""
+MAX_FRAMES = 1000
+"""Training frames, evenly chosen, whose embeddings are looked at; 200 tell nearly the same."""
 
 
 def calibrate(
     model: EnergyModel, held_out: GraphFrames, training: GraphFrames, batch_size: int
-) -> Calibration:
+) -> tuple[Calibration, LatentSpace]:
     """Measure a model on frames that it did not learn, and its training frames.
 
     Raises:
@@ -36,30 +39,45 @@ def calibrate(
     """
     if held_out.forces is None:
         raise DataError("The held-out frames have no forces, so there is no error to compare with.")
-    labels, forces, disagreements = held_out.forces, [], []
+    latent = _latent_of(model, training, batch_size)
+    numbers, labels = held_out.numbers.cpu().numpy(), held_out.forces
+    forces, distances = [], []
     for indices in held_out.in_order(batch_size):
         batch = held_out.batch(indices)
         out = energy_and_forces(model, batch.graph)
         forces.append(out.forces)
-        if len(out.embeddings) > 1:
-            disagreements.append(layer_disagreement(out.embeddings))
+        distances.append(latent.distance(batch.graph.numbers.cpu().numpy(), out.embeddings))
     error = (torch.cat(forces) - labels).norm(dim=1).double().cpu().numpy()
-    disagreement, expected = {}, {}
-    if disagreements:
-        found = torch.cat(disagreements).cpu().numpy()
-        for symbol in model.elements:
-            chosen = held_out.numbers.cpu().numpy() == atomic_numbers[symbol]
-            if chosen.sum() < MIN_ATOMS:
-                chosen[:] = True
-            disagreement[symbol] = _quantiles(found[chosen])
-            expected[symbol] = _expected_error(found[chosen], error[chosen])
-    return Calibration(
+    distance = torch.cat(distances).cpu().numpy()
+    largest, expected = {}, {}
+    for number in model.known_elements.nonzero().flatten().tolist():
+        chosen = numbers == number
+        if chosen.sum() < MIN_ATOMS:
+            chosen[:] = True
+        # Less than 1 is round-off of atoms that are all alike.
+        largest[number] = max(1.0, float(distance[chosen].max()))
+        curve = _expected_error(distance[chosen] / largest[number], error[chosen])
+        expected[chemical_symbols[number]] = curve
+    calibration = Calibration(
         frames=len(held_out),
         force_error=_quantiles(error),
-        disagreement=disagreement,
         expected_error=expected,
         closest=closest_distances(training, model, batch_size),
     )
+    return calibration, latent.scaled(largest)
+
+
+def _latent_of(model: EnergyModel, training: GraphFrames, batch_size: int) -> LatentSpace:
+    """Return where the embeddings of training atoms lie."""
+    frames = torch.linspace(0, len(training) - 1, min(len(training), MAX_FRAMES)).long()
+
+    def batches() -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+        for indices in frames.split(batch_size):
+            graph = training.batch(indices).graph
+            with torch.no_grad():
+                yield graph.numbers, model(graph).embeddings
+
+    return fit_latent(batches(), model.known_elements.nonzero().flatten().tolist(), MIN_ATOMS)
 
 
 def calibrate_file(
@@ -73,8 +91,8 @@ def calibrate_file(
         DataError: The held-out frames have no forces.
     """
     model = load_model(path, device=held_out.device)
-    found = calibrate(model, held_out, training, batch_size)
-    add_provenance(path, {KEY: found.as_data()})
+    found, latent = calibrate(model, held_out, training, batch_size)
+    add_calibration(path, found, latent)
     return found
 
 
@@ -111,12 +129,12 @@ def _quantiles(values: NDArray[np.float64]) -> dict[str, float]:
 
 
 def _expected_error(
-    disagreement: NDArray[np.float64], error: NDArray[np.float64]
+    distance: NDArray[np.float64], error: NDArray[np.float64]
 ) -> dict[str, list[float]]:
     """Return the medians of bins of as many atoms each, made not to fall by isotonic regression."""
-    bins = np.array_split(np.argsort(disagreement), max(1, min(BINS, len(error) // MIN_ATOMS)))
+    bins = np.array_split(np.argsort(distance), max(1, min(BINS, len(error) // MIN_ATOMS)))
     rising = isotonic_regression([np.median(error[b]) for b in bins], weights=[*map(len, bins)])
     return {
-        "disagreement": [float(np.median(disagreement[b])) for b in bins],
+        "distance": [float(np.median(distance[b])) for b in bins],
         "error": rising.x.tolist(),
     }
