@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.calculators.socketio import SocketClient
 from ase.io import read
 from ase.units import invcm
 
-from lkm_calc import LKMCalculator
+from lkm_calc import LKMCalculator, load_model, save_model
 from train.doctor import diagnose
 from train.hdf5 import read_hdf5
 
-from .support import ROOT
+from .support import ROOT, shared_data, small_model
 
 
 def run(script, folder, *arguments):
@@ -183,3 +184,85 @@ def test_relax_and_vibrate(tmp_path):
     assert moved.max() == pytest.approx(0.5, abs=0.01)
     assert moved.argmax() == 3, "the hydrogen of the hydroxyl"
     assert (tmp_path / "frequencies.png").stat().st_size > 10_000
+
+
+def test_nose_hoover_ethanol(tmp_path):
+    printed = run("nose_hoover_ethanol.py", tmp_path)
+    found = re.search(r"mean (\d+) ± .* canonical 300; standard deviation (\d+) K", printed)
+    assert abs(float(found[1]) - 300) < 100
+    assert "canonical 93" in printed, "300 √(2/21) K: 21 degrees of freedom"
+    assert 50 < float(found[2]) < 140
+    assert abs(float(re.search(r"drift (\S+) meV", printed)[1])) < 1
+    again = run("nose_hoover_ethanol.py", tmp_path)
+    assert "Going on from step 1000" in again
+    assert (tmp_path / "temperature.png").stat().st_size > 10_000
+
+
+def test_dihedral_scan_ethanol(tmp_path):
+    printed = run("dihedral_scan_ethanol.py", tmp_path)
+    rows = re.findall(r"^ +(-?[\d.]+) +([\d.]+) +([\d.]+)  (\w+)$", printed, re.MULTILINE)
+    assert [row[3] for row in rows] == ["minimum", "barrier"] * 3
+    angles, mev, kcal = np.array([row[:3] for row in rows], dtype=float).T
+    np.testing.assert_allclose(angles, [-61, 0, 61, 122, 180, 238], atol=2)
+    np.testing.assert_allclose(mev, [0, 69, 0, 66, 17, 66], atol=2)
+    np.testing.assert_allclose(kcal, mev / 43.364, atol=2e-3)
+    scan = read(tmp_path / "scan.xyz", ":")
+    found = [atoms.get_dihedral(3, 2, 1, 0) for atoms in scan]
+    np.testing.assert_allclose(found, np.arange(-90, 270, 30) % 360, atol=0.01)
+    assert (tmp_path / "scan.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("count", "measure"), [(1, "latent_distance"), (2, "force_spread")])
+def test_guard_and_committee(tmp_path, count, measure):
+    models = ["rmd17-ethanol"]
+    if count > 1:
+        other = load_model("rmd17-ethanol")
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weights in other.parameters():
+                weights.mul_(1 + 0.003 * torch.randn(weights.shape, generator=generator))
+        models.append(tmp_path / "other.safetensors")
+        save_model(other, models[1])
+    printed = run("guard_and_committee.py", tmp_path, "--models", *models)
+    times = [float(x) for x in re.findall(r"^([\d.]+) fs: The structure", printed, re.MULTILINE)]
+    stopped = re.search(r"Stopped after ([\d.]+) fs by (.*): ", printed)
+    assert float(stopped[1]) == times[0] - 0.5, "the step before the first warning"
+    assert measure in stopped[2]
+    assert len(read(tmp_path / "refused.xyz")) == 9
+    assert (tmp_path / "guard.png").stat().st_size > 10_000
+
+
+def test_chignolin(tmp_path):
+    start = shared_data("structures/chignolin_cln025_166.pdb")
+    model = small_model("pamnet")
+    model.known_elements[[1, 6, 7, 8]] = True
+    model.scale.fill_(1e-4)  # untrained, it would tear the molecule apart; so it flies on
+    file = tmp_path / "model.safetensors"
+    save_model(model, file)
+    printed = run(
+        "chignolin_300K.py", tmp_path, "--start", start, "--model", file, "--temperature", "1"
+    )
+    assert "0 of 171 bonds broken in 0.05 ps" in printed
+    rows = re.findall(r"^(?:PDB|relaxed|at the end) +(\S+) +(\S+) +(\S+)$", printed, re.MULTILINE)
+    rmsd, gyration, ends = np.array(rows, dtype=float).T
+    atoms = read(start, index=0)
+    masses, away = atoms.get_masses(), atoms.positions - atoms.get_center_of_mass()
+    expected = (masses @ np.square(away).sum(1) / masses.sum()) ** 0.5
+    np.testing.assert_allclose(gyration, expected, atol=0.1)
+    np.testing.assert_allclose(ends, atoms.get_distance(0, 163), atol=0.2)
+    assert rmsd[0] == 0
+    assert 0 < rmsd[2] < 0.2
+    assert len(read(tmp_path / "trajectory.traj", ":")) == 11
+    assert (tmp_path / "chignolin.png").stat().st_size > 10_000
+
+
+def test_own_data(tmp_path):
+    folder = tmp_path / "new"
+    printed = run("own_data.py", folder)
+    assert "no faults" in printed
+    assert float(re.search(r'"force_mae": (\S+),', printed)[1]) < 300, "of 800 meV/Å"
+    for command in ("check-data", "fit", "evaluate"):
+        assert f"$ lkm-train {command} {folder}" in printed
+    assert len(read(folder / "test.extxyz", ":")) == 30
+    assert re.search(r"\d+ steps, outside the known in", printed)
+    assert (folder / "md.png").stat().st_size > 10_000
