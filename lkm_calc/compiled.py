@@ -36,6 +36,7 @@ from .graph import Graph
 from .padding import Capacity, pad, unpad
 from .precision import fast_matmul
 from .recording import Recorder, record_cuda_graph
+from .threads import threads_for
 
 logger = logging.getLogger("lkm_calc")
 
@@ -199,7 +200,7 @@ class CompiledForces:
         loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
 
         def run(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-            with torch.no_grad(), fast_matmul(capacity.edges):
+            with torch.no_grad(), fast_matmul(capacity.edges), threads_for(capacity.edges):
                 results: Sequence[Tensor] = loader.run(list(tensors))
             return results
 
@@ -214,7 +215,8 @@ def cache_folder() -> Path:
 
 def ordinary(model: EnergyModel, graph: Graph, stress: bool) -> EnergyForces:
     """Return the results of a graph on the CPU (eV, eV/Å, eV/Å³) without a program."""
-    with fast_matmul(graph.edge_index.shape[1]):
+    edges = graph.edge_index.shape[1]
+    with fast_matmul(edges), threads_for(edges):
         return energy_and_forces(model, graph.to(model.device), stress=stress)
 
 

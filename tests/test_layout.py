@@ -10,7 +10,7 @@ from .support import ROOT
 
 LAYERS = [
     {"units", "geometry", "basis", "layers", "scatter", "lkm"},
-    {"neighbours", "skin", "atomic", "precision", "device", "recording", "stopping"},
+    {"neighbours", "skin", "atomic", "precision", "device", "recording", "threads", "stopping"},
     {"disagreement", "latent", "collection"},
     {"graph"},
     {"energy", "triplets", "angular"},

@@ -16,6 +16,7 @@ from lkm_calc import save_model
 from lkm_calc.device import choose_device
 from lkm_calc.precision import fast_matmul, tf32_matmul
 from lkm_calc.stopping import stop_signals
+from lkm_calc.threads import threads_for
 
 from .calibrate import calibrate_file
 from .config import Config, ConfigError, DataConfig
@@ -113,7 +114,11 @@ class _Run:
         if first:
             self.record.begin(self.split, state.step)
         end = self.total if stop_after is None else min(stop_after, self.total)
-        with fast_matmul(), tf32_matmul(self.config.run.tf32):
+        with (
+            fast_matmul(),
+            threads_for(self._rows()),
+            tf32_matmul(self.config.run.tf32),
+        ):
             with stop_signals() as stopped:
                 for epoch in self._epochs(end, Stop(stopped, self.team)):
                     self._validate(epoch)
@@ -126,6 +131,11 @@ class _Run:
                     self.record.finish(state, self.validation, self.test)
             self.team.wait()
             return self.record.best if finished else None
+
+    def _rows(self) -> int:
+        """Return the mean number of edges of a batch."""
+        edges = self.data.edge_index.shape[1]
+        return edges * self.config.optimiser.batch_size // len(self.data)
 
     def _calibrate(self) -> None:
         """Put into the best model's file what its guards go by, if there are forces."""
