@@ -21,6 +21,7 @@ from .energy import EnergyModel
 from .guards import Guard, Thresholds
 from .hessian import hessian_of_atoms
 from .neighbours import Search, neighbour_list
+from .precision import deterministic as exact_repeats
 from .skin import VerletList, check_skin
 from .zbl import with_zbl
 
@@ -107,6 +108,10 @@ class LKMCalculator(Calculator):
         if dtype is not None and dtype not in _DTYPES:
             raise ValueError(f"dtype is {dtype!r}; choose 'float32', 'float64' or None.")
         check_skin(skin)
+        if thresholds is not None and on_extrapolation is None:
+            raise ValueError(
+                "There are thresholds but no guard: give on_extrapolation='warn', 'stop' or 'save'."
+            )
         place = choose_device(device)
         sources = [model] if isinstance(model, str | Path | EnergyModel) else list(model)
         members = [_load(source, place, dtype) for source in sources]
@@ -121,7 +126,15 @@ class LKMCalculator(Calculator):
             else None
         )
         names = [one.name if isinstance(one, EnergyModel) else str(one) for one in sources]
-        self.parameters.update(models=names, device=str(place), dtype=dtype, skin=skin)
+        self.parameters.update(
+            models=names,
+            device=str(place),
+            dtype=dtype,
+            skin=skin,
+            compile=compile,
+            zbl=zbl,
+            deterministic=deterministic,
+        )
 
     @property
     def models(self) -> tuple[EnergyModel, ...]:
@@ -206,7 +219,8 @@ class LKMCalculator(Calculator):
         Raises:
             ValueError: As on calculation.
         """
-        return hessian_of_atoms(self.models, atoms)
+        with exact_repeats(self._committee.exact_repeats):
+            return hessian_of_atoms(self.models, atoms)
 
     def evaluate(
         self, structures: Iterable[ase.Atoms], batch_size: int = 32, progress: bool = False

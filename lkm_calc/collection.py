@@ -21,7 +21,8 @@ class Collection:
     """An extxyz file of structures without labels, none like another.
 
     It is written anew, whole or not at all, with every structure: a simulation may be interrupted
-    at any time, and a later one goes on with the same file. Energies and forces of a model are left
+    at any time, and a later one goes on with the same file. What other simulations add to it
+    meanwhile is kept, unless two write in the same instant. Energies and forces of a model are left
     out, so that they cannot be taken for labels.
 
     Args:
@@ -39,23 +40,34 @@ class Collection:
         self.file, self.tolerance, self.limit = Path(file), tolerance, limit
         self._fingerprints: dict[bytes, list[NDArray[np.float32]]] = defaultdict(list)
         self._text = ""
-        if not self.file.exists():
-            return
+        self._read()
+
+    def _read(self) -> None:
+        """Take note of what the file holds, if another one has written to it."""
         try:
-            self._text = self.file.read_text(encoding="utf-8")
-            for atoms in ase.io.read(io.StringIO(self._text), ":", format="extxyz"):
+            text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
+            if text == self._text:
+                return
+            self._fingerprints.clear()
+            for atoms in ase.io.read(io.StringIO(text), ":", format="extxyz"):
                 self._note(atoms)
         except (XYZError, KeyError, OSError, ValueError) as error:
             raise ValueError(
                 f"{self.file} cannot be read as extxyz ({error}). Name another file for the "
                 "structures to collect, or move this one away."
             ) from error
+        self._text = text if not text or text.endswith("\n") else text + "\n"
 
     def __len__(self) -> int:
         return sum(map(len, self._fingerprints.values()))
 
     def add(self, atoms: ase.Atoms, info: Mapping[str, float]) -> bool:
-        """Add a structure, with figures to its comment line, and tell whether it is new."""
+        """Add a structure, with figures to its comment line, and tell whether it is new.
+
+        Raises:
+            ValueError: Another program has made the file unreadable.
+        """
+        self._read()
         if len(self) >= self.limit or not self._note(atoms):
             return False
         bare = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
@@ -83,7 +95,8 @@ class Collection:
 def fingerprint(atoms: ase.Atoms) -> NDArray[np.float32]:
     """Return the distances of a structure in Å, sorted within each pair of elements.
 
-    Nearest images count where it is periodic. Of a pair of elements with more than MAX_DISTANCES,
+    Nearest images count where it is periodic, and with them the lengths of the cell vectors and of
+    their sums. Of a pair of elements with more than MAX_DISTANCES,
     as many are taken evenly from the sorted ones, the closest among them.
     """
     first, second = np.triu_indices(len(atoms), 1)
@@ -91,6 +104,9 @@ def fingerprint(atoms: ase.Atoms) -> NDArray[np.float32]:
     ends = np.sort(np.stack([atoms.numbers[first], atoms.numbers[second]]), axis=0)
     kinds = ends[0] * 1000 + ends[1]
     parts = [np.empty(0)]
+    if atoms.pbc.any():
+        a, b, c = atoms.cell.array
+        parts.append(np.linalg.norm([a, b, c, a + b, a + c, b + c], axis=1))
     for kind in np.unique(kinds):
         one = np.sort(distances[kinds == kind])
         chosen = np.linspace(0, len(one) - 1, min(len(one), MAX_DISTANCES)).round().astype(int)

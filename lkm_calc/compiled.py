@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,10 @@ class CompiledForces:
         self.failed = False
         self.used = False
         """Whether the last call was made by a program."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave programs out of copies, which load or record their own."""
+        return vars(self) | {"choices": []}
 
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
         """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU.

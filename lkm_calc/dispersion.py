@@ -93,7 +93,7 @@ def with_d3(calculator: Calculator, functional: str) -> DispersionCalculator:
         ValueError: There are no parameters for the functional.
     """
     try:
-        RationalDampingParam(method=functional)  # type: ignore[no-untyped-call]
+        RationalDampingParam(method=functional)  # type: ignore[no-untyped-call, unused-ignore]
     except RuntimeError as error:
         raise ValueError(
             f"D3(BJ) has no parameters for the functional {functional!r} ({error}). Name that of "

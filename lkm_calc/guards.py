@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .calibration import calibration_of
 from .collection import Collection
 from .energy import EnergyModel
-from .neighbours import neighbour_list
+from .neighbours import edges_within
 
 ACTIONS = ("warn", "stop", "save")
 """What to do with a structure that is outside."""
@@ -169,6 +169,13 @@ def _measures(models: Sequence[EnergyModel], thresholds: Thresholds) -> list[_Me
             "element on held-out frames)"
         )
         measures.append(partial(_largest, "latent_distance", thresholds.latent_distance, told))
+    if thresholds.closest > 0 and not found:
+        warnings.warn(
+            "None of the committee's models tells which distances of atoms it was trained on, so "
+            "the guard does not notice atoms that come too close. Run lkm-train calibrate MODEL "
+            "DATA, or give Thresholds(closest=0).",
+            stacklevel=2,
+        )
     if found and thresholds.closest > 0:
         # What one member of a committee has not seen, the committee has not.
         table = np.max([c.closest_table() for c in found], axis=0)
@@ -196,11 +203,9 @@ def _closest(
     numbers, positions, cell = atoms.numbers, atoms.positions, np.asarray(atoms.cell.complete())
     present = np.unique(numbers)
     reach = table[np.ix_(present, present)].max()
-    edges = neighbour_list(positions, reach, cell, atoms.pbc)
-    first, second = edges.edge_index
+    (first, second), distances = edges_within(positions, reach, cell, atoms.pbc)
     if not len(first):
         return None
-    distances = np.linalg.norm(positions[second] - positions[first] + edges.shifts @ cell, axis=1)
     thresholds = table[numbers[first], numbers[second]]
     worst = int((distances / thresholds).argmin())
     value, threshold = float(distances[worst]), float(thresholds[worst])

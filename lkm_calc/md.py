@@ -21,13 +21,17 @@ from .ensembles import (
 )
 from .guards import ExtrapolationError
 from .md_record import LogRow, MDRecord, RestartError, differences
-from .neighbours import neighbour_list
+from .neighbours import edges_within
 from .stopping import stop_signals
 
 BOND = 2.5
 """Distance in Å: an atom that starts with another one this near is part of something."""
 LOST = 5.0
 """Distance in Å: such an atom that has no other one this near has flown off."""
+
+SAME_FORCES = 1e-3
+"""Largest difference of forces in eV/Å, in proportion more beyond 1 eV/Å, between two computations
+with the same model: on a CPU there is none, on a GPU in float32 a hundredth of this."""
 
 
 class MDError(RuntimeError):
@@ -48,7 +52,8 @@ class Simulation:
         folder: Where the files are.
         restart_every: Steps from one restart file to the next.
         identity: JSON values of what else must be the same for a run to be continued, such as
-            the checksum of the model.
+            a checksum of the first structure. Settings, elements and, by the forces on the saved
+            state, the model are always compared.
 
     Raises:
         RestartError: The folder holds another run, or its files are damaged.
@@ -90,6 +95,7 @@ class Simulation:
         self.conserved: float | None = state.get("conserved")
         self.bound: list[int] = state.get("bound", [])
         if self.resumed:
+            self._check_forces(np.asarray(state["forces"]))
             self.dynamics.nsteps = state["step"]
             for constraint, lengths in zip(
                 self.atoms.constraints, state["bond_lengths"], strict=True
@@ -190,9 +196,9 @@ class Simulation:
 
     def _has_company(self, distance: float) -> np.ndarray:
         """Tell of each atom whether another one, or an image, is within a distance in Å."""
-        atoms = self.atoms
-        edges = neighbour_list(atoms.positions, distance, atoms.cell.complete(), atoms.pbc)
-        return np.bincount(edges.edge_index[1], minlength=len(atoms)) > 0
+        atoms, cell = self.atoms, np.asarray(self.atoms.cell.complete())
+        near = edges_within(atoms.positions, distance, cell, atoms.pbc)[0]
+        return np.bincount(near[1], minlength=len(atoms)) > 0
 
     def _save(self) -> None:
         self.record.save(
@@ -210,6 +216,7 @@ class Simulation:
                 "degrees_of_freedom": self.degrees_of_freedom,
                 "conserved": self.conserved,
                 "bound": self.bound,
+                "forces": self.atoms.get_forces(apply_constraint=False),
             }
         )
 
@@ -226,6 +233,15 @@ class Simulation:
                 "values to continue it, or choose another folder."
             )
         return state
+
+    def _check_forces(self, saved: np.ndarray) -> None:
+        """Raise a RestartError if the calculator computes other forces than that of the run."""
+        off = np.abs(self.atoms.get_forces(apply_constraint=False) - saved).max()
+        if not off <= SAME_FORCES * max(1.0, np.abs(saved).max()):
+            raise RestartError(
+                f"{self.record.folder} holds a run with another model: the forces on its last "
+                f"state differ by {off:.3g} eV/Å. Attach the same model, or choose another folder."
+            )
 
     def _picoseconds(self) -> float:
         return self.step * self.settings.timestep / 1000

@@ -27,6 +27,7 @@ STATE = (
     "degrees_of_freedom",
     "conserved",
     "bound",
+    "forces",
 )
 """What a restart file holds beside its version."""
 
@@ -80,10 +81,24 @@ class MDRecord:
         self.restart = self.folder / "restart.json"
 
     def begin(self) -> None:
-        """Start empty files, in place of those of a run that was killed before it was saved."""
+        """Start empty files, in place of those of a run that was killed before it was saved.
+
+        Raises:
+            ValueError: There are files of those names that no run made.
+        """
+        head = ",".join(LogRow._fields)
+        logged = self.log.read_text(encoding="utf-8") if self.log.exists() else None
+        ours = logged is not None and (head + "\n").startswith(logged[: len(head) + 1])
+        for path in (self.log, self.trajectory):
+            if path.exists() and not ours:
+                raise ValueError(
+                    f"{path} is there and belongs to no run. Choose another folder or file name, "
+                    "or move it away."
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
+        # In this order: a trajectory without a log is somebody else's.
+        self.log.write_text(head + "\n", encoding="utf-8")
         self.trajectory.unlink(missing_ok=True)
-        self.log.write_text(",".join(LogRow._fields) + "\n", encoding="utf-8")
 
     def add_frame(self, atoms: ase.Atoms) -> None:
         """Append a frame with momenta, energy and forces to the trajectory."""

@@ -137,6 +137,29 @@ def _order(*columns: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.argsort(key) if values < 2**63 else np.lexsort(columns[::-1])
 
 
+USUAL = 5.0
+"""Radius in Å at which structures are searched at least: a smaller one makes more search cells than
+there may be in structures that every model can handle."""
+
+
+def edges_within(
+    positions: NDArray[np.float64],
+    radius: float,
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the pairs (2, edges) no farther apart than a radius that may be short, and how far.
+
+    Args and errors are those of :func:`neighbour_list`.
+    """
+    edges = neighbour_list(positions, max(radius, USUAL), cell, pbc)
+    source, target = edges.edge_index
+    vectors = positions[target] - positions[source] + edges.shifts @ cell
+    lengths = np.linalg.norm(vectors, axis=1)
+    near = lengths <= radius
+    return edges.edge_index[:, near], lengths[near]
+
+
 MAX_SPAN = 1000.0
 """Largest distance in Å that atoms may spread over in a direction that does not repeat."""
 MAX_CELLS = 100_000

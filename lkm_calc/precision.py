@@ -1,11 +1,38 @@
 """A faster route for float32 matrix products on CPUs, taken only where it loses no accuracy."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
+
+
+class _Shared:
+    """A setting of the whole process, made by the first of several threads and undone by the last.
+
+    If each thread set back what it found, one would find what another one has set, and leave it.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[], None]]) -> None:
+        self.make = make
+        self.lock, self.depth = threading.Lock(), 0
+        self.undo: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        with self.lock:
+            if self.depth == 0:
+                self.undo = self.make()
+            self.depth += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.depth -= 1
+                if self.depth == 0:
+                    self.undo()
 
 
 @cache
@@ -31,16 +58,25 @@ def _onednn_is_exact() -> bool:
     return bool(routed <= 2 * ordinary)
 
 
-@contextmanager
-def _matmul_route(precision: str) -> Iterator[None]:
-    """Set the route of float32 matrix products on the CPU, and set it back at the end."""
+def _set_route(precision: str) -> Callable[[], None]:
+    """Set the route of float32 matrix products on the CPU, and return what sets it back."""
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
     settings.fp32_precision = precision
+    return lambda: setattr(settings, "fp32_precision", before)
+
+
+@contextmanager
+def _matmul_route(precision: str) -> Iterator[None]:
+    """Take a route of float32 matrix products on the CPU for a while."""
+    undo = _set_route(precision)
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        undo()
+
+
+_BY_ONEDNN = _Shared(lambda: _set_route("bf16"))
 
 
 MIN_ROWS = 200
@@ -59,7 +95,7 @@ def fast_matmul(rows: int = MIN_ROWS) -> Iterator[None]:
         rows: Number of rows of the larger products, that is of edges.
     """
     if rows >= MIN_ROWS and _onednn_is_exact():
-        with _matmul_route("bf16"):
+        with _BY_ONEDNN.held():
             yield
     else:
         yield
@@ -92,9 +128,12 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
         RuntimeError: Within, on CUDA: matrix products too need the environment variable
             CUBLAS_WORKSPACE_CONFIG=:4096:8, set before Python starts; torch says so.
     """
-    if not enabled:
+    with _DETERMINISTIC.held() if enabled else nullcontext():
         yield
-        return
+
+
+def _set_deterministic() -> Callable[[], None]:
+    """Allow deterministic algorithms only, and return what allows again what was allowed."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
@@ -102,8 +141,12 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory that it has not written; filling it first costs time.
     memory.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
+
+    def undo() -> None:
         memory.fill_uninitialized_memory = fill
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+    return undo
+
+
+_DETERMINISTIC = _Shared(_set_deterministic)

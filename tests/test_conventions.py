@@ -159,6 +159,7 @@ def test_parameters_are_told_and_settled(tmp_path):
     save_model(small_model(), path)
     calc = LKMCalculator(path, "cpu", "float32")
     told = {"models": [str(path)], "device": "cpu", "dtype": "float32", "skin": 1.0}
+    told |= {"compile": False, "zbl": False, "deterministic": False}
     assert json.loads(encode(calc.todict())) == told
     with pytest.raises(ValueError, match="dtype cannot be set; make a new"):
         calc.set(dtype="float64")

@@ -4,7 +4,7 @@ import ase
 import ase.io
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
 
 from lkm_calc import LKMCalculator
 from lkm_calc.collection import MAX_DISTANCES, Collection, fingerprint
@@ -177,7 +177,11 @@ def test_refusals():
         Guard([bare], "warn")
     with pytest.raises(ValueError, match="no calibration.*Thresholds"):
         Guard([bare, bare], "warn")
-    Guard([bare, bare], "warn", thresholds=Thresholds(force_spread=0.3))
+    with pytest.warns(UserWarning, match="does not notice atoms that come too close"):
+        Guard([bare, bare], "warn", thresholds=Thresholds(force_spread=0.3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Guard([bare, bare], "warn", thresholds=Thresholds(force_spread=0.3, closest=0))
 
 
 def test_the_calculator_stops_each_time_and_keeps_no_results(methane):
@@ -204,3 +208,32 @@ def test_the_calculator_saves_and_goes_on(methane, tmp_path):
     assert methane.calc.guard.counts == {"force_spread": 1}
     assert len(ase.io.read(file, ":")) == 1
     assert LKMCalculator(models).guard is None
+
+
+def test_two_collections_of_one_file_keep_each_others_structures(tmp_path):
+    file = tmp_path / "hard.extxyz"
+    first, second = Collection(file), Collection(file)
+    assert first.add(molecule("CH4"), {})
+    assert second.add(molecule("H2O"), {})
+    assert not second.add(molecule("CH4"), {})
+    assert [len(atoms) for atoms in ase.io.read(file, ":")] == [5, 3]
+
+
+def test_strained_cells_are_not_alike(tmp_path):
+    collection = Collection(tmp_path / "hard.extxyz")
+    for strain in (0.8, 1.0, 1.2):
+        cell = bulk("Cu")
+        cell.set_cell(cell.cell * strain, scale_atoms=True)
+        assert collection.add(cell, {})
+
+
+def test_a_last_line_without_an_end_is_completed(tmp_path):
+    file = tmp_path / "hard.extxyz"
+    file.write_text("1\n\nH 0 0 0")
+    assert Collection(file).add(molecule("H2O"), {})
+    assert [len(atoms) for atoms in ase.io.read(file, ":")] == [1, 3]
+
+
+def test_thresholds_without_a_guard_are_refused():
+    with pytest.raises(ValueError, match="no guard: give on_extrapolation"):
+        LKMCalculator(small_model(), thresholds=Thresholds(closest=0.8))

@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -79,3 +82,27 @@ def test_the_same_bits_at_every_call_and_nothing_refused(name):
                 assert torch.equal(a, b)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_threads_do_not_leave_each_others_settings():
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+    before = torch.backends.mkldnn.matmul.fp32_precision
+
+    def first():
+        with precision.deterministic(), fast_matmul():
+            first_in.set()
+            second_in.wait(10)
+        first_out.set()
+
+    def second():
+        first_in.wait(10)
+        with precision.deterministic(), fast_matmul():
+            second_in.set()
+            first_out.wait(10)
+            assert torch.are_deterministic_algorithms_enabled(), "still inside"
+
+    with ThreadPoolExecutor(2) as pool:
+        for task in [pool.submit(first), pool.submit(second)]:
+            task.result()
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.mkldnn.matmul.fp32_precision == before

@@ -1,5 +1,6 @@
 """MD that was stopped or killed goes on to the numbers of a run that was not, bit for bit."""
 
+import json
 import logging
 import os
 import signal
@@ -209,12 +210,12 @@ def test_killed_at_any_moment(tmp_path):
 def test_the_command_is_killed_and_goes_on(tmp_path, monkeypatch, caplog):
     rattled(amplitude=0.02).write(tmp_path / "ethanol.xyz")
     arguments = ["md", "rmd17-ethanol", "ethanol.xyz", "--device", "cpu"]
-    arguments += ["--steps", "200", "--restart-every", "25"]
+    arguments += ["--restart-every", "25"]
     threads = str(torch.get_num_threads())
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
     log = tmp_path / "parts" / "log.csv"
     process = subprocess.Popen(
-        [sys.executable, "-m", "lkm_calc", *arguments, "--output", "parts"],
+        [sys.executable, "-m", "lkm_calc", *arguments, "--steps", "100000", "--output", "parts"],
         cwd=tmp_path,
         env=environment,
         stderr=subprocess.PIPE,
@@ -226,6 +227,8 @@ def test_the_command_is_killed_and_goes_on(tmp_path, monkeypatch, caplog):
     assert process.returncode == -signal.SIGKILL
     caplog.set_level(logging.INFO)
     monkeypatch.chdir(tmp_path)
+    steps = 100 + json.loads((tmp_path / "parts" / "restart.json").read_text())["step"]
+    arguments += ["--steps", str(steps)]
     assert main([*arguments, "--output", "parts"]) == 0
     assert "Going on from step" in caplog.text
     assert main([*arguments, "--output", "whole"]) == 0
@@ -294,3 +297,26 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     assert simulation.run(20), "nothing to do"
     assert simulation.run(STEPS)
     assert_same(tmp_path / "parts", expected)
+
+
+def test_another_model_is_noticed_by_its_forces(tmp_path):
+    Simulation(spring_molecule(), MDSettings(), tmp_path).run(3)
+    atoms = spring_molecule()
+    atoms.calc = LKMCalculator("rmd17-ethanol", "cpu")
+    with pytest.raises(RestartError, match="a run with another model: the forces"):
+        Simulation(atoms, MDSettings(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "trajectory.traj"])
+def test_files_that_no_run_made_are_kept(tmp_path, name):
+    (tmp_path / name).write_text("mine\n")
+    with pytest.raises(ValueError, match="belongs to no run"):
+        Simulation(spring_molecule(), MDSettings(), tmp_path).run(3)
+    assert (tmp_path / name).read_text() == "mine\n"
+
+
+def test_a_molecule_in_a_large_box(tmp_path):
+    atoms = spring_molecule()
+    atoms.set_cell([130, 130, 130])
+    atoms.pbc = True
+    assert Simulation(atoms, MDSettings(), tmp_path).run(3)

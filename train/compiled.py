@@ -24,7 +24,7 @@ Program = Callable[..., list[Tensor]]
 """From the weights and the tensors of a batch to the losses and the gradients."""
 
 MAX_PROGRAMS = 2
-"""Shapes compiled: that of whole batches, and that of what remains at the end of an epoch."""
+"""Shapes compiled: that of batches, or of the two kinds of pieces into which they are cut."""
 TOLERANCE = 1e-3
 """Largest difference from the ordinary gradients over their norm; float32 makes a hundredth."""
 

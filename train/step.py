@@ -54,7 +54,7 @@ class Stepper:
         mine, totals = self.team.part(indices), self.data.totals(indices)
         for piece in mine.chunk(options.accumulate) if len(mine) else ():
             batch = self.data.batch(piece)
-            if self.recorded is None:
+            if self.recorded is None or not self._repeats(totals):
                 losses += self.add_gradients(batch, totals)
             else:
                 graph = pad(batch.graph, self.data.capacity(piece), self.data.cutoff)
@@ -67,6 +67,15 @@ class Stepper:
         state.optimiser.step()
         state.update_average(average_decay(state.step, self.total, options))
         state.loss_sums += losses
+
+    def _repeats(self, totals: Totals) -> bool:
+        """Tell whether a batch is worth a recording or a program.
+
+        One that an epoch ends with is not worth compiling; so which are compiled does not depend
+        on where a run was stopped.
+        """
+        whole = self.config.optimiser.batch_size
+        return not self.config.run.compile or totals.graphs == whole
 
     def add_gradients(self, batch: Batch, totals: Totals) -> Float[Tensor, " parts"]:
         """Add the gradients of a piece of a batch, and return its part of the losses in float64.

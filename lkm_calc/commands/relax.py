@@ -9,6 +9,7 @@ import ase
 import ase.io
 import numpy as np
 from ase.filters import FrechetCellFilter
+from ase.io.formats import UnknownFileTypeError, filetype
 from ase.io.trajectory import Trajectory
 from ase.optimize import BFGS, FIRE, FIRE2, LBFGS, BFGSLineSearch
 from ase.optimize.optimize import Optimizer
@@ -67,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
     atoms.calc = make_calculator(options)
     name = Path(options.structure.rpartition("@")[0] or options.structure).stem
     output = options.output or Path(f"{name}-relaxed.xyz")
+    format = _format(output)
     before = atoms.get_potential_energy()
     steps = relax(
         atoms,
@@ -77,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         options.trajectory,
     )
     with replacing(output) as temporary:
-        ase.io.write(temporary, atoms)
+        ase.io.write(temporary, atoms, format=format)
     energy, force = atoms.get_potential_energy(), largest_force(atoms)
     logger.info(
         "%s: energy %.4f eV, %.4f below the start; largest force %.4g eV/Å.",
@@ -97,6 +99,17 @@ def run(options: argparse.Namespace) -> int:
         return 1
     logger.info("Relaxed in %d steps of %s.", steps, options.optimiser)
     return 0
+
+
+def _format(output: Path) -> str:
+    """Return the format in which ASE writes a file of this name."""
+    try:
+        return str(filetype(str(output), read=False))
+    except UnknownFileTypeError as error:
+        raise ValueError(
+            f"--output is {output}: ASE knows no format by this name. Take one such as .xyz, "
+            ".cif or CONTCAR."
+        ) from error
 
 
 def relax(
