@@ -22,7 +22,7 @@ def steps(compile, batches=([0, 1, 2, 3], [4, 5, 0, 2], [5])):
     """Make a few steps and return the stepper, the weights and the losses."""
     frames = frames_of([rattled(seed=k) for k in range(6)])
     frames = replace(frames, forces=frames.forces / 10)
-    optimiser = OptimiserConfig(accumulate=2)
+    optimiser = OptimiserConfig(batch_size=4, accumulate=2)
     loss = LossConfig(gamma=0.1, gamma_warmup_steps=3)
     config = Config(loss=loss, optimiser=optimiser, run=RunConfig(compile=compile))
     model = small_model(**FEW_LAYERS)
@@ -72,10 +72,20 @@ def test_trains_in_the_ordinary_way_where_compilation_fails(monkeypatch, compile
         assert relative_error(a, b) < 1e-8
 
 
+def test_which_batches_are_compiled_does_not_depend_on_where_a_run_goes_on(monkeypatch):
+    monkeypatch.setattr(compiled, "inductor_compile", lambda traced, inputs, options: traced)
+    end, whole = [5, 4, 3], [0, 1, 2, 3]
+    for batches in ([whole, end, whole], [end, whole, end]):
+        stepper, *_ = steps(True, batches)
+        assert [key[3] for key in stepper.recorded.programs] == [18], "two frames of nine atoms"
+
+
 def test_further_shapes_are_computed_in_the_ordinary_way(monkeypatch):
     monkeypatch.setattr(compiled, "inductor_compile", lambda traced, inputs, options: traced)
-    stepper, *_ = steps(True, ([0, 1], [0, 1, 2], [0, 1, 2, 3, 4, 5], [2, 3]))
-    assert len(stepper.recorded.programs) == compiled.MAX_PROGRAMS
+    monkeypatch.setattr(compiled, "MAX_PROGRAMS", 1)
+    monkeypatch.setattr(Stepper, "_repeats", lambda self, totals: True)
+    stepper, *_ = steps(True, ([0, 1], [0, 1, 2], [0, 1, 2, 3], [2, 3]))
+    assert len(stepper.recorded.programs) == 1
     assert not stepper.recorded.failed
 
 
