@@ -102,7 +102,7 @@ def _over_time(axes: Axes, log: dict[str, Array]) -> None:
         slope, offset = np.polyfit(time, drift, 1)
         axes.plot(time, drift, linewidth=0.3, color="0.5")
         axes.plot(time, slope * time + offset, color="C3", label=f"{slope:+.1e} meV/atom/ps")
-        axes.set(ylabel="total energy, meV/atom, from the start")
+        axes.set(ylabel="total energy, meV/atom")
     else:
         kelvin = log["temperature_K"]
         axes.plot(time, kelvin, linewidth=0.2, color="0.5")

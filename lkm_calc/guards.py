@@ -173,7 +173,7 @@ def _measures(models: Sequence[EnergyModel], thresholds: Thresholds) -> list[_Me
         warnings.warn(
             "None of the committee's models tells which distances of atoms it was trained on, so "
             "the guard does not notice atoms that come too close. Run lkm-train calibrate MODEL "
-            "DATA, or give Thresholds(closest=0).",
+            "DATA, or give Thresholds(closest=0.0).",
             stacklevel=2,
         )
     if found and thresholds.closest > 0:

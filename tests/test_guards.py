@@ -181,7 +181,7 @@ def test_refusals():
         Guard([bare, bare], "warn", thresholds=Thresholds(force_spread=0.3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Guard([bare, bare], "warn", thresholds=Thresholds(force_spread=0.3, closest=0))
+        Guard([bare, bare], "warn", thresholds=Thresholds(force_spread=0.3, closest=0.0))
 
 
 def test_the_calculator_stops_each_time_and_keeps_no_results(methane):
