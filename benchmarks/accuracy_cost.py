@@ -35,7 +35,7 @@ KCAL = 43.364
 SAME_SIZE = {
     # MD17's original labels, 1000 frames: Schütt et al. 2021 (arXiv:2102.03150), table 2; 128
     # features, three interactions and 5 Å, as benchmarks/peers.py has it.
-    "PaiNN (SchNetPack)": {"ethanol": 0.230 * KCAL, "aspirin": 0.371 * KCAL},
+    "PaiNN": {"ethanol": 0.230 * KCAL, "aspirin": 0.371 * KCAL},
 }
 """Published force errors in meV/Å of peers that are timed here at their published size."""
 
@@ -135,7 +135,10 @@ def plot(paths: list[Path], output: Path) -> None:
             xlabel=f"time of a step / {BASELINE} of published size",
             ylabel="force MAE on test frames, meV/Å",
         )
-        axes.legend(fontsize=7)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:.1g}")
+        axes.legend(fontsize=7, loc="lower left")
     figure.savefig(output, dpi=130)
 
 
