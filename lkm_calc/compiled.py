@@ -181,7 +181,7 @@ class CompiledForces:
             if kind == "cpu":
                 return self._kept(graph, capacity, stress)
         except RuntimeError as error:  # of loaders, drivers and memory
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise CompileError(f"the program cannot be used ({reason}).") from error
         raise CompileError(f"there are no programs for the device {self.model.device}.")
 
@@ -209,6 +209,11 @@ class CompiledForces:
             return results
 
         return capacity, run
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def cache_folder() -> Path:
@@ -308,7 +313,7 @@ def _compile(model: EnergyModel, padded: Graph, stress: bool, path: Path) -> Non
                 temporary.touch(mode=0o600)
                 temporary.write_bytes(Path(made).read_bytes())
     except Exception as error:  # compilers and their drivers fail in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CompileError(
             f"the program could not be compiled ({reason}). A C++ compiler such as g++ is needed."
         ) from error

@@ -12,6 +12,8 @@ from torch._inductor import compile as inductor_compile
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lkm_calc.compiled import CompileError, first_line
+
 from .loader import Batch, Totals
 from .loss import Losses
 from .recorded import GradientFunction, shapes_of
@@ -102,7 +104,7 @@ class CompiledGradients:
         except CompileError:
             raise
         except Exception as error:  # compilers and their drivers fail in many ways
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise CompileError(
                 f"the step could not be compiled ({reason}). A C++ compiler such as g++ is needed."
             ) from error
@@ -141,10 +143,6 @@ class CompiledGradients:
                 f"the compiled gradients are off by {off:.2g} of {norm:.2g}. Please report this "
                 "with the versions of torch and of the compiler."
             )
-
-
-class CompileError(RuntimeError):
-    """A step cannot be compiled, or computes something else than it should."""
 
 
 class _Step(nn.Module):
