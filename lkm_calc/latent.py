@@ -150,14 +150,14 @@ def _check(symbol: str, mean: Tensor, directions: Tensor, deviations: Tensor, re
 
 
 def fit_latent(
-    batches: Iterable[tuple[Int[Tensor, " atoms"], Sequence[Float[Tensor, "atoms dim"]]]],
+    batches: Iterable[tuple[Int[Tensor, " _atoms"], Sequence[Float[Tensor, "_atoms dim"]]]],
     elements: Sequence[int],
     least: int,
 ) -> LatentSpace:
     """Return where atoms lie, in standard deviations.
 
     Args:
-        batches: Atomic numbers of training atoms, and their embeddings of each layer.
+        batches: Atomic numbers of training atoms, and their embeddings of each layer; of any sizes.
         elements: Atomic numbers of the model's elements.
         least: Number of atoms of an element below which those of all stand in for them.
     """
