@@ -18,17 +18,18 @@ FEW_LAYERS = dict(num_blocks=1, num_before_skip=0, num_after_skip=0, num_output_
 """Compiling takes as long as there are operations."""
 
 
-def steps(compile, batches=([0, 1, 2, 3], [4, 5, 0, 2], [5])):
+def steps(compile, batches=([0, 1, 2, 3], [4, 5, 0, 2], [5]), seed=0, gamma=0.1, programs=None):
     """Make a few steps and return the stepper, the weights and the losses."""
     frames = frames_of([rattled(seed=k) for k in range(6)])
     frames = replace(frames, forces=frames.forces / 10)
     optimiser = OptimiserConfig(batch_size=4, accumulate=2)
-    loss = LossConfig(gamma=0.1, gamma_warmup_steps=3)
+    loss = LossConfig(gamma=gamma, gamma_warmup_steps=3)
     config = Config(loss=loss, optimiser=optimiser, run=RunConfig(compile=compile))
-    model = small_model(**FEW_LAYERS)
+    model = small_model(seed=seed, **FEW_LAYERS)
+    model.calibrate(1.0 + seed, {6: float(seed)}, [1, 6, 8])
     data = GraphFrames(frames, model, torch.device("cpu"))
     state = TrainingState.create(model, optimiser)
-    stepper = Stepper(state, data, config, Workers(), total=10)
+    stepper = Stepper(state, data, config, Workers(), total=10, programs=programs)
     for indices in batches:
         stepper.step(torch.tensor(indices), 1e-3, Stop([], Workers()))
     return stepper, torch.cat([p.detach().flatten() for p in model.parameters()]), state.loss_sums
@@ -77,7 +78,21 @@ def test_which_batches_are_compiled_does_not_depend_on_where_a_run_goes_on(monke
     end, whole = [5, 4, 3], [0, 1, 2, 3]
     for batches in ([whole, end, whole], [end, whole, end]):
         stepper, *_ = steps(True, batches)
-        assert [key[3] for key in stepper.recorded.programs] == [18], "two frames of nine atoms"
+        assert [key[1][3] for key in stepper.recorded.programs] == [18], "two frames of nine atoms"
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.02, "auto"])
+def test_runs_of_other_seeds_and_gammas_share_programs(gamma):
+    programs = {}
+    whole = [0, 1, 2, 3], [4, 5, 0, 2]
+    steps(True, whole, programs=programs)
+    assert len(programs) == 1
+    stepper, *found = steps(True, whole, 1, gamma, programs)
+    assert stepper.recorded.compiled == 0
+    assert len(programs) == 1
+    _, *expected = steps(False, whole, 1, gamma)
+    for a, b in zip(found, expected, strict=True):
+        assert relative_error(a, b) < 1e-8
 
 
 def test_further_shapes_are_computed_in_the_ordinary_way(monkeypatch):

@@ -37,7 +37,7 @@ def model_card(header: Mapping[str, Any], title: str, command: str, picture: str
 | units | energies {training.get("energy_unit", "eV")}, forces eV/Å |
 | trained on | {_data(training, config["data"])} |
 | loss | {loss["kind"]}; weights: energy {loss["energy"]:g} (eV per structure), forces \
-{loss["forces"]:g} (eV/Å per component), LKM γ = {loss["gamma"]:g} ({loss["lkm_distance"]}) |
+{loss["forces"]:g} (eV/Å per component), LKM γ = {loss["gamma"]} ({loss["lkm_distance"]}) |
 | optimiser | AdamW, {optimiser["epochs"]} epochs of batches of {optimiser["batch_size"]}, \
 learning rate {optimiser["learning_rate"]:g} after {optimiser["warmup_steps"]} warm-up steps, \
 {_schedule(optimiser)} |

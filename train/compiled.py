@@ -1,5 +1,6 @@
 """Gradients of a batch as one compiled program of fixed shapes, for training on a CPU."""
 
+import json
 import logging
 import time
 import warnings
@@ -14,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from lkm_calc.compiled import CompileError, first_line
 
+from .config import Config, to_table
 from .loader import Batch, Totals
 from .loss import Losses
 from .recorded import GradientFunction, shapes_of
@@ -23,7 +25,10 @@ logger = logging.getLogger("lkm_train")
 LossFunction = Callable[[Batch, Totals, Tensor], Losses]
 """Returns the losses of a batch with a γ, as they depend on the weights of the model."""
 Program = Callable[..., list[Tensor]]
-"""From the weights and the tensors of a batch to the losses and the gradients."""
+"""From weights, buffers, γ and the tensors of a batch to the losses and the gradients."""
+
+Programs = dict[tuple[object, ...], Program]
+"""By what is fixed in them."""
 
 MAX_PROGRAMS = 2
 """Shapes compiled: that of batches, or of the two kinds of pieces into which they are cut."""
@@ -46,6 +51,8 @@ class CompiledGradients:
         losses: What to differentiate.
         gamma: The weight of LKM, () float64, which may be changed in place.
         ordinary: Adds the same gradients in the ordinary way.
+        key: What is fixed in a program but for the shapes.
+        programs: Those there are; new ones are added. Runs may share them.
     """
 
     def __init__(
@@ -54,21 +61,25 @@ class CompiledGradients:
         losses: LossFunction,
         gamma: Tensor,
         ordinary: GradientFunction,
+        key: tuple[object, ...],
+        programs: Programs,
     ) -> None:
         self.model, self.losses, self.gamma, self.ordinary = model, losses, gamma, ordinary
-        self.names = [name for name, _ in model.named_parameters()]
-        self.weights = list(model.parameters())
-        self.programs: dict[tuple[object, ...], Program] = {}
+        self.weights, self.buffers = list(model.parameters()), list(model.buffers())
+        self.names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+        self.key, self.programs = key, programs
+        self.compiled = 0
         self.failed = False
 
     def __call__(self, batch: Batch, totals: Totals) -> Tensor:
         """Add the gradients of a batch whose graph is padded, and return its losses in float64."""
-        key = shapes_of(batch, totals)
+        key = (self.key, shapes_of(batch, totals))
         if key not in self.programs:
-            if self.failed or len(self.programs) >= MAX_PROGRAMS:
+            if self.failed or self.compiled >= MAX_PROGRAMS:
                 return self.ordinary(batch, totals)
             try:
                 self.programs[key] = self._compiled(batch, totals)
+                self.compiled += 1
             except CompileError as error:
                 warnings.warn(f"Training without compilation: {error}", stacklevel=2)
                 self.failed = True
@@ -85,7 +96,7 @@ class CompiledGradients:
 
     def _arguments(self, batch: Batch) -> list[Tensor]:
         weights = [weight.detach() for weight in self.weights]
-        return [*weights, self.gamma, *batch.tensors()]
+        return [*weights, *self.buffers, self.gamma, *batch.tensors()]
 
     def _compiled(self, batch: Batch, totals: Totals) -> Program:
         """Compile for the shapes of a batch.
@@ -116,10 +127,11 @@ class CompiledGradients:
         step = _Step(self.model, self.losses, batch, totals)
 
         def function(*arguments: Tensor) -> list[Tensor]:
-            split = len(self.weights)
-            weights = [weight.detach().requires_grad_() for weight in arguments[:split]]
-            replaced = {f"model.{n}": w for n, w in zip(self.names, weights, strict=True)}
-            losses = functional_call(step, replaced, arguments[split:])
+            first, last = len(self.weights), len(self.names)
+            weights = [weight.detach().requires_grad_() for weight in arguments[:first]]
+            tensors = [*weights, *arguments[first:last]]
+            replaced = {f"model.{n}": t for n, t in zip(self.names, tensors, strict=True)}
+            losses = functional_call(step, replaced, arguments[last:])
             gradients = torch.autograd.grad(losses[0], weights, materialize_grads=True)
             return [losses.detach(), *gradients]
 
@@ -143,6 +155,13 @@ class CompiledGradients:
                 f"the compiled gradients are off by {off:.2g} of {norm:.2g}. Please report this "
                 "with the versions of torch and of the compiler."
             )
+
+
+def program_key(config: Config) -> tuple[object, ...]:
+    """Return what a compiled step depends on but for shapes: not γ, which is given to it."""
+    table = to_table(config)
+    loss = {key: value for key, value in table["loss"].items() if not key.startswith("gamma")}
+    return json.dumps([table["model"], loss], sort_keys=True), config.run.dtype
 
 
 class _Step(nn.Module):

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lkm_calc import MODELS
 
@@ -76,14 +76,25 @@ class LossConfig:
     """Weight of the force term, eV/Å per component."""
     stress: float = 0.0
     """Weight of the stress term, eV/Å³ per component."""
-    gamma: float = 0.01
-    """γ, weight of the LKM term; 0 switches it off. model.hypers.lkm_tap chooses the layers."""
+    gamma: float | Literal["auto"] = 0.01
+    """γ, weight of the LKM term; 0 switches it off. model.hypers.lkm_tap chooses the layers. "auto"
+    sets γ in every step so that γ L_KD is the fraction gamma_fraction of the rest of the loss."""
+    gamma_fraction: float = 0.1
+    """See gamma."""
     gamma_warmup_steps: int = 0
     """Steps over which γ grows linearly from zero."""
     lkm_distance: Literal["mse", "mae"] = "mse"
     """Squared or absolute distance of each layer to the mean over layers."""
     lkm_scale_free: bool = False
     """Divide by the mean square (or size) of the embeddings, so that shrinking gains nothing."""
+    raw_energies: bool = False
+    """Fit total energies as they are, rounded to float32, without reference energies, in units of
+    1 kcal/mol: as some published code does, only to study what that costs."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the layers are mixed at all."""
+        return self.gamma == "auto" or self.gamma > 0
 
 
 @dataclass(frozen=True)
@@ -274,6 +285,11 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         if value not in get_args(kind):
             raise ConfigError(f"{name} is {value!r}; choose one of {list(get_args(kind))}.")
         return value
+    if get_origin(kind) is Union:  # a number or a word
+        *numbers, words = get_args(kind)
+        if isinstance(value, str):
+            return _convert(words, value, name)
+        kind = numbers[0]
     if get_origin(kind) is Mapping:
         kind = Mapping
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -309,7 +325,8 @@ def _check(config: Config) -> None:
         "loss.energy": config.loss.energy,
         "loss.forces": config.loss.forces,
         "loss.stress": config.loss.stress,
-        "loss.gamma": config.loss.gamma,
+        "loss.gamma": 0.0 if config.loss.gamma == "auto" else config.loss.gamma,
+        "loss.gamma_fraction": config.loss.gamma_fraction,
         "loss.gamma_warmup_steps": config.loss.gamma_warmup_steps,
         "optimiser.early_stopping": o.early_stopping,
         "optimiser.final_fraction": o.final_fraction,

@@ -19,6 +19,7 @@ from lkm_calc.stopping import stop_signals
 from lkm_calc.threads import threads_for
 
 from .calibrate import calibrate_file
+from .compiled import Programs
 from .config import Config, ConfigError, DataConfig
 from .evaluate import Errors, errors_of, predict
 from .frames import Frames, random_split
@@ -49,7 +50,9 @@ class TrainingDivergedError(RuntimeError):
     """The loss is no longer a number."""
 
 
-def fit(config: Config, stop_after: int | None = None) -> Path | None:
+def fit(
+    config: Config, stop_after: int | None = None, programs: Programs | None = None
+) -> Path | None:
     """Train a model, continuing the run in ``run.directory`` if there is one.
 
     SIGINT and SIGTERM finish the step, save the state and return; the same call goes on from
@@ -59,6 +62,7 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
     Args:
         config: The run.
         stop_after: Stop in the same way once this many steps have been made in all.
+        programs: Compiled steps of earlier runs that may serve this one, to which it adds its own.
 
     Returns:
         The path of the finished model, ``model.safetensors``, or None if stopped before the end.
@@ -75,16 +79,18 @@ def fit(config: Config, stop_after: int | None = None) -> Path | None:
     if device.type == "cuda" and config.run.compile:
         raise ConfigError("run.compile is for the CPU; on a GPU take run.cuda_graphs.")
     with workers(device) as team:
-        return _Run(config, device, team).fit(stop_after)
+        return _Run(config, device, team, programs).fit(stop_after)
 
 
 class _Run:
     """The parts of a run that its steps need."""
 
-    def __init__(self, config: Config, device: torch.device, team: Workers) -> None:
+    def __init__(
+        self, config: Config, device: torch.device, team: Workers, programs: Programs | None
+    ) -> None:
         frames = read(config.data.train, config.data)
         self.test = read(config.data.test, config.data) if config.data.test else None
-        self.config, self.team = config, team
+        self.config, self.team, self.programs = config, team, programs
         self.record = Record(config)
         self.split = random_split(
             len(frames), config.data.n_train, config.data.n_validation, config.run.seed
@@ -147,7 +153,7 @@ class _Run:
         """Train up to the step ``end``, yielding at the end of each epoch."""
         state, config, counters = self.state, self.config, self.state.counters
         options = config.optimiser
-        stepper = Stepper(state, self.data, config, self.team, self.total)
+        stepper = Stepper(state, self.data, config, self.team, self.total, self.programs)
         order = None
         began = time.perf_counter()
         with tqdm(

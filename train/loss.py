@@ -41,10 +41,15 @@ def training_loss(
         config: Kinds and weights.
         totals: Of the batch of which this is a piece; of the piece itself if not given.
         gamma: γ of this step, () float64; that of the configuration if not given.
+
+    Raises:
+        ValueError: γ is not given and the configuration has "auto".
     """
     totals = totals or batch.totals()
     zero = batch.energies.new_zeros(())
     difference = predicted.energy - batch.energies
+    if config.raw_energies:
+        difference = (predicted.energy.float() - batch.energies.float()).double()
     if config.energy_per_atom:
         difference = difference / batch.sizes
     energy = _sum(difference, config.energy_kind or config.kind, config) / totals.graphs
@@ -59,12 +64,19 @@ def training_loss(
             difference = torch.where(labelled, predicted.stress - batch.stress, 0)
             stress = _sum(difference, config.stress_kind or config.kind, config)
             stress = stress / max(1, 9 * totals.stresses)
-    with torch.set_grad_enabled(config.gamma > 0 and torch.is_grad_enabled()):
+    with torch.set_grad_enabled(config.mixes and torch.is_grad_enabled()):
         mixing = lkm_loss(predicted.embeddings, config.lkm_distance, config.lkm_scale_free)
         mixing = mixing.double() * (batch.atoms / totals.atoms)
     total = config.energy * energy + config.forces * forces + config.stress * stress
-    total = total + (config.gamma if gamma is None else gamma) * mixing
+    total = total + (_fixed_gamma(config) if gamma is None else gamma) * mixing
     return Losses(total, *(part.detach() for part in (energy, forces, stress, mixing)))
+
+
+def _fixed_gamma(config: LossConfig) -> float:
+    """Return γ where it is a number."""
+    if config.gamma == "auto":
+        raise ValueError('loss.gamma is "auto": give the γ of this step.')
+    return config.gamma
 
 
 def _sum(difference: Tensor, kind: str, config: LossConfig) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from lkm_calc import EnergyModel, build_model, load_model
 from lkm_calc.checkpoint import ModelFileError
+from lkm_calc.units import KCAL_PER_MOL
 
 from .config import Config, ConfigError
 from .evaluate import predict
@@ -60,6 +61,10 @@ def prepare_model(config: Config, frames: Frames) -> EnergyModel:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model.hypers cannot be used: {error}") from error
     model.to(getattr(torch, config.run.dtype))
+    if config.loss.raw_energies:
+        elements = np.unique(frames.numbers).tolist()
+        model.calibrate(KCAL_PER_MOL, dict.fromkeys(elements, 0.0), elements)
+        return model
     reference = fit_reference_energies(frames)
     logger.info("%s", reference)
     energies = dict(zip(reference.elements, reference.energies, strict=True))

@@ -53,6 +53,8 @@ class TrainingState:
     optimiser: torch.optim.Optimizer
     loss_sums: torch.Tensor
     """Sums of the loss and its parts over the present epoch, float64."""
+    loss_averages: torch.Tensor
+    """Of the last steps, of the loss without LKM and of L_KD, float64."""
     counters: Counters
 
     @classmethod
@@ -65,7 +67,7 @@ class TrainingState:
             fused=model.device.type == "cuda",
         )
         sums = torch.zeros(len(Losses._fields), dtype=torch.float64, device=model.device)
-        return cls(model, copy.deepcopy(model), optimiser, sums, Counters())
+        return cls(model, copy.deepcopy(model), optimiser, sums, sums.new_zeros(2), Counters())
 
     @property
     def step(self) -> int:
@@ -105,6 +107,7 @@ class TrainingState:
             "average": self.averaged_model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "loss_sums": self.loss_sums,
+            "loss_averages": self.loss_averages,
             "counters": asdict(self.counters),
             "identity": identity,
         }
@@ -130,6 +133,8 @@ class TrainingState:
                 self.averaged_model.load_state_dict(content["average"])
                 self.optimiser.load_state_dict(content["optimiser"])
                 self.loss_sums.copy_(content["loss_sums"])
+                if "loss_averages" in content:  # runs of before γ = "auto" have none
+                    self.loss_averages.copy_(content["loss_averages"])
                 self.counters = Counters(**content["counters"])
         except Exception as error:  # damaged files raise many kinds
             raise StateError(

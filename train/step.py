@@ -1,12 +1,14 @@
 """One optimiser step: gradients of a batch, alone or with other processes, and their use."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lkm_calc.padding import pad, unpad
 
-from .compiled import CompiledGradients
+from .compiled import CompiledGradients, Programs, program_key
 from .config import Config
 from .evaluate import model_output
 from .loader import Batch, GraphFrames, Totals
@@ -14,6 +16,11 @@ from .loss import Losses, training_loss
 from .parallel import Stop, Workers
 from .recorded import RecordedGradients
 from .state import TrainingState, average_decay
+
+AVERAGE_WEIGHT = 0.01
+"""Of a step in the averages of the losses."""
+TINY = 1e-30
+"""A distance between layers that is none."""
 
 
 class Stepper:
@@ -25,21 +32,35 @@ class Stepper:
         config: The run.
         team: The processes that share every batch.
         total: Number of steps of the whole run.
+        programs: Where to look for compiled steps of earlier runs and to leave those of this one.
     """
 
     def __init__(
-        self, state: TrainingState, data: GraphFrames, config: Config, team: Workers, total: int
+        self,
+        state: TrainingState,
+        data: GraphFrames,
+        config: Config,
+        team: Workers,
+        total: int,
+        programs: Programs | None = None,
     ) -> None:
         self.state, self.data, self.config, self.team = state, data, config, team
         self.total = total
         self.parameters = list(state.model.parameters())
+        # One program serves every γ, 0 as well, with gradients of the mixing that 0 multiplies.
+        self.loss = replace(config.loss, gamma="auto") if config.run.compile else config.loss
         self.gamma = torch.zeros_like(state.loss_sums[0])
         self.recorded: RecordedGradients | CompiledGradients | None = None
         if config.run.cuda_graphs:
             self.recorded = RecordedGradients(self.add_gradients, self.parameters)
         elif config.run.compile:
             self.recorded = CompiledGradients(
-                state.model, self.losses, self.gamma, self.add_gradients
+                state.model,
+                self.losses,
+                self.gamma,
+                self.add_gradients,
+                program_key(config),
+                {} if programs is None else programs,
             )
 
     def step(self, indices: Int[Tensor, " batch"], rate: float, stop: Stop) -> None:
@@ -48,8 +69,7 @@ class Stepper:
         for group in state.optimiser.param_groups:
             group["lr"] = rate
         state.optimiser.zero_grad(set_to_none=not self.config.run.cuda_graphs)
-        warmed_up = min(1.0, (state.step + 1) / max(1, self.config.loss.gamma_warmup_steps))
-        self.gamma.fill_(self.config.loss.gamma * warmed_up)
+        self._set_gamma()
         losses = torch.zeros_like(state.loss_sums)
         mine, totals = self.team.part(indices), self.data.totals(indices)
         for piece in mine.chunk(options.accumulate) if len(mine) else ():
@@ -67,6 +87,27 @@ class Stepper:
         state.optimiser.step()
         state.update_average(average_decay(state.step, self.total, options))
         state.loss_sums += losses
+        self._note_losses(losses)
+
+    def _set_gamma(self) -> None:
+        """Set γ of this step.
+
+        With "auto" such that γ L_KD is a fraction of the rest of the loss, both as they were on
+        average over the last steps. The first step, before which there is nothing to go by, has 0.
+        """
+        loss = self.config.loss
+        warmed_up = min(1.0, (self.state.step + 1) / max(1, loss.gamma_warmup_steps))
+        if loss.gamma == "auto":
+            task, mixing = self.state.loss_averages
+            self.gamma.copy_(loss.gamma_fraction * warmed_up * task / mixing.clamp_min(TINY))
+        else:
+            self.gamma.fill_(loss.gamma * warmed_up)
+
+    def _note_losses(self, losses: Float[Tensor, " parts"]) -> None:
+        """Move the averages that γ goes by."""
+        parts = Losses(*losses)
+        task = parts.total - self.gamma * parts.lkm
+        self.state.loss_averages.lerp_(torch.stack([task, parts.lkm]), AVERAGE_WEIGHT)
 
     def _repeats(self, totals: Totals) -> bool:
         """Tell whether a batch is worth a recording or a program.
@@ -92,7 +133,7 @@ class Stepper:
         """Return the losses of a piece of a batch with a γ, to be differentiated."""
         padded = model_output(self.state.model, batch, create_graph=True)
         predicted = unpad(padded, len(batch.energies), batch.atoms)
-        return training_loss(predicted, batch, self.config.loss, totals, gamma)
+        return training_loss(predicted, batch, self.loss, totals, gamma)
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:
