@@ -8,13 +8,14 @@ ENGINES := $(abspath $(VENV))-engines
 INSTALLED := $(VENV)/.installed
 PIP := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo train-demo test test-engines lint docs check-wheel clean
+.PHONY: help demo train-demo test test-engines study-quick lint docs check-wheel clean
 
 help:
 	@echo "make demo         MD of aspirin with a bundled model (about a minute)"
 	@echo "make train-demo   train on the 500 frames that come along, then MD (a few minutes)"
 	@echo "make test         the tests"
 	@echo "make test-engines the tests with torch-sim, OpenMM and i-PI (PYTHON=python3.12 or newer)"
+	@echo "make study-quick  every arm of the studies on LKM for a few steps (some minutes)"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         the documentation, into site/"
 	@echo "make check-wheel  build the wheel and use it in an environment of its own"
@@ -48,6 +49,11 @@ test-engines:
 	$(ENGINES)/bin/$(PIP) torch
 	$(ENGINES)/bin/$(PIP) -e '.[test,torchsim,openmm,ipi]'
 	$(ENGINES)/bin/python -m pytest tests/test_torchsim.py tests/test_examples.py -k "torch or openmm or ipi"
+
+study-quick: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m studies run all --quick --workers 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m studies.layers --quick --work runs/study-quick
+	OMP_NUM_THREADS=1 $(BIN)/python -m studies.generality --quick --work runs/study-quick
 
 lint: $(INSTALLED)
 	$(BIN)/$(PIP) -e '.[test,dev]'

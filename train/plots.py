@@ -45,7 +45,7 @@ def plot_learning_curves(rows: Rows, path: Path) -> None:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _curves(axes: Axes, rows: Rows, names: Mapping[str, str], **style: Any) -> None:
@@ -79,7 +79,7 @@ def plot_parity(predictions: Predictions, errors: Errors, title: str, path: Path
         _force_panels(parity, by_size, predictions.forces, predictions.numbers)
         parity.set_title(f"Forces: MAE {errors.force_mae:.1f} meV/Å")
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _force_panels(parity: Axes, by_size: Axes, forces: Pair, numbers: Tensor) -> None:
@@ -119,6 +119,7 @@ def _parity(axes: Axes, pair: Pair, colour: Any, label: str | None = None) -> No
     axes.grid(alpha=0.25)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=140)

@@ -1,0 +1,143 @@
+"""What LKM costs: time and memory of a training step with it, over those without it.
+
+Steps of the two are made in turn, so that a busy machine slows both. Memory is that of the tensors
+which the step keeps for its gradients. At inference there is nothing to compare: γ is an option of
+the loss, and the models, their weights and their files know nothing of it.
+
+    python -m studies.cost --data FOLDER
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from lkm_calc import EnergyModel
+from lkm_calc.device import choose_device
+from lkm_calc.precision import fast_matmul
+from train.config import Config, LossConfig
+from train.loader import GraphFrames
+from train.loop import read
+from train.parallel import Stop, Workers
+from train.prepare import prepare_model
+from train.record import device_name, write_json
+from train.state import TrainingState
+from train.step import Stepper
+
+from .arms import HERE, Arm, read_study
+
+RESULTS = HERE / "results" / "cost"
+COMMAND = "python -m studies.cost --data FOLDER"
+GAMMA = 0.01
+
+
+def stepper(model: EnergyModel, data: GraphFrames, config: Config, gamma: float) -> Stepper:
+    """Return what makes training steps with a γ."""
+    loss = LossConfig(kind="l2", energy=2.0, gamma=gamma)
+    state = TrainingState.create(copy.deepcopy(model), config.optimiser)
+    return Stepper(
+        state, data, Config(loss=loss, optimiser=config.optimiser), Workers(), total=10**6
+    )
+
+
+def kept_bytes(step: Callable[[], None]) -> int:
+    """Return the bytes of the distinct tensors that a step keeps for its gradients."""
+    kept: dict[int, int] = {}
+    tensors = []  # alive until the end, so that no address is used twice
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        tensors.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        step()
+    return sum(kept.values())
+
+
+def measure(arm: Arm, folder: Path, rounds: int, steps: int) -> dict[str, object]:
+    """Return time and memory of a step with LKM over those without."""
+    config = arm.config
+    train = Path(config.data.train)
+    frames = read(str(train if train.is_absolute() else folder / train), config.data)
+    frames = frames.select(np.arange(min(len(frames), 100)))
+    device = choose_device(config.run.device)
+    model = prepare_model(config, frames).to(device)
+    data = GraphFrames(frames, model, device)
+    batch = torch.arange(config.optimiser.batch_size)
+    steppers = [stepper(model, data, config, gamma) for gamma in (0.0, GAMMA)]
+    never = Stop([], Workers())
+
+    def one(which: Stepper) -> None:
+        which.step(batch, 1e-5, never)
+
+    def seconds(which: Stepper) -> float:
+        began = time.perf_counter()
+        for _ in range(steps):
+            one(which)
+        which.state.loss_sums.sum().item()  # waits for a GPU
+        return time.perf_counter() - began
+
+    with fast_matmul():
+        for which in steppers:
+            one(which)
+        memory = [kept_bytes(lambda which=which: one(which)) for which in steppers]  # type: ignore[misc]
+        times = [[seconds(which) for which in steppers] for _ in range(rounds)]
+    ratios = [mixed / plain for plain, mixed in times]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return {
+        **arm.labels,
+        "time": round(statistics.median(ratios), 4),
+        "quartiles": [round(low, 4), round(high, 4)],
+        "memory": round(memory[1] / memory[0], 4),
+        "device": device_name(device),
+    }
+
+
+def report(results: Path, docs: Path) -> str:
+    """Return the table of costs."""
+    del docs  # no picture
+    rows = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    lines = [
+        "| model | molecule | time | middle half of the rounds | memory |",
+        "|---|" + "---|" * 4,
+    ]
+    lines += [
+        f"| {row['model']} | {row['molecule']} | {row['time']:.3f} | {row['quartiles'][0]:.3f} to "
+        f"{row['quartiles'][1]:.3f} | {row['memory']:.3f} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + f"\n\nMade by `{COMMAND}`."
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure all architectures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, default=Path(), help="folder that holds rmd17/")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=10, help="steps a round")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    for arm in read_study(HERE / "baseline.toml"):
+        kind = (arm.labels["labels"], arm.labels["frames"], arm.labels["gamma"], arm.labels["seed"])
+        if kind == ("rMD17", "200", "0", "1") and arm.labels["molecule"] != "malonaldehyde":
+            arm = Arm(arm.study, {k: arm.labels[k] for k in ("model", "molecule")}, arm.config)
+            result = measure(arm, options.data, options.rounds, options.steps)
+            options.results.mkdir(parents=True, exist_ok=True)
+            write_json(
+                options.results / f"{arm.labels['model']}_{arm.labels['molecule']}.json", result
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+import json
+import math
+
+import pytest
+import torch
+
+from studies.__main__ import main
+from studies.arms import HERE, read_study, study_files
+from studies.cost import kept_bytes
+from studies.effects import Setting, effect, error_mean, mean, settings
+from studies.report import table
+from train.config import ConfigError
+
+STUDY = """
+[axes.width.8.model.hypers]
+hidden = 8
+
+[axes.width.16.model.hypers]
+hidden = 16
+
+[[runs]]
+molecule = ["ethanol"]
+frames = [50]
+width = [8, 16]
+gamma = ["0", "1e-2"]
+seed = [1, 2]
+"""
+
+
+def study(tmp_path, text=STUDY):
+    path = tmp_path / "widths.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_study_is_the_product_of_its_axes(tmp_path):
+    arms = read_study(study(tmp_path))
+    assert len(arms) == len({arm.digest for arm in arms}) == 8
+    last = arms[-1]
+    expected = {"molecule": "ethanol", "frames": "50", "width": "16", "gamma": "1e-2", "seed": "2"}
+    assert last.labels == expected
+    assert (last.config.loss.gamma, last.config.run.seed) == (0.01, 2)
+    assert last.config.model.hypers["hidden"] == 16
+    assert last.config.data.train == "rmd17/rmd17_ethanol_train_01.npz"
+
+
+def test_results_are_known_by_what_is_trained_not_how(tmp_path):
+    (first, *_), (again, *_) = (
+        read_study(study(tmp_path, text))
+        for text in (STUDY, "[base.run]\neval_batch_size = 3\ncompile = true\n" + STUDY)
+    )
+    assert first.digest == again.digest
+    (other, *_) = read_study(study(tmp_path, "[base.optimiser]\nepochs = 3\n" + STUDY))
+    assert other.config.optimiser.epochs == 200, "the axis comes after the base"
+    (other, *_) = read_study(study(tmp_path, "[base.optimiser]\nbatch_size = 3\n" + STUDY))
+    assert first.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"no \[\[runs\]\]"),
+        ("[wrong]\n" + STUDY, "unknown keys wrong"),
+        (STUDY.replace("[8, 16]", "[8, 32]"), r"no \[axes.width.32\]"),
+        (STUDY.replace("hidden = 8", "[").replace("16", "="), "cannot be read"),
+        ("[base.loss]\ngama = 1\n" + STUDY, "Did you mean loss.gamma"),
+    ],
+)
+def test_refuses_what_is_no_study(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read_study(study(tmp_path, text))
+
+
+def test_every_study_has_an_arm_without_mixing_for_each_setting():
+    for path in study_files():
+        arms = read_study(path)
+        plain = {arm.labels["seed"] for arm in arms if arm.labels["gamma"] == "0"}
+        assert len(plain) >= 3, f"{path.name}: at least three seeds"
+        assert plain == {arm.labels["seed"] for arm in arms}
+
+
+def test_effects_are_paired_by_seed():
+    def result(error):
+        return {"test": {"force_mae": error}, "validation": {"force_mae": 0.0}}
+
+    plain = {"1": result(10.0), "2": result(20.0), "3": result(7.0)}
+    mixed = {"1": result(9.0), "2": result(19.0)}
+    setting = Setting({}, {"0": plain, "1e-2": mixed})
+    found = effect(setting, "1e-2", "force_mae")
+    assert found.value == pytest.approx(-7.5)
+    assert found.error == pytest.approx(2.5)
+    assert found.text("+.1f") == "-7.5 ± 2.5"
+    assert error_mean(setting, "0", "force_mae").n == 3
+    assert effect(setting, "1e-2", "energy_mae") is None
+    assert effect(setting, "1", "force_mae") is None
+
+
+def test_one_seed_has_no_standard_error():
+    one = mean([3.0])
+    assert math.isnan(one.error)
+    assert one.text(".1f") == "3.0"
+
+
+def test_runs_and_reports_a_study(tmp_path, monkeypatch):
+    """A study runs from end to end; results that are there are not made again."""
+    text = """
+        [base.data]
+        train = "ethanol_gfn2.h5"
+        n_train = 4
+        n_validation = 2
+        [base.optimiser]
+        epochs = 1
+        [[runs]]
+        model = ["dimenet++"]
+        gamma = ["0", "1e-2"]
+        seed = [1, 2]
+    """
+    monkeypatch.setattr("studies.__main__.HERE", tmp_path)
+    (tmp_path / "gamma.toml").write_text(text)
+    results = tmp_path / "results"
+    arguments = ["run", "gamma", "--data", str(HERE.parent / "md_examples")]
+    arguments += ["--work", str(tmp_path / "work"), "--results", str(results)]
+    assert main(arguments) == 0
+    files = sorted((results / "arms").glob("*.json"))
+    assert len(files) == 4
+    before = [path.stat().st_mtime_ns for path in files]
+    assert main(arguments) == 0
+    assert before == [path.stat().st_mtime_ns for path in files]
+    found = settings(read_study(tmp_path / "gamma.toml"), results / "arms")
+    text = table(found)
+    assert "| forces, meV/Å |" in text
+    assert "(2)" in text, "two seeds"
+    assert "γ = 1e-2" in text
+    kept = json.loads(files[0].read_text())
+    assert kept["steps"] == 1
+    assert str(tmp_path) not in files[0].read_text()
+
+
+def test_options_that_would_change_a_result_are_refused(capsys):
+    assert main(["run", "gamma", "--loss.gamma", "1"]) == 2
+    assert "loss.gamma" in capsys.readouterr().err
+
+
+def test_kept_bytes_counts_each_tensor_once():
+    x = torch.ones(10, requires_grad=True)
+
+    def step():
+        y = x.sin()  # keeps x
+        (y * y).sum().backward()  # keeps y, twice
+
+    assert kept_bytes(step) == 2 * 40
