@@ -17,6 +17,7 @@ from ase.io import read
 from ase.units import invcm
 
 from lkm_calc import LKMCalculator, load_model, save_model
+from studies.generality import write_stand_in
 from train.doctor import diagnose
 from train.hdf5 import read_hdf5
 
@@ -266,3 +267,15 @@ def test_own_data(tmp_path):
     assert len(read(folder / "test.extxyz", ":")) == 30
     assert re.search(r"\d+ steps, outside the known in", printed)
     assert (folder / "md.png").stat().st_size > 10_000
+
+
+def test_lkm_in_torch_geometric(tmp_path):
+    data = write_stand_in(tmp_path / "molecules.npz")
+    printed = run(
+        "lkm_in_torch_geometric.py", tmp_path, "--data", data, "--gamma", "100", "--epochs", "100"
+    )
+    rows = re.findall(r"test MAE (\S+) eV, L_KD (\S+), cosine between layers (\S+)", printed)
+    (_, lkm, cosine), (_, mixed_lkm, mixed_cosine) = np.array(rows, dtype=float)
+    assert mixed_lkm < 0.8 * lkm
+    assert mixed_cosine > cosine
+    assert (tmp_path / "layers.png").stat().st_size > 10_000
