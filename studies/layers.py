@@ -12,21 +12,24 @@ Of each layer it is measured
 
     python -m studies.layers --data qm9_130831.npz --work runs/layers
 
-An arm whose result is there is not run again, and one that was stopped goes on where it was.
+An arm whose result is there is not run again, and one that was stopped goes on where it was. With
+--quick every arm takes two steps; --data may then be left out, and sixty molecules with made-up
+energies stand in for QM9.
 """
 
 import argparse
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ase
 import numpy as np
 import torch
+from ase.build import molecule
 from numpy.typing import NDArray
 
 from lkm_calc import EnergyModel
@@ -41,6 +44,7 @@ from train.read import read_frames
 from train.record import Record, write_json, write_text
 from train.state import TrainingState
 
+from .arms import Arm
 from .environments import HOPS, environments
 from .layers_report import report as report
 from .similarity import (
@@ -77,8 +81,17 @@ class Plan:
 
 
 QUICK = Plan(
-    n_train=48, n_validation=16, n_probe=60, epochs=2, hidden=8, gammas=(0.0, 0.02), seeds=(1,)
+    n_train=16,
+    n_validation=4,
+    n_probe=40,
+    epochs=2,
+    hidden=8,
+    shares=(0.0, 0.5, 1.0),
+    gammas=(0.0, 1.0),
+    seeds=(1,),
 )
+STAND_IN = ("CH3CH2OH", "C5H5N", "C3H4_C3v", "C4H4O", "CH3CHO")
+"""Molecules of ASE with rings, N, O and carbon of every kind, for quick runs."""
 
 
 class Probes(NamedTuple):
@@ -93,26 +106,48 @@ class Probes(NamedTuple):
     """(carbon atoms) for each key of HOPS, as classes 0, 1 and so on."""
 
 
-def draw(path: Path, work: Path, plan: Plan) -> tuple[Path, Frames]:
-    """Write the molecules to train on to a file of their own, and return it and other molecules.
+def write_stand_in(path: Path) -> Path:
+    """Write displaced molecules with energies at random to a file like QM9's; return its path."""
+    rng = np.random.default_rng(0)
+    found = [molecule(name) for name in STAND_IN * 12]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        path,
+        N=np.array([len(atoms) for atoms in found]),
+        Z=np.concatenate([atoms.numbers for atoms in found]),
+        R=np.concatenate(
+            [atoms.positions + rng.normal(0, 0.02, (len(atoms), 3)) for atoms in found]
+        ),
+        U0=np.array([rng.normal(-30 * len(atoms), 0.1) for atoms in found]),
+    )
+    return path
+
+
+def draw(path: Path, work: Path, plan: Plan) -> Frames:
+    """Write the molecules to train on to a file of their own, and return other molecules.
 
     The choice is the same for all arms; which of the file validate is a matter of the seed.
     """
     frames = read_frames(path, "qm9", target="U0")
     split = random_split(len(frames), plan.n_train + plan.n_validation, plan.n_probe, seed=0)
-    learnt = work / f"qm9-{len(split.train)}.h5"
+    learnt = work / learnt_name(plan)
     if not learnt.exists():
         write_hdf5(frames.select(split.train), learnt, "drawn from QM9 by studies.layers")
-    return learnt, frames.select(split.validation)
+    return frames.select(split.validation)
 
 
-def configuration(plan: Plan, gamma: float, seed: int, data: Path) -> Config:
-    """Return the run of an arm, but for its folder."""
+def learnt_name(plan: Plan) -> str:
+    """Return the name of the file with the molecules to train on."""
+    return f"qm9-{plan.n_train + plan.n_validation}.h5"
+
+
+def arm_of(plan: Plan, gamma: float, seed: int) -> Arm:
+    """Return an arm of the study."""
     hypers = dict(hidden=plan.hidden, num_layers=3, num_radial=6, num_spherical_radial=3)
-    return config_from_table(
+    config = config_from_table(
         {
             "data": {
-                "train": str(data),
+                "train": learnt_name(plan),
                 "n_train": plan.n_train,
                 "n_validation": plan.n_validation,
             },
@@ -122,6 +157,14 @@ def configuration(plan: Plan, gamma: float, seed: int, data: Path) -> Config:
             "run": {"seed": seed, "device": "cpu", "eval_batch_size": BATCH},
         }
     )
+    return Arm("layers", {"gamma": f"{gamma:g}", "seed": str(seed)}, config)
+
+
+def identity_of(arm: Arm, plan: Plan) -> dict[str, Any]:
+    """Return what the figures of an arm depend on, as JSON values without paths."""
+    sizes = {k: v for k, v in asdict(plan).items() if k not in ("gammas", "seeds")}
+    identity: dict[str, Any] = json.loads(json.dumps({"plan": sizes, "changes": arm.changes}))
+    return identity
 
 
 def probes_of(frames: Frames, model: EnergyModel) -> Probes:
@@ -232,34 +275,21 @@ def train_and_measure(config: Config, plan: Plan, probes: Probes) -> list[dict[s
     return rows
 
 
-def arms(plan: Plan) -> Iterator[tuple[str, float, int]]:
-    """Yield name, γ and seed of each arm, one seed after the other."""
-    for seed, gamma in itertools.product(plan.seeds, plan.gammas):
-        yield f"gamma-{gamma:g}-seed-{seed}", gamma, seed
-
-
-def identity_of(config: Config, plan: Plan) -> dict[str, Any]:
-    """Return what the figures of an arm depend on, as JSON values without paths."""
-    table = asdict(config)
-    kept = {name: table[name] for name in ("model", "loss", "optimiser")}
-    sizes = {k: v for k, v in asdict(plan).items() if k not in ("gammas", "seeds")}
-    identity: dict[str, Any] = json.loads(json.dumps({"plan": sizes, **kept}))
-    return {**identity, "seed": config.run.seed}
-
-
 def run(data: Path, work: Path, results: Path, plan: Plan) -> bool:
-    """Run the arms whose results are not there; return whether all are done."""
-    learnt, others = draw(data, work, plan)
+    """Run the arms whose results are not there, a seed after the other; tell if all are done."""
+    others = draw(data, work, plan)
     probes: Probes | None = None
-    for name, gamma, seed in arms(plan):
-        config = configuration(plan, gamma, seed, learnt)
-        identity = identity_of(config, plan)
-        path = results / f"{name}.json"
+    for seed, gamma in itertools.product(plan.seeds, plan.gammas):
+        arm = arm_of(plan, gamma, seed)
+        identity, path = identity_of(arm, plan), results / f"{arm.name}.json"
         if path.exists() and json.loads(path.read_text("utf-8"))["configuration"] == identity:
             continue
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
-        directory = {"run": {**asdict(config.run), "directory": str(work / f"{name}-{digest}")}}
-        config = config_from_table({**asdict(config), **directory})
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+        config = replace(
+            arm.config,
+            data=replace(arm.config.data, train=str(work / learnt_name(plan))),
+            run=replace(arm.config.run, directory=str(work / f"{arm.name}_{digest}")),
+        )
         if probes is None:
             probes = probes_of(others, prepare_model(config, others))
         rows = train_and_measure(config, plan, probes)
@@ -269,7 +299,7 @@ def run(data: Path, work: Path, results: Path, plan: Plan) -> bool:
         if seed == plan.seeds[0]:
             content["projection"] = projection(averaged_model(config)[0], probes)
         write_text(path, json.dumps(content, ensure_ascii=False) + "\n")  # write_json indents
-        print(f"{name}: {rows[-1]['mae']:.0f} meV after {rows[-1]['step']} steps", flush=True)
+        print(f"{arm.name}: {rows[-1]['mae']:.0f} meV after {rows[-1]['step']} steps", flush=True)
     return True
 
 
@@ -280,16 +310,20 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, required=True, help="QM9 as train/qm9.py packs it")
+    parser.add_argument("--data", type=Path, help="QM9 as train/qm9.py packs it")
     parser.add_argument("--work", type=Path, default=Path("runs/layers"), help="temporary files")
     parser.add_argument("--quick", action="store_true", help="a few steps, results into --work")
     options = parser.parse_args()
     root = Path(__file__).parents[1]
     results, images = root / "studies" / "results" / "layers", root / "docs"
+    data = options.data
     if options.quick:
         results = images = options.work / "results"
+        data = data or write_stand_in(options.work / "stand-in.npz")
+    elif data is None:
+        parser.error("--data is missing: give the npz file of QM9, or --quick")
     plan = QUICK if options.quick else Plan()
-    if not run(options.data, options.work, results, plan):
+    if not run(data, options.work, results, plan):
         raise SystemExit("Stopped; the same command goes on from there.")
     print(report(results, images))
 

@@ -85,16 +85,17 @@ def report(results: Path, images: Path) -> str:
     arms = read_arms(results)
     draw(arms, images / IMAGE)
     first = next(iter(arms.values()))[0]
-    plan, steps = first["configuration"]["plan"], first["checkpoints"][-1]["step"]
+    plan, last = first["configuration"]["plan"], first["checkpoints"][-1]
     return "\n\n".join(
         (
             "## Are the layers washed out?",
-            f"PAMNet, {len(first['checkpoints'][-1]['rank'])} tapped layers of width "
-            f"{plan['hidden']}, learns U0 of {plan['n_train']} molecules of QM9 in {steps} steps; "
-            f"{len(arms[0.0])} seed(s), mean ± standard error. Arms of one seed have the same "
-            "molecules, first weights and order, and differences are paired by seed: in words "
-            "where they are clear of zero (95 %, Student's t). Measured on the carbon atoms of "
-            f"{plan['n_probe']} other molecules, means over layers: `{COMMAND}`.",
+            f"PAMNet, {len(last['rank'])} tapped layers of width "
+            f"{plan['hidden']}, learns U0 of {plan['n_train']} molecules of QM9 in "
+            f"{last['step']} steps; {len(arms[0.0])} seed(s), mean ± standard error. "
+            "Arms of one seed have the same molecules, first weights and order, and differences "
+            "are paired by seed: in words where they are clear of zero (95 %, Student's t). "
+            f"Measured on the carbon atoms of {plan['n_probe']} other molecules, means over "
+            f"layers: `{COMMAND}`.",
             _findings(arms),
             "L_KD also falls when the embeddings shrink; rank, CKA and probes do not notice their "
             "size.",
@@ -275,7 +276,7 @@ def draw(arms: Arms, path: Path) -> None:
     for row in axes[:3]:
         used = [panel for panel in row if panel.lines]
         _share_heights(used)
-        used[-1].legend(frameon=False, fontsize=8)
+        used[0].legend(frameon=False, fontsize=8)
     gammas = [gamma for gamma, seeds in arms.items() if "projection" in seeds[0]]
     shown = dict.fromkeys((gammas[0], gammas[-1]))
     for k, gamma in enumerate(shown):
