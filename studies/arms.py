@@ -39,9 +39,14 @@ class Arm:
     def changes(self) -> dict[str, Any]:
         """The options that tell this training from others, where they are not the default.
 
-        A new option thus makes no result an old one, nor does another machine.
+        A new option thus makes no result an old one, nor does another machine. Without mixing it is
+        all one how layers would be mixed.
         """
         table, default = to_table(self.config), to_table(Config())
+        if not self.config.loss.mixes:
+            hypers = table["model"]["hypers"]
+            table["model"]["hypers"] = {k: v for k, v in hypers.items() if k != "lkm_tap"}
+            table["loss"] |= {k: v for k, v in default["loss"].items() if k.startswith("lkm_")}
         return {
             f"{section}.{key}": value
             for section, options in table.items()

@@ -8,7 +8,7 @@ from train.record import write_text
 
 from . import cost, generality, layers_report
 from .arms import HERE, read_study, study_files
-from .effects import Setting, effect, error_mean, settings
+from .effects import Mean, Setting, effect, error_mean, mean, settings
 from .pictures import plot_effects, plot_gamma
 
 METRICS = {"force_mae": ("forces, meV/Å", ".1f"), "energy_mae": ("energy, meV", ".2f")}
@@ -33,8 +33,10 @@ def write_report(results: Path, docs: Path) -> None:
     """
     found = {path.stem: settings(read_study(path), results / "arms") for path in study_files()}
     text = (HERE / "page.md").read_text(encoding="utf-8")
-    for name, one in found.items():
-        text = text.replace(f"<!-- table {name} -->", table(one))
+    tables = {name: table(one) for name, one in found.items()}
+    tables |= {"gamma": gamma_table(found["gamma"]), "pooled": pooled_table(found["baseline"])}
+    for name, one in tables.items():
+        text = text.replace(f"<!-- table {name} -->", one)
     for name, report in SECTIONS.items():
         marker, folder = f"<!-- section {name} -->", results / name
         if marker in text:
@@ -59,10 +61,52 @@ def table(found: Sequence[Setting]) -> str:
     for setting in found:
         for metric, (heading, spec) in METRICS.items():
             plain = error_mean(setting, "0", metric)
-            if plain is None:
-                continue
             changes = [effect(setting, gamma, metric) for gamma in gammas]
-            cells = [f"{one.text('+.1f')} %" if one else "" for one in changes]
+            if plain is None or not any(changes):
+                continue
+            cells = [_percent(one) for one in changes]
             labels = [setting.labels.get(axis, "") for axis in varying]
             lines.append([*labels, heading, f"{plain.text(spec)} ({plain.n})", *cells])
+    return _markdown(lines)
+
+
+def gamma_table(found: Sequence[Setting]) -> str:
+    """Return the change of force and energy errors by γ, a row, and kind of distance, a column."""
+    gammas = list(dict.fromkeys(g for setting in found for g in setting.gammas if g != "0"))
+    head = ["γ", *(setting.labels["distance"] for setting in found)]
+    lines = [head, ["---"] * len(head)]
+    for gamma in gammas:
+        cells = [
+            " / ".join(filter(None, (_percent(effect(setting, gamma, m)) for m in METRICS)))
+            for setting in found
+        ]
+        lines.append([gamma, *cells])
+    return _markdown(lines)
+
+
+def pooled_table(found: Sequence[Setting]) -> str:
+    """Return the mean change over all settings of each architecture, and of all together.
+
+    The standard error is that over settings, so it holds how much LKM differs between them.
+    """
+    models = [*dict.fromkeys(setting.labels["model"] for setting in found)]
+    lines = [["model", "γ", "settings", *(h.split(",")[0] for h, _ in METRICS.values())]]
+    lines.append(["---"] * len(lines[0]))
+    for gamma in dict.fromkeys(g for setting in found for g in setting.gammas if g != "0"):
+        for model in [*models, "all"]:
+            some = [s for s in found if model in ("all", s.labels["model"])]
+            changes = [
+                [one.value for s in some if (one := effect(s, gamma, metric))] for metric in METRICS
+            ]
+            if changes[0]:
+                cells = [_percent(mean(values) if values else None) for values in changes]
+                lines.append([model, gamma, str(len(changes[0])), *cells])
+    return _markdown(lines)
+
+
+def _percent(change: Mean | None) -> str:
+    return f"{change.text('+.1f')} %" if change else ""
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -8,7 +8,7 @@ from studies.__main__ import main
 from studies.arms import HERE, read_study, study_files
 from studies.cost import kept_bytes
 from studies.effects import Setting, effect, error_mean, mean, settings
-from studies.report import table
+from studies.report import gamma_table, pooled_table, table
 from train.config import ConfigError
 
 STUDY = """
@@ -56,6 +56,15 @@ def test_results_are_known_by_what_is_trained_not_how(tmp_path):
     assert first.digest != other.digest
 
 
+def test_without_mixing_it_is_all_one_how_layers_would_be_mixed(tmp_path):
+    (plain, _, mixed, *_), (other, _, others, *_) = (
+        read_study(study(tmp_path, text))
+        for text in (STUDY, '[base.loss]\nlkm_distance = "mae"\n' + STUDY)
+    )
+    assert plain.digest == other.digest
+    assert mixed.digest != others.digest
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -93,6 +102,24 @@ def test_effects_are_paired_by_seed():
     assert error_mean(setting, "0", "force_mae").n == 3
     assert effect(setting, "1e-2", "energy_mae") is None
     assert effect(setting, "1", "force_mae") is None
+
+
+def test_tables_of_gammas_and_of_architectures():
+    def setting(labels, plain, mixed):
+        runs = {
+            gamma: {"1": {"test": {"force_mae": error}, "validation": {}}}
+            for gamma, error in (("0", plain), ("1e-2", mixed))
+        }
+        return Setting(labels, runs)
+
+    found = [setting({"distance": "mse"}, 10.0, 9.0), setting({"distance": "mae"}, 10.0, 10.5)]
+    assert gamma_table(found).splitlines()[2] == "| 1e-2 | -10.0 % | +5.0 % |"
+    models = [("pamnet", 9.0), ("pamnet", 10.0), ("mxmnet", 10.5)]
+    found = [setting({"model": m}, 10.0, error) for m, error in models]
+    rows = pooled_table(found).splitlines()[2:]
+    assert rows[0] == "| pamnet | 1e-2 | 2 | -5.0 ± 5.0 % |  |"
+    assert rows[1] == "| mxmnet | 1e-2 | 1 | +5.0 % |  |"
+    assert rows[2].startswith("| all | 1e-2 | 3 | -1.7 ±")
 
 
 def test_one_seed_has_no_standard_error():
