@@ -19,6 +19,19 @@ from .layers import MAX_NUMBER
 from .scatter import count, sum_to
 
 
+class LayerShares(NamedTuple):
+    """What each layer writes for each atom: what there is of the energy before they are summed."""
+
+    values: tuple[Float[Tensor, " atoms"], ...]
+    """In the model's own dtype and scale, one a layer or, as many for each, several."""
+    scale: Float[Tensor, ""]
+    """Factor in eV on the values, float64."""
+
+    def energies(self) -> Float[Tensor, "values atoms"]:
+        """Return the shares in eV, float64."""
+        return torch.stack(self.values).double() * self.scale
+
+
 class Prediction(NamedTuple):
     """What a model computes for a graph."""
 
@@ -28,6 +41,8 @@ class Prediction(NamedTuple):
     """The atoms' shares of it in eV, float64; they sum to the energy."""
     embeddings: tuple[Float[Tensor, "atoms dim"], ...]
     """Per-atom embeddings of each layer, for :func:`lkm_calc.lkm_loss`."""
+    shares: LayerShares | None = None
+    """The layers' shares of the energy, for training; None if the architecture does not tell."""
 
 
 class AtomOutput(NamedTuple):
@@ -35,6 +50,8 @@ class AtomOutput(NamedTuple):
 
     values: Float[Tensor, " atoms"]
     embeddings: tuple[Float[Tensor, "atoms dim"], ...]
+    layer_values: tuple[Float[Tensor, " atoms"], ...] = ()
+    """Each layer's part of the values, as :class:`LayerShares` has them."""
 
 
 class EnergyModel(nn.Module, ABC):
@@ -99,7 +116,8 @@ class EnergyModel(nn.Module, ABC):
         reference = self.reference_energies.index_select(0, graph.numbers)
         atom_energies = output.values.double() * self.scale + reference
         energy = sum_to(atom_energies, graph.graph_index, graph.n_graphs)
-        return Prediction(energy, atom_energies, output.embeddings)
+        shares = LayerShares(output.layer_values, self.scale) if output.layer_values else None
+        return Prediction(energy, atom_energies, output.embeddings, shares)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .energy import EnergyModel
+from .energy import EnergyModel, LayerShares
 from .graph import Graph
 
 
@@ -24,6 +24,8 @@ class EnergyForces(NamedTuple):
     """The atoms' shares of the energy in eV."""
     embeddings: tuple[Float[Tensor, "atoms dim"], ...]
     """Per-atom embeddings of each layer."""
+    shares: LayerShares | None = None
+    """The layers' shares of the energy, kept for training alone."""
 
 
 def energy_and_forces(
@@ -63,8 +65,8 @@ def energy_and_forces(
         a, b, c = graph.cell.unbind(1)
         volume = (a * torch.linalg.cross(b, c)).sum(1).abs()
         virial = gradients[1] / volume.view(-1, 1, 1)
-    energy, atom_energies, embeddings = prediction
+    energy, atom_energies, embeddings, shares = prediction
     if not create_graph:
         energy, atom_energies = energy.detach(), atom_energies.detach()
-        embeddings = tuple(layer.detach() for layer in embeddings)
-    return EnergyForces(energy, -gradients[0], virial, atom_energies, embeddings)
+        embeddings, shares = tuple(layer.detach() for layer in embeddings), None
+    return EnergyForces(energy, -gradients[0], virial, atom_energies, embeddings, shares)

@@ -109,7 +109,9 @@ Output = TypeVar("Output", bound=EnergyForces | Prediction)
 
 def unpad(out: Output, graphs: int, atoms: int) -> Output:
     """Return the results of the first structures and their atoms alone."""
-    per_graph = {"energy", "stress"}
+    per_graph, shares = {"energy", "stress"}, out.shares
+    if shares is not None:
+        shares = shares._replace(values=tuple(layer[:atoms] for layer in shares.values))
     return out._replace(  # type: ignore[return-value]
         **{
             name: value[: graphs if name in per_graph else atoms]
@@ -117,4 +119,5 @@ def unpad(out: Output, graphs: int, atoms: int) -> Output:
             if isinstance(value, Tensor)
         },
         embeddings=tuple(layer[:atoms] for layer in out.embeddings),
+        shares=shares,
     )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lkm_calc import MODELS, LKMCalculator, load_model
+from lkm_calc.units import KCAL_PER_MOL
 from train.config import ConfigError, OptimiserConfig, config_from_table, read_config
 from train.frames import DataError
 from train.loop import TrainingDivergedError, fit
@@ -273,18 +274,48 @@ def test_a_run_of_an_earlier_version_goes_on(data, tmp_path):
     assert fit(config(data, run)) is not None
 
 
-def test_plateaus_averages_and_pieces_resume_bit_for_bit(data, tmp_path):
-    options = {
-        "optimiser__schedule": "plateau",
-        "optimiser__plateau_patience": 1,
-        "optimiser__swa_fraction": 0.3,
-        "optimiser__accumulate": 2,
-        "loss__gamma_warmup_steps": 10,
-        "loss__kind": "huber",
-    }
+PLATEAUS = {
+    "optimiser__schedule": "plateau",
+    "optimiser__plateau_patience": 1,
+    "optimiser__swa_fraction": 0.3,
+    "optimiser__accumulate": 2,
+    "loss__gamma_warmup_steps": 10,
+    "loss__kind": "huber",
+}
+LEARNED = {"loss__gamma": "auto", "loss__lkm_teacher": "learned"}
+
+
+@pytest.mark.parametrize("options", [PLATEAUS, LEARNED], ids=["plateaus", "learned"])
+def test_what_a_run_keeps_beside_the_weights_resumes_bit_for_bit(data, tmp_path, options):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     fit(config(data, whole, **options))
     for stop in (5, 12, 18):
         assert fit(config(data, parts, **options), stop_after=stop) is None
     fit(config(data, parts, **options))
     assert_same(weights(whole), weights(parts))
+
+
+def test_gamma_auto_is_a_fraction_of_the_loss(data, tmp_path, monkeypatch):
+    """γ of a step times the mean L_KD of those before is the fraction of their mean task loss."""
+    seen = []
+    step = Stepper.step
+
+    def spied(self, *arguments):
+        before = self.state.loss_averages.clone()
+        step(self, *arguments)
+        seen.append((self.gamma.item(), *before.tolist()))
+
+    monkeypatch.setattr(Stepper, "step", spied)
+    fit(config(data, tmp_path, loss__gamma="auto", loss__gamma_fraction=0.2), stop_after=4)
+    assert seen[0] == (0.0, 0.0, 0.0), "nothing to go by"
+    for gamma, task, mixing in seen[1:]:
+        assert gamma * mixing == pytest.approx(0.2 * task)
+        assert task > 0
+
+
+def test_raw_energies_are_fitted_from_zero_in_float32(data, tmp_path):
+    assert fit(config(data, tmp_path, loss__raw_energies=True)) is not None
+    model = load_model(tmp_path / "model.safetensors")
+    assert not model.reference_energies.any()
+    assert model.scale.item() == pytest.approx(KCAL_PER_MOL)
+    assert model.elements == ("H", "C", "O")

@@ -7,6 +7,7 @@ from lkm_calc import EnergyForces, Prediction, energy_and_forces
 from train.config import LossConfig
 from train.loader import Batch, GraphFrames
 from train.loss import training_loss
+from train.mixing import learned_teacher
 
 from .support import crystal, graph_of, rattled, small_model
 from .test_loader import frames_of
@@ -88,20 +89,27 @@ def test_stress_counts_labelled_structures_only():
 
 @pytest.mark.parametrize("distance", ["mse", "mae"])
 @pytest.mark.parametrize("scale_free", [False, True])
-def test_pieces_add_up_to_the_batch(distance, scale_free):
+@pytest.mark.parametrize("teacher", ["mean", "deeper", "neighbours", "learned", "error"])
+def test_pieces_add_up_to_the_batch(distance, scale_free, teacher):
     model = small_model()
     frames = frames_of([rattled(seed=k) for k in range(3)] + [rattled("H2O"), rattled("C6H6")])
     data = GraphFrames(replace(frames), model, torch.device("cpu"))
-    config = LossConfig(kind="l2", lkm_distance=distance, lkm_scale_free=scale_free)
+    config = LossConfig(
+        kind="l2", lkm_distance=distance, lkm_scale_free=scale_free, lkm_teacher=teacher
+    )
+    learned = learned_teacher(config, model)
+    parameters = [*model.parameters(), *(learned.parameters() if learned else ())]
 
     def gradients(pieces):
-        model.zero_grad()
         totals = data.totals(torch.arange(5))
         for piece in pieces:
             batch = data.batch(torch.tensor(piece))
             out = energy_and_forces(model, batch.graph, create_graph=True)
-            training_loss(out, batch, config, totals).total.backward()
-        return torch.cat([p.grad.flatten() for p in model.parameters()])
+            training_loss(out, batch, config, totals, learned=learned).total.backward()
+        gradients = torch.cat([p.grad.flatten() for p in parameters])
+        for parameter in parameters:
+            parameter.grad = None
+        return gradients
 
     whole, parts = gradients([[0, 1, 2, 3, 4]]), gradients([[0, 3], [4], [1, 2]])
     assert (whole - parts).abs().max() < 1e-10 * whole.abs().max()

@@ -84,7 +84,11 @@ class LossConfig:
     gamma_warmup_steps: int = 0
     """Steps over which γ grows linearly from zero."""
     lkm_distance: Literal["mse", "mae"] = "mse"
-    """Squared or absolute distance of each layer to the mean over layers."""
+    """Squared or absolute distance of each layer to its teacher."""
+    lkm_teacher: Literal["mean", "deeper", "neighbours", "learned", "error"] = "mean"
+    """What each layer is pulled toward: the mean over layers as in the paper, the mean of those
+    deeper than it or next to it, a weighted mean of the others with weights that learn, or one of
+    all weighted by the inverse error of the energy that the network would have after each."""
     lkm_scale_free: bool = False
     """Divide by the mean square (or size) of the embeddings, so that shrinking gains nothing."""
     raw_energies: bool = False
@@ -347,6 +351,11 @@ def _check(config: Config) -> None:
     if config.loss.energy == config.loss.forces == config.loss.stress == 0:
         raise ConfigError(
             "loss.energy, loss.forces and loss.stress are all 0: there is nothing to learn."
+        )
+    if config.loss.lkm_teacher == "error" and config.loss.energy == 0:
+        raise ConfigError(
+            'loss.lkm_teacher is "error" and loss.energy 0: layers cannot be judged by energies '
+            "that are not fitted. Give loss.energy a weight, or choose another teacher."
         )
     if not config.data.train:
         raise ConfigError("data.train is missing: name the file with the training frames.")

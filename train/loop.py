@@ -25,6 +25,7 @@ from .evaluate import Errors, errors_of, predict
 from .frames import Frames, random_split
 from .loader import GraphFrames, epoch_order
 from .loss import Losses
+from .mixing import learned_teacher
 from .parallel import Stop, Workers, own_device, workers
 from .prepare import check_elements, check_labels, prepare_model
 from .read import read_frames
@@ -100,7 +101,8 @@ class _Run:
         model = prepare_model(config, chosen).to(device)
         if self.test is not None:
             check_elements(model, self.test, config.data.test)
-        self.state = TrainingState.create(model, config.optimiser)
+        learned = learned_teacher(config.loss, model)
+        self.state = TrainingState.create(model, config.optimiser, learned)
         if self.record.state.exists():
             self.state.load(self.record.state, self.record.identity)
         if team.from_first(float(self.state.step), device) != self.state.step:

@@ -10,6 +10,7 @@ from lkm_calc import EnergyForces, Prediction, lkm_loss
 
 from .config import LossConfig
 from .loader import Batch, Totals
+from .mixing import LearnedTeacher, teacher_of
 
 
 class Losses(NamedTuple):
@@ -28,6 +29,7 @@ def training_loss(
     config: LossConfig,
     totals: Totals | None = None,
     gamma: Tensor | None = None,
+    learned: LearnedTeacher | None = None,
 ) -> Losses:
     """Return w_E L(ΔE) + w_F L(ΔF) + w_S L(ΔS) + γ L_KD.
 
@@ -41,9 +43,11 @@ def training_loss(
         config: Kinds and weights.
         totals: Of the batch of which this is a piece; of the piece itself if not given.
         gamma: γ of this step, () float64; that of the configuration if not given.
+        learned: The weights of LKM's teacher, where the configuration has "learned".
 
     Raises:
-        ValueError: γ is not given and the configuration has "auto".
+        ValueError: γ is not given and the configuration has "auto", or the teacher cannot be made:
+            see :func:`train.mixing.teacher_of`.
     """
     totals = totals or batch.totals()
     zero = batch.energies.new_zeros(())
@@ -65,7 +69,8 @@ def training_loss(
             stress = _sum(difference, config.stress_kind or config.kind, config)
             stress = stress / max(1, 9 * totals.stresses)
     with torch.set_grad_enabled(config.mixes and torch.is_grad_enabled()):
-        mixing = lkm_loss(predicted.embeddings, config.lkm_distance, config.lkm_scale_free)
+        teacher = teacher_of(predicted, batch, config, learned)
+        mixing = lkm_loss(predicted.embeddings, config.lkm_distance, config.lkm_scale_free, teacher)
         mixing = mixing.double() * (batch.atoms / totals.atoms)
     total = config.energy * energy + config.forces * forces + config.stress * stress
     total = total + (_fixed_gamma(config) if gamma is None else gamma) * mixing

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lkm_calc import EnergyModel
@@ -16,6 +17,7 @@ from lkm_calc.atomic import replacing
 
 from .config import Config, OptimiserConfig, merge, to_table
 from .loss import Losses
+from .mixing import LearnedTeacher
 
 
 class StateError(ValueError):
@@ -56,18 +58,28 @@ class TrainingState:
     loss_averages: torch.Tensor
     """Of the last steps, of the loss without LKM and of L_KD, float64."""
     counters: Counters
+    learned: LearnedTeacher | None = None
+    """Weights of LKM's teacher, if they learn: trained with the model, and no part of it."""
 
     @classmethod
-    def create(cls, model: EnergyModel, config: OptimiserConfig) -> "TrainingState":
-        """Start afresh from a model."""
+    def create(
+        cls, model: EnergyModel, config: OptimiserConfig, learned: LearnedTeacher | None = None
+    ) -> "TrainingState":
+        """Start afresh from a model, and from the weights of the loss that learn, if any do."""
         optimiser = torch.optim.AdamW(
-            model.parameters(),
+            trained(model, learned).parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=model.device.type == "cuda",
         )
         sums = torch.zeros(len(Losses._fields), dtype=torch.float64, device=model.device)
-        return cls(model, copy.deepcopy(model), optimiser, sums, sums.new_zeros(2), Counters())
+        averages = sums.new_zeros(2)
+        return cls(model, copy.deepcopy(model), optimiser, sums, averages, Counters(), learned)
+
+    @property
+    def trained(self) -> nn.ModuleList:
+        """All that the optimiser changes."""
+        return trained(self.model, self.learned)
 
     @property
     def step(self) -> int:
@@ -108,6 +120,7 @@ class TrainingState:
             "optimiser": self.optimiser.state_dict(),
             "loss_sums": self.loss_sums,
             "loss_averages": self.loss_averages,
+            "learned": self.learned.state_dict() if self.learned else None,
             "counters": asdict(self.counters),
             "identity": identity,
         }
@@ -135,6 +148,8 @@ class TrainingState:
                 self.loss_sums.copy_(content["loss_sums"])
                 if "loss_averages" in content:  # runs of before γ = "auto" have none
                     self.loss_averages.copy_(content["loss_averages"])
+                if self.learned:
+                    self.learned.load_state_dict(content["learned"])
                 self.counters = Counters(**content["counters"])
         except Exception as error:  # damaged files raise many kinds
             raise StateError(
@@ -146,6 +161,11 @@ class TrainingState:
                 f"{path.parent} holds a run with another configuration: {'; '.join(different)}. "
                 "Set run.directory to a new folder, or restore these values to continue the run."
             )
+
+
+def trained(model: EnergyModel, learned: LearnedTeacher | None) -> nn.ModuleList:
+    """Return what is trained as one module."""
+    return nn.ModuleList([model] if learned is None else [model, learned])
 
 
 def _differences(

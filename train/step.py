@@ -46,7 +46,7 @@ class Stepper:
     ) -> None:
         self.state, self.data, self.config, self.team = state, data, config, team
         self.total = total
-        self.parameters = list(state.model.parameters())
+        self.parameters = list(state.trained.parameters())
         # One program serves every γ, 0 as well, with gradients of the mixing that 0 multiplies.
         self.loss = replace(config.loss, gamma="auto") if config.run.compile else config.loss
         self.gamma = torch.zeros_like(state.loss_sums[0])
@@ -55,7 +55,7 @@ class Stepper:
             self.recorded = RecordedGradients(self.add_gradients, self.parameters)
         elif config.run.compile:
             self.recorded = CompiledGradients(
-                state.model,
+                state.trained,
                 self.losses,
                 self.gamma,
                 self.add_gradients,
@@ -133,7 +133,7 @@ class Stepper:
         """Return the losses of a piece of a batch with a γ, to be differentiated."""
         padded = model_output(self.state.model, batch, create_graph=True)
         predicted = unpad(padded, len(batch.energies), batch.atoms)
-        return training_loss(predicted, batch, self.loss, totals, gamma)
+        return training_loss(predicted, batch, self.loss, totals, gamma, self.state.learned)
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

@@ -195,7 +195,7 @@ class DimeNetPP(EnergyModel):
 
         m = self.embedding(graph, rbf)
         values, taps = self.outputs[0](m, rbf, target, atoms)
-        embeddings = [taps[self.lkm_tap]]
+        layer_values, embeddings = [values], [taps[self.lkm_tap]]
         for interaction, output in zip(self.interactions, self.outputs[1:], strict=True):
             if len(angular_sum.blocks) > 1:
                 m = checkpoint(
@@ -205,5 +205,6 @@ class DimeNetPP(EnergyModel):
                 m = interaction(m, rbf, angular_sum)
             block_values, taps = output(m, rbf, target, atoms)
             values = values + block_values
+            layer_values.append(block_values)
             embeddings.append(taps[self.lkm_tap])
-        return AtomOutput(values, tuple(embeddings))
+        return AtomOutput(values, tuple(embeddings), tuple(layer_values))

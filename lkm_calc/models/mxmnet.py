@@ -162,12 +162,13 @@ class MXMNet(EnergyModel):
         edges = self.basis(graph, self.dtype)
         h = self.embedding(graph.numbers)
         values = h.new_zeros(len(h))
-        embeddings = []
+        shares, embeddings = [], []
         for global_pass, local_pass, head in zip(
             self.global_passes, self.local_passes, self.heads, strict=True
         ):
             h = local_pass(global_pass(h, edges.wide), edges.local, edges.one_hop, edges.two_hop)
             layer_values, features = head(h)
             values = values + layer_values
+            shares.append(layer_values)
             embeddings.append(h if self.lkm_tap == "state" else features)
-        return AtomOutput(values, tuple(embeddings))
+        return AtomOutput(values, tuple(embeddings), tuple(shares))

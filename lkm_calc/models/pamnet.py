@@ -198,11 +198,13 @@ class PAMNet(EnergyModel):
 
         values = torch.stack([output.values for output in outputs]).unflatten(0, (-1, 2))
         scores = torch.stack([output.scores for output in outputs]).unflatten(0, (-1, 2))
-        attention = torch.softmax(smooth_leaky_relu(scores), dim=1)  # (layers, 2, atoms)
+        attention = torch.softmax(smooth_leaky_relu(scores), dim=1)
+        shares = attention * values  # (layers, 2, atoms)
         taps = {
             "state": states,
             "global": states[::2],
             "local": states[1::2],
             "head": [output.features for output in outputs],
         }
-        return AtomOutput((attention * values).sum((0, 1)), tuple(taps[self.lkm_tap]))
+        embeddings = tuple(taps[self.lkm_tap])
+        return AtomOutput(shares.sum((0, 1)), embeddings, tuple(shares.flatten(0, 1)))
