@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     run.add_argument("--work", type=Path, default=Path("runs/studies"), help="folder for the runs")
     run.add_argument("--results", type=Path, default=RESULTS, help="folder for the figures")
+    run.add_argument("--only", default="", help="arms whose names hold this, as model=pamnet")
     run.add_argument("--workers", type=int, default=1, help="processes side by side")
     run.add_argument("--quick", action="store_true", help="every arm for a few steps, kept nowhere")
     report = commands.add_parser("report", help="make the tables and plots of the documentation")
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         names = STUDIES if options.study == "all" else [options.study]
         arms = [arm for name in names for arm in read_study(HERE / f"{name}.toml")]
+        arms = [arm for arm in arms if options.only in arm.name]
         overrides = how_to_run(rest)
         if not options.quick:
             run_study(

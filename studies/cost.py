@@ -33,6 +33,7 @@ from train.state import TrainingState
 from train.step import Stepper
 
 from .arms import HERE, Arm, read_study
+from .tables import table
 
 RESULTS = HERE / "results" / "cost"
 COMMAND = "python -m studies.cost --data FOLDER"
@@ -107,16 +108,18 @@ def report(results: Path, docs: Path) -> str:
     """Return the table of costs."""
     del docs  # no picture
     rows = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
-    lines = [
-        "| model | molecule | time | middle half of the rounds | memory |",
-        "|---|" + "---|" * 4,
-    ]
-    lines += [
-        f"| {row['model']} | {row['molecule']} | {row['time']:.3f} | {row['quartiles'][0]:.3f} to "
-        f"{row['quartiles'][1]:.3f} | {row['memory']:.3f} |"
+    cells = [
+        [
+            row["model"],
+            row["molecule"],
+            f"{row['time']:.3f}",
+            "{:.3f} to {:.3f}".format(*row["quartiles"]),
+            f"{row['memory']:.3f}",
+        ]
         for row in rows
     ]
-    return "\n".join(lines) + f"\n\nMade by `{COMMAND}`."
+    heads = ["model", "molecule", "time", "middle half of the rounds", "memory"]
+    return f"{table(heads, cells)}\n\nMade by `{COMMAND}`."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

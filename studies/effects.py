@@ -1,14 +1,13 @@
 """What a study's figures say: means over seeds, and differences between runs of the same seed."""
 
 import json
-import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .arms import Arm
 from .runner import result_path
+from .tables import mean_and_error, written
 
 Result = Mapping[str, Any]
 
@@ -21,10 +20,9 @@ class Mean(NamedTuple):
     """Standard error; NaN for one seed."""
     n: int
 
-    def text(self, spec: str) -> str:
-        """Return "mean ± standard error", each written as the format says."""
-        error = "" if math.isnan(self.error) else f" ± {abs(self.error):{spec.replace('+', '')}}"
-        return f"{self.value:{spec}}{error}"
+    def text(self, digits: int, sign: str = "") -> str:
+        """Return it with its standard error, as :func:`studies.tables.written` does."""
+        return written(self.value, self.error, digits, sign)
 
 
 class Setting(NamedTuple):
@@ -44,9 +42,8 @@ class Setting(NamedTuple):
 def mean(values: Iterable[float]) -> Mean:
     """Return mean and standard error."""
     found = list(values)
-    n = len(found)
-    error = statistics.stdev(found) / math.sqrt(n) if n > 1 else math.nan
-    return Mean(statistics.fmean(found), error, n)
+    value, error = mean_and_error(found)
+    return Mean(float(value), float(error), len(found))
 
 
 def settings(arms: Sequence[Arm], results: Path) -> list[Setting]:

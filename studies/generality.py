@@ -41,7 +41,7 @@ from md_examples.lkm_in_torch_geometric import (
 from train.qm9 import TARGETS
 from train.record import write_json
 
-from .layers_report import table, written
+from .tables import mean_and_error, table, written
 
 COMMAND = "python -m studies.generality --data qm9_130831.npz"
 IMAGE = "study-generality.png"
@@ -221,13 +221,6 @@ def read_sweeps(results: Path) -> list[Sweep]:
     ]
 
 
-def mean_and_error(values: Floats) -> tuple[Any, Any]:
-    """Return mean and standard error over the last axis, which is that of seeds."""
-    count = values.shape[-1]
-    spread = values.std(-1, ddof=1) if count > 1 else np.full(values.shape[:-1], np.nan)
-    return values.mean(-1), spread / np.sqrt(count)
-
-
 def report(results: Path, images: Path) -> str:
     """Return the Markdown of the section on other models and draw its picture.
 
@@ -259,9 +252,9 @@ def _table(sweeps: Sequence[Sweep]) -> str:
     columns = {"test_mae": 1, "lkm": 4, "cosine": 3}
     rows = []
     for sweep in sweeps:
-        change, error = mean_and_error(sweep.changes)
+        change, error = mean_and_error(sweep.changes.T)
         cells = [
-            [written(*pair, digits) for pair in zip(*mean_and_error(sweep.of(name)), strict=True)]
+            [written(*pair, digits) for pair in zip(*mean_and_error(sweep.of(name).T), strict=True)]
             for name, digits in columns.items()
         ]
         for k, (gamma, mae, lkm, cosine) in enumerate(zip(sweep.gammas, *cells, strict=True)):
@@ -278,7 +271,7 @@ def _verdict(sweeps: Sequence[Sweep]) -> str:
     lower, higher, count = 0, 0, 0
     chosen = []
     for sweep in sweeps:
-        change, error = mean_and_error(sweep.changes[np.array(sweep.gammas) > 0])
+        change, error = mean_and_error(sweep.changes[np.array(sweep.gammas) > 0].T)
         reach = student.ppf(0.975, len(sweep.seeds) - 1) * error
         lower += int((change < -reach).sum())
         higher += int((change > reach).sum())
@@ -327,7 +320,7 @@ def _over_gamma(axes: Axes, sweep: Sweep, values: Floats, label: str, shift: flo
     """Draw mean and standard error of (gammas, seeds), the γ evenly apart."""
     places = np.arange(len(sweep.gammas))
     axes.errorbar(
-        places + shift, *mean_and_error(values), marker="o", markersize=4, capsize=3, label=label
+        places + shift, *mean_and_error(values.T), marker="o", markersize=4, capsize=3, label=label
     )
     axes.set_xticks(places, [f"{gamma:g}" for gamma in sweep.gammas])
     axes.set_xlabel("γ")

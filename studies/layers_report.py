@@ -14,6 +14,7 @@ from scipy.stats import t as t_distribution
 from lkm_calc.atomic import replacing
 
 from .environments import HOPS
+from .tables import mean_and_error, table, written
 
 COMMAND = "python -m studies.layers --data qm9_130831.npz --work runs/layers"
 IMAGE = "study-layers.png"
@@ -54,25 +55,6 @@ def _cka(row: Row) -> float:
 def over_seeds(arms: Sequence[Row], checkpoint: int, figure: Figures) -> tuple[Any, Any]:
     """Return mean and standard error over seeds of a figure, or of an array of them."""
     return mean_and_error([figure(arm["checkpoints"][checkpoint]) for arm in arms])
-
-
-def mean_and_error(figures: Sequence[Any]) -> tuple[Any, Any]:
-    """Return mean and standard error, NaN of a single figure."""
-    values = np.array(figures)
-    if len(values) < 2:
-        return values.mean(0), np.full(values.shape[1:], np.nan)
-    return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
-
-
-def written(mean: float, error: float, digits: int, sign: str = "") -> str:
-    """Return a mean with its standard error, where there is one; with sign "+", also of gains."""
-    return f"{mean:{sign}.{digits}f}" + ("" if np.isnan(error) else f" ± {error:.{digits}f}")
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, numbers to the right."""
-    rule = ["---"] + ["---:"] * (len(heads) - 1)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
 
 
 def report(results: Path, images: Path) -> str:

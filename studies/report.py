@@ -10,9 +10,10 @@ from . import cost, generality, layers_report
 from .arms import HERE, read_study, study_files
 from .effects import Mean, Setting, effect, error_mean, mean, settings
 from .pictures import plot_effects, plot_gamma
+from .tables import table
 
-METRICS = {"force_mae": ("forces, meV/Å", ".1f"), "energy_mae": ("energy, meV", ".2f")}
-"""Errors of the tables: heading and format."""
+METRICS = {"force_mae": ("forces, meV/Å", 1), "energy_mae": ("energy, meV", 2)}
+"""Errors of the tables: heading and digits."""
 SECTIONS = {
     "generality": generality.report,
     "layers": layers_report.report,
@@ -33,7 +34,7 @@ def write_report(results: Path, docs: Path) -> None:
     """
     found = {path.stem: settings(read_study(path), results / "arms") for path in study_files()}
     text = (HERE / "page.md").read_text(encoding="utf-8")
-    tables = {name: table(one) for name, one in found.items()}
+    tables = {name: effects_table(one) for name, one in found.items()}
     tables |= {"gamma": gamma_table(found["gamma"]), "pooled": pooled_table(found["baseline"])}
     for name, one in tables.items():
         text = text.replace(f"<!-- table {name} -->", one)
@@ -50,38 +51,38 @@ def write_report(results: Path, docs: Path) -> None:
     write_text(docs / "study.md", text)
 
 
-def table(found: Sequence[Setting]) -> str:
+def effects_table(found: Sequence[Setting]) -> str:
     """Return a table: for each setting and error the mean without LKM and the change by each γ."""
     varying = [
         axis for axis in found[0].labels if len({setting.labels.get(axis) for setting in found}) > 1
     ]
     gammas = list(dict.fromkeys(g for setting in found for g in setting.gammas if g != "0"))
     head = [*varying, "error", "γ = 0", *(f"γ = {gamma}" for gamma in gammas)]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for setting in found:
-        for metric, (heading, spec) in METRICS.items():
+        for metric, (heading, digits) in METRICS.items():
             plain = error_mean(setting, "0", metric)
             changes = [effect(setting, gamma, metric) for gamma in gammas]
             if plain is None or not any(changes):
                 continue
             cells = [_percent(one) for one in changes]
             labels = [setting.labels.get(axis, "") for axis in varying]
-            lines.append([*labels, heading, f"{plain.text(spec)} ({plain.n})", *cells])
-    return _markdown(lines)
+            lines.append([*labels, heading, f"{plain.text(digits)} ({plain.n})", *cells])
+    return table(head, lines)
 
 
 def gamma_table(found: Sequence[Setting]) -> str:
     """Return the change of force and energy errors by γ, a row, and kind of distance, a column."""
     gammas = list(dict.fromkeys(g for setting in found for g in setting.gammas if g != "0"))
     head = ["γ", *(setting.labels["distance"] for setting in found)]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for gamma in gammas:
         cells = [
             " / ".join(filter(None, (_percent(effect(setting, gamma, m)) for m in METRICS)))
             for setting in found
         ]
         lines.append([gamma, *cells])
-    return _markdown(lines)
+    return table(head, lines)
 
 
 def pooled_table(found: Sequence[Setting]) -> str:
@@ -90,8 +91,8 @@ def pooled_table(found: Sequence[Setting]) -> str:
     The standard error is that over settings, so it holds how much LKM differs between them.
     """
     models = [*dict.fromkeys(setting.labels["model"] for setting in found)]
-    lines = [["model", "γ", "settings", *(h.split(",")[0] for h, _ in METRICS.values())]]
-    lines.append(["---"] * len(lines[0]))
+    head = ["model", "γ", "settings", *(heading.split(",")[0] for heading, _ in METRICS.values())]
+    lines = []
     for gamma in dict.fromkeys(g for setting in found for g in setting.gammas if g != "0"):
         for model in [*models, "all"]:
             some = [s for s in found if model in ("all", s.labels["model"])]
@@ -101,12 +102,8 @@ def pooled_table(found: Sequence[Setting]) -> str:
             if changes[0]:
                 cells = [_percent(mean(values) if values else None) for values in changes]
                 lines.append([model, gamma, str(len(changes[0])), *cells])
-    return _markdown(lines)
+    return table(head, lines)
 
 
 def _percent(change: Mean | None) -> str:
-    return f"{change.text('+.1f')} %" if change else ""
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{change.text(1, '+')} %" if change else ""

@@ -8,7 +8,7 @@ from studies.__main__ import main
 from studies.arms import HERE, read_study, study_files
 from studies.cost import kept_bytes
 from studies.effects import Setting, effect, error_mean, mean, settings
-from studies.report import gamma_table, pooled_table, table
+from studies.report import effects_table, gamma_table, pooled_table
 from train.config import ConfigError
 
 STUDY = """
@@ -98,7 +98,7 @@ def test_effects_are_paired_by_seed():
     found = effect(setting, "1e-2", "force_mae")
     assert found.value == pytest.approx(-7.5)
     assert found.error == pytest.approx(2.5)
-    assert found.text("+.1f") == "-7.5 ± 2.5"
+    assert found.text(1, "+") == "-7.5 ± 2.5"
     assert error_mean(setting, "0", "force_mae").n == 3
     assert effect(setting, "1e-2", "energy_mae") is None
     assert effect(setting, "1", "force_mae") is None
@@ -125,7 +125,7 @@ def test_tables_of_gammas_and_of_architectures():
 def test_one_seed_has_no_standard_error():
     one = mean([3.0])
     assert math.isnan(one.error)
-    assert one.text(".1f") == "3.0"
+    assert one.text(1) == "3.0"
 
 
 def test_runs_and_reports_a_study(tmp_path, monkeypatch):
@@ -154,7 +154,7 @@ def test_runs_and_reports_a_study(tmp_path, monkeypatch):
     assert main(arguments) == 0
     assert before == [path.stat().st_mtime_ns for path in files]
     found = settings(read_study(tmp_path / "gamma.toml"), results / "arms")
-    text = table(found)
+    text = effects_table(found)
     assert "| forces, meV/Å |" in text
     assert "(2)" in text, "two seeds"
     assert "γ = 1e-2" in text
