@@ -1,8 +1,9 @@
 """What LKM costs: time and memory of a training step with it, over those without it.
 
-Steps of the two are made in turn, so that a busy machine slows both. Memory is that of the tensors
-which the step keeps for its gradients. At inference there is nothing to compare: γ is an option of
-the loss, and the models, their weights and their files know nothing of it.
+Steps of the two are made in turn, so that a busy machine slows both, and the lower quartiles of
+their times compared, block by block. Memory is that of the tensors which the step keeps for its
+gradients. At inference there is nothing to compare: γ is an option of the loss, and the models,
+their weights and their files know nothing of it.
 
     python -m studies.cost --data FOLDER
 """
@@ -10,7 +11,6 @@ the loss, and the models, their weights and their files know nothing of it.
 import argparse
 import copy
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ from train.state import TrainingState
 from train.step import Stepper
 
 from .arms import HERE, Arm, read_study
-from .tables import table
+from .tables import mean_and_error, table, written
 
 RESULTS = HERE / "results" / "cost"
 COMMAND = "python -m studies.cost --data FOLDER"
@@ -65,7 +65,7 @@ def kept_bytes(step: Callable[[], None]) -> int:
     return sum(kept.values())
 
 
-def measure(arm: Arm, folder: Path, rounds: int, steps: int) -> dict[str, object]:
+def measure(arm: Arm, folder: Path, blocks: int, steps: int) -> dict[str, object]:
     """Return time and memory of a step with LKM over those without."""
     config = arm.config
     train = Path(config.data.train)
@@ -83,8 +83,7 @@ def measure(arm: Arm, folder: Path, rounds: int, steps: int) -> dict[str, object
 
     def seconds(which: Stepper) -> float:
         began = time.perf_counter()
-        for _ in range(steps):
-            one(which)
+        one(which)
         which.state.loss_sums.sum().item()  # waits for a GPU
         return time.perf_counter() - began
 
@@ -92,13 +91,14 @@ def measure(arm: Arm, folder: Path, rounds: int, steps: int) -> dict[str, object
         for which in steppers:
             one(which)
         memory = [kept_bytes(lambda which=which: one(which)) for which in steppers]  # type: ignore[misc]
-        times = [[seconds(which) for which in steppers] for _ in range(rounds)]
-    ratios = [mixed / plain for plain, mixed in times]
-    low, _, high = statistics.quantiles(ratios, n=4)
+        times = np.array(
+            [[[seconds(which) for which in steppers] for _ in range(steps)] for _ in range(blocks)]
+        )
+    plain, mixed = np.quantile(times, 0.25, axis=1).T
+    ratio, error = mean_and_error(mixed / plain)
     return {
         **arm.labels,
-        "time": round(statistics.median(ratios), 4),
-        "quartiles": [round(low, 4), round(high, 4)],
+        "time": [round(float(ratio), 4), round(float(error), 4)],
         "memory": round(memory[1] / memory[0], 4),
         "device": device_name(device),
     }
@@ -112,13 +112,12 @@ def report(results: Path, docs: Path) -> str:
         [
             row["model"],
             row["molecule"],
-            f"{row['time']:.3f}",
-            "{:.3f} to {:.3f}".format(*row["quartiles"]),
+            written(row["time"][0], row["time"][1], 3),
             f"{row['memory']:.3f}",
         ]
         for row in rows
     ]
-    heads = ["model", "molecule", "time", "middle half of the rounds", "memory"]
+    heads = ["model", "molecule", "time", "memory"]
     return f"{table(heads, cells)}\n\nMade by `{COMMAND}`."
 
 
@@ -127,15 +126,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path(), help="folder that holds rmd17/")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=10, help="steps a round")
+    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40, help="of each, a block")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for arm in read_study(HERE / "baseline.toml"):
         kind = (arm.labels["labels"], arm.labels["frames"], arm.labels["gamma"], arm.labels["seed"])
         if kind == ("rMD17", "200", "0", "1") and arm.labels["molecule"] != "malonaldehyde":
             arm = Arm(arm.study, {k: arm.labels[k] for k in ("model", "molecule")}, arm.config)
-            result = measure(arm, options.data, options.rounds, options.steps)
+            result = measure(arm, options.data, options.blocks, options.steps)
             options.results.mkdir(parents=True, exist_ok=True)
             write_json(
                 options.results / f"{arm.labels['model']}_{arm.labels['molecule']}.json", result
