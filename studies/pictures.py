@@ -13,20 +13,22 @@ from .effects import Setting, effect
 
 NUMBER = ["1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1", "100"]
 """Labels of γ that are numbers."""
+TICKS = [-50, -20, -10, -5, 0, 5, 10, 20, 50, 100]
+"""Of changes in %."""
 COLOURS = {"force_mae": "tab:blue", "energy_mae": "tab:orange"}
 NAMES = {"force_mae": "forces", "energy_mae": "energy"}
 
 
 def plot_effects(studies: Mapping[str, Sequence[Setting]], path: Path) -> None:
     """Draw the change of errors by LKM of every setting, with standard errors over seeds."""
-    rows = [
-        (f"{name}: {', '.join(setting.labels.values())}, γ = {gamma}", setting, gamma)
-        for name, found in studies.items()
-        if name != "gamma"
-        for setting in found
-        for gamma in setting.gammas
-        if gamma != "0" and effect(setting, gamma, "energy_mae")
-    ]
+    rows: list[tuple[str, Setting, str]] = []
+    for name, found in studies.items():
+        for setting in found if name != "gamma" else ():
+            for gamma in setting.gammas:
+                known = any(setting.results[gamma] == s.results.get(g) for _, s, g in rows)
+                if gamma != "0" and not known and effect(setting, gamma, "energy_mae"):
+                    label = ", ".join(setting.labels.values())
+                    rows.append((f"{name}: {label}, γ = {gamma}", setting, gamma))
     figure = Figure(figsize=(9, 1.2 + 0.2 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for metric, shift in (("force_mae", -0.15), ("energy_mae", 0.15)):
@@ -45,6 +47,7 @@ def plot_effects(studies: Mapping[str, Sequence[Setting]], path: Path) -> None:
     axes.set_yticks(range(len(rows)), [label for label, *_ in rows], fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("symlog", linthresh=10)
+    axes.set_xticks(TICKS, [f"{tick:+d}" if tick else "0" for tick in TICKS])
     axes.set_xlabel("change of the mean absolute error by LKM, %; left of 0 LKM helps")
     axes.grid(axis="x", alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
@@ -70,13 +73,14 @@ def plot_gamma(found: Sequence[Setting], path: Path) -> None:
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set(xscale="log", xlabel="γ", ylabel=f"change of the {NAMES[metric]} MAE, %")
         axes.set_yscale("symlog", linthresh=10)
+        axes.set_yticks(TICKS, [f"{tick:+d}" if tick else "0" for tick in TICKS])
     for setting in found:
         cosines = {g: _cosine(setting, g) for g in NUMBER if setting.results.get(g)}
         if cosines:
             x, y = list(map(float, cosines)), list(cosines.values())
             panels[2].plot(x, y, "o-", markersize=3.5, label=setting.labels["distance"])
-        if setting.results.get("0"):
-            panels[2].axhline(_cosine(setting, "0"), color="0.4", linewidth=0.8, label="γ = 0")
+    if found[0].results.get("0"):
+        panels[2].axhline(_cosine(found[0], "0"), color="0.4", linewidth=0.8, label="γ = 0")
     panels[2].set(xscale="log", xlabel="γ", ylabel="cosine between layers")
     for axes in panels:
         axes.grid(alpha=0.25)
