@@ -34,7 +34,7 @@ def lkm_loss(
         teacher: ``"mean"`` of all layers; ``"deeper"``, the mean of those after layer j, where the
             last layer has none and is left out; ``"neighbours"``, that of the layers before and
             after it; or weights w_jk of one's own, (layers, layers) or (layers, layers, atoms),
-            their first dimension 1 where all layers have one teacher. They must add up to 1 over k.
+            their first dimension 1 where all layers have one teacher.
             Gradients pass to weights that require them.
 
     Returns:

@@ -8,6 +8,9 @@ import tempfile
 from pathlib import Path
 
 from train.config import ConfigError
+from train.frames import DataError
+from train.loop import TrainingDivergedError
+from train.state import StateError
 
 from .arms import HERE, how_to_run, quick, read_study, study_files
 from .report import write_report
@@ -75,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.workers,
             )
             write_report(place / "results", place)
-    except ConfigError as error:
+    except (ConfigError, DataError, StateError, TrainingDivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:

@@ -39,14 +39,9 @@ class Arm:
     def changes(self) -> dict[str, Any]:
         """The options that tell this training from others, where they are not the default.
 
-        A new option thus makes no result an old one, nor does another machine. Without mixing it is
-        all one how layers would be mixed.
+        A new option thus makes no result an old one, nor does another machine.
         """
         table, default = to_table(self.config), to_table(Config())
-        if not self.config.loss.mixes:
-            hypers = table["model"]["hypers"]
-            table["model"]["hypers"] = {k: v for k, v in hypers.items() if k != "lkm_tap"}
-            table["loss"] |= {k: v for k, v in default["loss"].items() if k.startswith("lkm_")}
         return {
             f"{section}.{key}": value
             for section, options in table.items()
@@ -96,14 +91,29 @@ def _arm(
 ) -> Arm:
     config = base
     for axis, label in labels.items():
-        if axis == "seed":
+        if axis == "seed" and label.isdecimal():
             change = {"run": {"seed": int(label)}}
         elif label in axes.get(axis, {}):
             change = axes[axis][label]
         else:
             raise ConfigError(f"{path}: there is no [axes.{axis}.{label}], nor in common.toml.")
         config = merge(config, change)
-    return Arm(path.stem, labels, config_from_table(config))
+    if not {"gamma", "seed"} <= labels.keys():
+        raise ConfigError(f"{path}: runs need the axes gamma and seed; got {', '.join(labels)}.")
+    return Arm(path.stem, labels, _as_if_unmixed(config_from_table(config)))
+
+
+def _as_if_unmixed(config: Config) -> Config:
+    """Return a configuration without options of mixing, if it does not mix: then they do nothing.
+
+    So arms that differ in them alone are one training.
+    """
+    if config.loss.mixes:
+        return config
+    table = to_table(config)
+    table["model"]["hypers"].pop("lkm_tap", None)
+    kept = {k: v for k, v in table["loss"].items() if not k.startswith("lkm_")}
+    return config_from_table(table | {"loss": kept})
 
 
 def how_to_run(words: Sequence[str]) -> dict[str, Any]:
@@ -113,11 +123,12 @@ def how_to_run(words: Sequence[str]) -> dict[str, Any]:
         ConfigError: One of them would change the results, which are known by the study's file.
     """
     table = parse_overrides(words)
-    strange = {f"{section}.{key}" for section, keys in table.items() for key in keys} - {*HOW}
+    allowed = [option for option in HOW if option != "run.directory"]  # each arm has its own
+    strange = {f"{section}.{key}" for section, keys in table.items() for key in keys} - {*allowed}
     if strange:
         raise ConfigError(
-            f"{', '.join(sorted(strange))} would change the results: write it into the study. "
-            f"Options here: {', '.join(HOW)}."
+            f"{', '.join(sorted(strange))} cannot be given here: what changes the results stands in "
+            f"the study. Options here: {', '.join(allowed)}."
         )
     return table
 

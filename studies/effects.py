@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scipy.stats import t as student
+
 from .arms import Arm
 from .runner import result_path
 from .tables import mean_and_error, written
@@ -19,6 +21,11 @@ class Mean(NamedTuple):
     error: float
     """Standard error; NaN for one seed."""
     n: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the mean is clear of zero at 95 %, by Student's t."""
+        return self.n > 1 and abs(self.value) > student.ppf(0.975, self.n - 1) * self.error
 
     def text(self, digits: int, sign: str = "") -> str:
         """Return it with its standard error, as :func:`studies.tables.written` does."""

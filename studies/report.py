@@ -14,6 +14,7 @@ from .tables import table
 
 METRICS = {"force_mae": ("forces, meV/Å", 1), "energy_mae": ("energy, meV", 2)}
 """Errors of the tables: heading and digits."""
+NOTHING = "*Not run yet.*"
 SECTIONS = {
     "generality": generality.report,
     "layers": layers_report.report,
@@ -42,7 +43,7 @@ def write_report(results: Path, docs: Path) -> None:
         marker, folder = f"<!-- section {name} -->", results / name
         if marker in text:
             there = any(folder.glob("*.json"))
-            text = text.replace(marker, report(folder, docs) if there else "Not run yet.")
+            text = text.replace(marker, report(folder, docs) if there else NOTHING)
     left = re.findall(r"<!-- (?:table|section) .*?-->", text)
     if left:
         raise ValueError(f"page.md asks for {', '.join(left)}, which nothing makes.")
@@ -68,7 +69,7 @@ def effects_table(found: Sequence[Setting]) -> str:
             cells = [_percent(one) for one in changes]
             labels = [setting.labels.get(axis, "") for axis in varying]
             lines.append([*labels, heading, f"{plain.text(digits)} ({plain.n})", *cells])
-    return table(head, lines)
+    return table(head, lines) if lines else NOTHING
 
 
 def gamma_table(found: Sequence[Setting]) -> str:
@@ -106,4 +107,8 @@ def pooled_table(found: Sequence[Setting]) -> str:
 
 
 def _percent(change: Mean | None) -> str:
-    return f"{change.text(1, '+')} %" if change else ""
+    """Return a change as text, bold if it is clear of zero."""
+    if change is None:
+        return ""
+    mark = "**" if change.is_clear else ""
+    return f"{mark}{change.text(1, '+')} %{mark}"

@@ -4,7 +4,7 @@ import json
 import logging
 import multiprocessing
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def run_study(
     """Train the arms whose results are not there yet.
 
     A run that was stopped goes on where it stood. Studies that have an arm in common share its
-    result.
+    result; do not run such studies in one folder at the same time.
 
     Args:
         arms: In the order in which they are wanted.
@@ -42,25 +42,28 @@ def run_study(
         overrides: Changes to all configurations that say how, not what: device, compilation.
         workers: Number of processes side by side.
     """
-    missing = [arm for arm in arms if not result_path(arm, results).exists()]
+    missing = {arm.digest: arm for arm in arms if not result_path(arm, results).exists()}
     groups: dict[object, list[Arm]] = {}
-    for arm in missing:  # arms of one compiled program together
+    for arm in missing.values():  # arms of one compiled program together
         key = program_key(arm.config), arm.config.data.train, arm.config.optimiser.batch_size
         groups.setdefault(key, []).append(arm)
     logger.info("%d arms in %d groups are to be trained.", len(missing), len(groups))
     if workers == 1:
-        programs: Programs = {}
         for group in groups.values():
-            _run_group(group, data, work, results, overrides, programs)
+            _run_group(group, data, work, results, overrides)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool:
         futures = [
-            pool.submit(_run_group, group, data, work, results, overrides, {})
+            pool.submit(_run_group, group, data, work, results, overrides)
             for group in groups.values()
         ]
-        for future in futures:
-            future.result()
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def result_path(arm: Arm, results: Path) -> Path:
@@ -74,8 +77,9 @@ def _run_group(
     work: Path,
     results: Path,
     overrides: Mapping[str, Any],
-    programs: Programs,
 ) -> None:
+    """Train arms that may share compiled programs, one after the other."""
+    programs: Programs = {}
     for arm in arms:
         path = result_path(arm, results)
         if path.exists():  # made by another study meanwhile

@@ -297,13 +297,18 @@ def test_what_a_run_keeps_beside_the_weights_resumes_bit_for_bit(data, tmp_path,
 
 def test_gamma_auto_is_a_fraction_of_the_loss(data, tmp_path, monkeypatch):
     """γ of a step times the mean L_KD of those before is the fraction of their mean task loss."""
-    seen = []
+    seen, averages = [], np.zeros(2)
     step = Stepper.step
 
     def spied(self, *arguments):
-        before = self.state.loss_averages.clone()
+        before = self.state.loss_sums.numpy().copy()
         step(self, *arguments)
-        seen.append((self.gamma.item(), *before.tolist()))
+        seen.append((self.gamma.item(), *averages))
+        total, *parts = self.state.loss_sums.numpy() - before
+        loss, mixing = self.config.loss, parts[-1]
+        task = loss.energy * parts[0] + loss.forces * parts[1]
+        assert total == pytest.approx(task + self.gamma.item() * mixing)
+        averages[:] += 0.01 * (np.array([task, mixing]) - averages)
 
     monkeypatch.setattr(Stepper, "step", spied)
     fit(config(data, tmp_path, loss__gamma="auto", loss__gamma_fraction=0.2), stop_after=4)

@@ -72,6 +72,7 @@ def test_without_mixing_it_is_all_one_how_layers_would_be_mixed(tmp_path):
         ("[wrong]\n" + STUDY, "unknown keys wrong"),
         (STUDY.replace("[8, 16]", "[8, 32]"), r"no \[axes.width.32\]"),
         (STUDY.replace("hidden = 8", "[").replace("16", "="), "cannot be read"),
+        (STUDY.replace("seed = [1, 2]", ""), "need the axes gamma and seed"),
         ("[base.loss]\ngama = 1\n" + STUDY, "Did you mean loss.gamma"),
     ],
 )
@@ -120,6 +121,7 @@ def test_tables_of_gammas_and_of_architectures():
     assert rows[0] == "| pamnet | 1e-2 | 2 | -5.0 ± 5.0 % |  |"
     assert rows[1] == "| mxmnet | 1e-2 | 1 | +5.0 % |  |"
     assert rows[2].startswith("| all | 1e-2 | 3 | -1.7 ±")
+    assert effects_table([Setting({}, {"0": {}, "1e-2": {}})]) == "*Not run yet.*"
 
 
 def test_one_seed_has_no_standard_error():
@@ -128,7 +130,8 @@ def test_one_seed_has_no_standard_error():
     assert one.text(1) == "3.0"
 
 
-def test_runs_and_reports_a_study(tmp_path, monkeypatch):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_runs_and_reports_a_study(tmp_path, monkeypatch, workers):
     """A study runs from end to end; results that are there are not made again."""
     text = """
         [base.data]
@@ -147,6 +150,7 @@ def test_runs_and_reports_a_study(tmp_path, monkeypatch):
     results = tmp_path / "results"
     arguments = ["run", "gamma", "--data", str(HERE.parent / "md_examples")]
     arguments += ["--work", str(tmp_path / "work"), "--results", str(results)]
+    arguments += ["--workers", workers]
     assert main(arguments) == 0
     files = sorted((results / "arms").glob("*.json"))
     assert len(files) == 4
@@ -163,9 +167,16 @@ def test_runs_and_reports_a_study(tmp_path, monkeypatch):
     assert str(tmp_path) not in files[0].read_text()
 
 
-def test_options_that_would_change_a_result_are_refused(capsys):
-    assert main(["run", "gamma", "--loss.gamma", "1"]) == 2
-    assert "loss.gamma" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["--loss.gamma", "--run.directory"])
+def test_options_that_would_change_a_result_are_refused(option, capsys):
+    assert main(["run", "gamma", option, "1"]) == 2
+    assert option[2:] in capsys.readouterr().err
+
+
+def test_data_that_are_not_there_are_named(tmp_path, capsys):
+    arguments = ["run", "gamma", "--data", str(tmp_path), "--work", str(tmp_path)]
+    assert main([*arguments, "--results", str(tmp_path)]) == 2
+    assert "rmd17_ethanol_train_01.npz" in capsys.readouterr().err
 
 
 def test_kept_bytes_counts_each_tensor_once():

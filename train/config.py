@@ -348,6 +348,11 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"optimiser.plateau_factor is {o.plateau_factor}; it must be between 0 and 1."
         )
+    if config.loss.raw_energies and config.run.finetune:
+        raise ConfigError(
+            "loss.raw_energies starts without reference energies, which a model to finetune has. "
+            "Leave out one of the two."
+        )
     if config.loss.energy == config.loss.forces == config.loss.stress == 0:
         raise ConfigError(
             "loss.energy, loss.forces and loss.stress are all 0: there is nothing to learn."

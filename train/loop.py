@@ -64,6 +64,7 @@ def fit(
         config: The run.
         stop_after: Stop in the same way once this many steps have been made in all.
         programs: Compiled steps of earlier runs that may serve this one, to which it adds its own.
+            With them, which batches are compiled, and so the last bits, depend on those runs.
 
     Returns:
         The path of the finished model, ``model.safetensors``, or None if stopped before the end.
