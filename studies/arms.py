@@ -127,8 +127,8 @@ def how_to_run(words: Sequence[str]) -> dict[str, Any]:
     strange = {f"{section}.{key}" for section, keys in table.items() for key in keys} - {*allowed}
     if strange:
         raise ConfigError(
-            f"{', '.join(sorted(strange))} cannot be given here: what changes the results stands in "
-            f"the study. Options here: {', '.join(allowed)}."
+            f"{', '.join(sorted(strange))} cannot be given here: what changes the results stands "
+            f"in the study. Options here: {', '.join(allowed)}."
         )
     return table
 
