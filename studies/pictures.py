@@ -26,7 +26,8 @@ def plot_effects(studies: Mapping[str, Sequence[Setting]], path: Path) -> None:
         for setting in found if name != "gamma" else ():
             for gamma in setting.gammas:
                 known = any(setting.results[gamma] == s.results.get(g) for _, s, g in rows)
-                if gamma != "0" and not known and effect(setting, gamma, "energy_mae"):
+                change = effect(setting, gamma, "energy_mae")
+                if gamma != "0" and not known and change and abs(change.value) < TICKS[-1]:
                     label = ", ".join(setting.labels.values())
                     rows.append((f"{name}: {label}, γ = {gamma}", setting, gamma))
     figure = Figure(figsize=(9, 1.2 + 0.2 * len(rows)), layout="constrained")
@@ -47,6 +48,7 @@ def plot_effects(studies: Mapping[str, Sequence[Setting]], path: Path) -> None:
     axes.set_yticks(range(len(rows)), [label for label, *_ in rows], fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("symlog", linthresh=10)
+    axes.set_xlim(TICKS[0], TICKS[-1])
     axes.set_xticks(TICKS, [f"{tick:+d}" if tick else "0" for tick in TICKS])
     axes.set_xlabel("change of the mean absolute error by LKM, %; left of 0 LKM helps")
     axes.grid(axis="x", alpha=0.25)
