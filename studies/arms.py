@@ -32,7 +32,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """A file name that tells the labels."""
+        """What ``--only`` looks into."""
         return "_".join(f"{axis}={label}" for axis, label in self.labels.items())
 
     @property
