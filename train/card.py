@@ -11,6 +11,7 @@ _ERRORS = (
     ("force_rmse", "force RMSE", "meV/Å"),
     ("stress_mae", "stress MAE", "meV/Å³"),
 )
+_OPTIMISERS = {"adamw": "AdamW", "muon": "Muon for matrices, AdamW for the rest"}
 
 
 def model_card(header: Mapping[str, Any], title: str, command: str, picture: str) -> str:
@@ -38,7 +39,8 @@ def model_card(header: Mapping[str, Any], title: str, command: str, picture: str
 | trained on | {_data(training, config["data"])} |
 | loss | {loss["kind"]}; weights: energy {loss["energy"]:g} (eV per structure), forces \
 {loss["forces"]:g} (eV/Å per component), LKM γ = {loss["gamma"]} ({loss["lkm_distance"]}) |
-| optimiser | AdamW, {optimiser["epochs"]} epochs of batches of {optimiser["batch_size"]}, \
+| optimiser | {_OPTIMISERS[optimiser.get("kind", "adamw")]}, \
+{optimiser["epochs"]} epochs of batches of {optimiser["batch_size"]}, \
 learning rate {optimiser["learning_rate"]:g} after {optimiser["warmup_steps"]} warm-up steps, \
 {_schedule(optimiser)} |
 | seed | {config["run"]["seed"]} |

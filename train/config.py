@@ -114,8 +114,12 @@ class OptimiserConfig:
     the step is the same."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """What follows the warm-up."""
+    kind: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all weights, or Muon for the matrices of linear layers and AdamW for the rest."""
+    momentum: float = 0.95
+    """Decay a step of Muon's averaged gradient."""
     learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     final_fraction: float = 1e-3
     """Learning rate at the end of the cosine, or the lowest of the plateaus, over its peak."""
     plateau_factor: float = 0.8
@@ -341,7 +345,7 @@ def _check(config: Config) -> None:
     for name, value in not_negative.items():
         if not 0 <= value < math.inf:
             raise ConfigError(f"{name} is {value}; it must be finite and not negative.")
-    for name in ("ema_decay", "swa_fraction"):
+    for name in ("ema_decay", "swa_fraction", "momentum"):
         if not 0 <= getattr(o, name) < 1:
             raise ConfigError(f"optimiser.{name} is {getattr(o, name)}; it must be in [0, 1).")
     if not 0 < o.plateau_factor < 1:

@@ -18,6 +18,7 @@ from lkm_calc.atomic import replacing
 from .config import Config, OptimiserConfig, merge, to_table
 from .loss import Losses
 from .mixing import LearnedTeacher
+from .optimiser import make_optimisers
 
 
 class StateError(ValueError):
@@ -43,7 +44,7 @@ class Counters:
 
 @dataclass
 class TrainingState:
-    """Weights, averaged weights, optimiser and counters.
+    """Weights, averaged weights, optimisers and counters.
 
     The order of the frames and the learning rate but for its cuts are functions of seed and step,
     so the step is all there is to save of them.
@@ -52,7 +53,7 @@ class TrainingState:
     model: EnergyModel
     averaged_model: EnergyModel
     """Validated and kept."""
-    optimiser: torch.optim.Optimizer
+    optimisers: list[torch.optim.Optimizer]
     loss_sums: torch.Tensor
     """Sums of the loss and its parts over the present epoch, float64."""
     loss_averages: torch.Tensor
@@ -66,19 +67,14 @@ class TrainingState:
         cls, model: EnergyModel, config: OptimiserConfig, learned: LearnedTeacher | None = None
     ) -> "TrainingState":
         """Start afresh from a model, and from the weights of the loss that learn, if any do."""
-        optimiser = torch.optim.AdamW(
-            trained(model, learned).parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=model.device.type == "cuda",
-        )
+        optimisers = make_optimisers(trained(model, learned), config)
         sums = torch.zeros(len(Losses._fields), dtype=torch.float64, device=model.device)
         averages = sums.new_zeros(2)
-        return cls(model, copy.deepcopy(model), optimiser, sums, averages, Counters(), learned)
+        return cls(model, copy.deepcopy(model), optimisers, sums, averages, Counters(), learned)
 
     @property
     def trained(self) -> nn.ModuleList:
-        """All that the optimiser changes."""
+        """All that the optimisers change."""
         return trained(self.model, self.learned)
 
     @property
@@ -117,7 +113,7 @@ class TrainingState:
         content = {
             "model": self.model.state_dict(),
             "average": self.averaged_model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "loss_sums": self.loss_sums,
             "loss_averages": self.loss_averages,
             "learned": self.learned.state_dict() if self.learned else None,
@@ -144,7 +140,10 @@ class TrainingState:
             if not different:
                 self.model.load_state_dict(content["model"])
                 self.averaged_model.load_state_dict(content["average"])
-                self.optimiser.load_state_dict(content["optimiser"])
+                # Runs of before there were several had one.
+                states = content.get("optimisers") or [content["optimiser"]]
+                for optimiser, saved_state in zip(self.optimisers, states, strict=True):
+                    optimiser.load_state_dict(saved_state)
                 self.loss_sums.copy_(content["loss_sums"])
                 if "loss_averages" in content:  # runs of before γ = "auto" have none
                     self.loss_averages.copy_(content["loss_averages"])

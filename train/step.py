@@ -66,9 +66,10 @@ class Stepper:
     def step(self, indices: Int[Tensor, " batch"], rate: float, stop: Stop) -> None:
         """Make one step with the frames of ``indices`` and add its losses to the sums."""
         state, options = self.state, self.config.optimiser
-        for group in state.optimiser.param_groups:
-            group["lr"] = rate
-        state.optimiser.zero_grad(set_to_none=not self.config.run.cuda_graphs)
+        for optimiser in state.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.zero_grad(set_to_none=not self.config.run.cuda_graphs)
         self._set_gamma()
         losses = torch.zeros_like(state.loss_sums)
         mine, totals = self.team.part(indices), self.data.totals(indices)
@@ -84,7 +85,8 @@ class Stepper:
             self.team.sum([losses, asked, *map(_gradient, self.parameters)])
             stop.agree(asked)
         torch.nn.utils.clip_grad_norm_(self.parameters, options.clip_norm)
-        state.optimiser.step()
+        for optimiser in state.optimisers:
+            optimiser.step()
         state.update_average(average_decay(state.step, self.total, options))
         state.loss_sums += losses
         self._note_losses(losses)
