@@ -15,6 +15,9 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 """a, b, c of X ← a X + (b A + c A²) X, A = X Xᵀ: the fastest growth of small singular values."""
 MATCH_ADAMW = 0.2
 """Root mean square of an orthogonal update relative to one of AdamW, arXiv:2502.16982, eq. 4."""
+NO_GRADIENT = 1e-12
+"""Norm below which a gradient is no direction, as that of a dead layer, and its step vanishes with
+it; far above where squares of float32 underflow."""
 
 
 def make_optimisers(module: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimizer]:
@@ -117,11 +120,12 @@ def orthogonalised(
 ) -> Float[Tensor, "batch rows columns"]:
     """Return U Vᵀ of each matrix U S Vᵀ, singular values near 1 (0.4 to 1.3) instead of at it.
 
-    Newton-Schulz iteration with the coefficients of Jordan et al.; a matrix of zeros stays.
+    Newton-Schulz iteration with the coefficients of Jordan et al. A matrix of norm below
+    :data:`NO_GRADIENT` stays near zero.
     """
     a, b, c = QUINTIC
     wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
-    x = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp_min(1e-30)
+    x = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp_min(NO_GRADIENT)
     for _ in range(iterations):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

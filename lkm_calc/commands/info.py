@@ -55,8 +55,10 @@ def model_facts(name: str) -> dict[str, Any]:
     model = load_model(name)
     path = model_file(name)
     calibration = calibration_of(model)
+    structure = path.with_suffix(".xyz")
     return {
         "file": str(path),
+        "structure": str(structure) if structure.exists() else None,
         "bytes": path.stat().st_size,
         "architecture": model.name,
         "hypers": model.hypers,
@@ -74,6 +76,7 @@ def _lines(facts: Mapping[str, Any]) -> dict[str, Any]:
     hypers = ", ".join(f"{key} {value}" for key, value in facts["hypers"].items())
     lines: dict[str, Any] = {
         "file": f"{facts['file']}, {facts['bytes'] / 1e6:.1f} MB",
+        "structure": facts["structure"],
         "architecture": f"{facts['architecture']}, {hypers}",
         "parameters": f"{facts['parameters']:,} in {facts['dtype']}",
         "elements": ", ".join(facts["elements"]),
