@@ -25,13 +25,15 @@ def run(_options: argparse.Namespace) -> int:
     ]
     for name in bundled_models():
         facts = model_facts(name)
-        errors = facts["provenance"].get("test_errors", {})
+        training = facts["provenance"]
+        errors = training.get("test_errors") or training["validation_errors"]
+        mark = "" if "test_errors" in training else "*"
         rows.append(
             (
                 name,
                 " ".join(facts["elements"]),
                 *(
-                    f"{errors[key]:.2f}" if key in errors else "-"
+                    f"{errors[key]:.2f}{mark}" if key in errors else "-"
                     for key in ("energy_mae", "force_mae")
                 ),
                 f"{facts['parameters']:,}",
@@ -41,5 +43,6 @@ def run(_options: argparse.Namespace) -> int:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         tell("  ".join(f"{t:{w}}" for t, w in zip(row, widths, strict=True)).rstrip())
-    tell("Errors are mean absolute ones on test frames; lkm-calc info MODEL tells more.")
+    tell("Errors are mean absolute ones on test frames (* on those that chose the best epoch).")
+    tell("lkm-calc info MODEL tells more.")
     return 0
