@@ -25,6 +25,7 @@ from .support import FINITE_DIFFERENCE, ROOT, central_difference, graph_of, shar
 
 FLOORS = {
     "rmd17-aspirin": (8.0, 20.0),
+    "rmd17-benzene": (0.5, 3.0),
     "rmd17-ethanol": (1.5, 8.0),
     "rmd17-malonaldehyde": (2.5, 12.0),
     "rmd17-toluene": (2.5, 9.0),
