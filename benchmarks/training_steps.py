@@ -6,7 +6,8 @@ hold ready edges; and the same with the edges found anew in every step, as torch
 models do. "batches only" leaves out the model. Of DimeNet++ there is a fourth: torch-geometric's
 own model of the same size with its DataLoader, which is what a user without lkm-calc would write;
 it takes torch's default route for matrix products, the others lkm-train's. lkm-train's steps are
-also compiled (``run.compile``), or on a GPU replayed from a CUDA graph (``run.cuda_graphs``).
+also compiled (``run.compile``), or on a GPU replayed from a CUDA graph (``run.cuda_graphs``), and
+made with Muon in place of AdamW, lkm-train's and torch's.
 
     python -m benchmarks.training_steps rmd17_ethanol_train_01.npz --output training_steps.json
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,10 +32,11 @@ from lkm_calc import EnergyModel, Graph, build_model, energy_and_forces
 from lkm_calc.device import choose_device
 from lkm_calc.neighbours import neighbour_list
 from lkm_calc.precision import fast_matmul
-from train.config import Config, LossConfig, RunConfig
+from train.config import Config, LossConfig, OptimiserConfig, RunConfig
 from train.frames import Frames
 from train.loader import Batch, GraphFrames, epoch_order
 from train.loss import training_loss
+from train.optimiser import make_optimisers
 from train.parallel import Stop, Workers
 from train.read import read_frames
 from train.state import TrainingState
@@ -48,6 +50,8 @@ PYG_EDGES = "PyG DataLoader, edges anew"
 REPLAYED = "lkm-train, CUDA graph"
 COMPILED = "lkm-train, compiled"
 PYG_MODEL = "PyG DataLoader and DimeNet++"
+MUON = "lkm-train, Muon"
+TORCH_MUON = "lkm-train, torch's Muon"
 
 
 class Structure(Data):
@@ -132,13 +136,23 @@ def _endless(loader: DataLoader) -> Iterator[Any]:
         yield from loader
 
 
-def trainer(model: torch.nn.Module) -> Callable[[Batch], None]:
+def optimisers(model: torch.nn.Module, name: str) -> list[torch.optim.Optimizer]:
+    """Return what changes the weights: AdamW, or one of the Muons with it."""
+    kind: Literal["muon", "adamw"] = "muon" if name in (MUON, TORCH_MUON) else "adamw"
+    found = make_optimisers(model, OptimiserConfig(kind=kind, learning_rate=1e-4))
+    if name == TORCH_MUON:
+        matrices = found[0].param_groups[0]["params"]
+        found[0] = torch.optim.Muon(matrices, lr=1e-4, adjust_lr_fn="match_rms_adamw")
+    return found
+
+
+def trainer(model: torch.nn.Module, name: str = OURS) -> Callable[[Batch], None]:
     """Return a function that makes a training step with a model of ours or of theirs."""
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    changing = optimisers(model, name)
     loss = LossConfig()
 
     def step(batch: Batch) -> None:
-        optimiser.zero_grad()
+        model.zero_grad()
         if isinstance(model, EnergyModel):
             out = energy_and_forces(model, batch.graph, create_graph=True)
             training_loss(out, batch, loss).total.backward()
@@ -146,7 +160,8 @@ def trainer(model: torch.nn.Module) -> Callable[[Batch], None]:
             theirs = pyg.energy_and_forces(model, batch.graph, create_graph=True)
             energy = (theirs.energy - batch.energies).abs().mean()
             (energy + (theirs.forces - batch.forces).abs().mean()).backward()
-        optimiser.step()
+        for optimiser in changing:
+            optimiser.step()
         if batch.energies.is_cuda:
             torch.cuda.synchronize()
 
@@ -188,6 +203,8 @@ def main() -> None:
         model = build_model(options.model, hidden=options.hidden).to(device)
         makers, step = sources(frames, model, size, device), trainer(model)
         steps = dict.fromkeys(makers, step)
+        for name in (MUON, TORCH_MUON):
+            makers[name], steps[name] = makers[OURS], trainer(copy.deepcopy(model), name)
         if options.model == "dimenet++":
             theirs = pyg.dimenetpp(options.hidden).to(device)
             steps[PYG_MODEL] = trainer(theirs)

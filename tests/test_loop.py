@@ -50,6 +50,9 @@ def assert_same(one, other):
             assert torch.equal(value, other[key]), key
         elif isinstance(value, dict):
             assert_same(value, other[key])
+        elif key == "optimisers":
+            for mine, theirs in zip(value, other[key], strict=True):
+                assert_same(mine, theirs)
         elif key != "seconds":
             assert value == other[key], key
 
@@ -282,7 +285,7 @@ PLATEAUS = {
     "loss__gamma_warmup_steps": 10,
     "loss__kind": "huber",
 }
-LEARNED = {"loss__gamma": "auto", "loss__lkm_teacher": "learned"}
+LEARNED = {"loss__gamma": "auto", "loss__lkm_teacher": "learned", "optimiser__kind": "muon"}
 
 
 @pytest.mark.parametrize("options", [PLATEAUS, LEARNED], ids=["plateaus", "learned"])

@@ -71,7 +71,7 @@ def largest_difference(one, other):
 
 def gradients(saved):
     """Return the gradients of the first step, of which the first moments are (1 − β₁)."""
-    return [moments["exp_avg"] for moments in saved["optimiser"]["state"].values()]
+    return [moments["exp_avg"] for moments in saved["optimisers"][0]["state"].values()]
 
 
 def test_two_processes_make_the_gradients_of_one(data, tmp_path):

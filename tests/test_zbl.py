@@ -128,7 +128,7 @@ def pushed_together(atoms, i, j, distances):
 def test_hydrogens_of_the_bundled_model_are_kept_apart(pair):
     i, j = pair
     model = load_model("rmd17-ethanol", dtype=torch.float64)
-    core = with_zbl(model, {"H-H": 1.35})
+    core = with_zbl(model)  # the closest distances are those of its training frames
     repulsion = {model: [], core: []}
     for of in repulsion:
         calculator = LKMCalculator(of, "cpu", "float64")
