@@ -28,7 +28,8 @@ from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 
-from lkm_calc import EnergyModel, Graph, build_model, energy_and_forces
+from lkm_calc import EnergyModel, Graph, build_model, energy_and_forces, load_model
+from lkm_calc.checkpoint import bundled_models
 from lkm_calc.device import choose_device
 from lkm_calc.neighbours import neighbour_list
 from lkm_calc.precision import fast_matmul
@@ -136,6 +137,13 @@ def _endless(loader: DataLoader) -> Iterator[Any]:
         yield from loader
 
 
+def model_of(name: str, hidden: int) -> EnergyModel:
+    """Return a bundled model, or a new one of an architecture."""
+    if name in bundled_models():
+        return load_model(name, dtype=torch.float32).requires_grad_(True).train()
+    return build_model(name, hidden=hidden)
+
+
 def optimisers(model: torch.nn.Module, name: str) -> list[torch.optim.Optimizer]:
     """Return what changes the weights: AdamW, or one of the Muons with it."""
     kind: Literal["muon", "adamw"] = "muon" if name in (MUON, TORCH_MUON) else "adamw"
@@ -186,8 +194,8 @@ def replayed(model: EnergyModel, data: GraphFrames) -> Callable[[torch.Tensor], 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("frames", help="data file with forces")
-    parser.add_argument("--model", default="pamnet")
-    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--model", default="pamnet", help="architecture or bundled model")
+    parser.add_argument("--hidden", type=int, default=64, help="width of a new model")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[5, 32])
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--compile", action="store_true", help="on a CPU, compile as well")
@@ -200,7 +208,7 @@ def main() -> None:
     frames = read_frames(options.frames)
     results = {}
     for size in options.batch_sizes:
-        model = build_model(options.model, hidden=options.hidden).to(device)
+        model = model_of(options.model, options.hidden).to(device)
         makers, step = sources(frames, model, size, device), trainer(model)
         steps = dict.fromkeys(makers, step)
         for name in (MUON, TORCH_MUON):
