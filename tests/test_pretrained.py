@@ -21,7 +21,15 @@ from lkm_calc.checkpoint import bundled_models, read_header
 from train.__main__ import main
 from train.config import config_from_table, merge, read_config, to_table
 
-from .support import FINITE_DIFFERENCE, ROOT, central_difference, graph_of, shared_data
+from .support import (
+    FINITE_DIFFERENCE,
+    ROOT,
+    central_difference,
+    graph_of,
+    numerical_forces,
+    relative_error,
+    shared_data,
+)
 
 FLOORS = {
     "rmd17-aspirin": (8.0, 20.0),
@@ -102,9 +110,18 @@ def test_structure_is_a_minimum(name, capsys):
     assert f"{name}.xyz" in capsys.readouterr().out
 
 
-@bundled
+@pytest.mark.parametrize("name", FLOORS)
 def test_forces_are_the_gradient(name):
-    """Along random directions: a protein has too many coordinates for all of them."""
+    model = load_model(name, dtype=torch.float64)
+    atoms = structure_of(name)
+    atoms.rattle(0.05, seed=0)
+    forces = torch.from_numpy(LKMCalculator(model).evaluate([atoms])[0]["forces"])
+    assert relative_error(forces, numerical_forces(model, atoms)) < FINITE_DIFFERENCE
+
+
+def test_forces_of_a_protein_are_the_gradient_along_random_directions():
+    """It has too many coordinates for all of them."""
+    name = "chignolin-gfn2"
     model = load_model(name, dtype=torch.float64)
     atoms = structure_of(name)
     atoms.rattle(0.05, seed=0)

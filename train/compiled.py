@@ -32,9 +32,8 @@ Programs = dict[tuple[object, ...], Program]
 
 MAX_PROGRAMS = 2
 """Shapes compiled: that of batches, or of the two kinds of pieces into which they are cut."""
-TOLERANCE = 1e-2
-"""Largest difference from the ordinary gradients over their norm; float32 makes a thousandth of it,
-and more where a run goes on from a converged model, whose gradients are what large terms leave."""
+TOLERANCE = 1e-3
+"""Largest difference from the ordinary gradients over their norm; float32 makes a hundredth."""
 
 
 class CompiledGradients:
