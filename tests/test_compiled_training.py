@@ -1,8 +1,10 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from lkm_calc.forces import energy_and_forces
 from train import compiled
 from train.config import Config, ConfigError, LossConfig, OptimiserConfig, RunConfig
 from train.loader import GraphFrames
@@ -11,22 +13,44 @@ from train.parallel import Stop, Workers
 from train.state import TrainingState
 from train.step import Stepper
 
-from .support import rattled, relative_error, small_model
+from .support import graph_of, rattled, relative_error, small_model
 from .test_no_waiting import frames_of
 
 FEW_LAYERS = dict(num_blocks=1, num_before_skip=0, num_after_skip=0, num_output_dense=0)
 """Compiling takes as long as there are operations."""
 
 
-def steps(compile, batches=([0, 1, 2, 3], [4, 5, 0, 2], [5]), seed=0, gamma=0.1, programs=None):
-    """Make a few steps and return the stepper, the weights and the losses."""
-    frames = frames_of([rattled(seed=k) for k in range(6)])
+def labelled_by(model, structures):
+    results = [energy_and_forces(model, graph_of(atoms, model)) for atoms in structures]
+    return replace(
+        frames_of(structures),
+        energies=np.array([result.energy.item() for result in results]),
+        forces=np.concatenate([result.forces.numpy() for result in results]),
+    )
+
+
+def steps(
+    compile,
+    batches=([0, 1, 2, 3], [4, 5, 0, 2], [5]),
+    seed=0,
+    gamma=0.1,
+    programs=None,
+    learnt=False,
+):
+    """Make a few steps and return the stepper, the weights and the losses.
+
+    With `learnt` the labels are what the model gives.
+    """
+    structures = [rattled(seed=k) for k in range(6)]
+    frames = frames_of(structures)
     frames = replace(frames, forces=frames.forces / 10)
     optimiser = OptimiserConfig(batch_size=4, accumulate=2)
     loss = LossConfig(gamma=gamma, gamma_warmup_steps=3)
     config = Config(loss=loss, optimiser=optimiser, run=RunConfig(compile=compile))
     model = small_model(seed=seed, **FEW_LAYERS)
     model.calibrate(1.0 + seed, {6: float(seed)}, [1, 6, 8])
+    if learnt:
+        frames = labelled_by(model, structures)
     data = GraphFrames(frames, model, torch.device("cpu"))
     state = TrainingState.create(model, optimiser)
     stepper = Stepper(state, data, config, Workers(), total=10, programs=programs)
@@ -56,6 +80,15 @@ def without_compiler(*arguments):
 
 def other_numbers(traced, inputs, options):
     return lambda *arguments: [2 * value for value in traced(*arguments)]
+
+
+def rounded_otherwise(traced, inputs, options):
+    """Return a program whose weights differ in the last digits, as if it summed differently."""
+
+    def program(weight, *others):
+        return traced(weight * (1 + 1e-12), *others)
+
+    return program
 
 
 @pytest.mark.parametrize(
@@ -93,6 +126,13 @@ def test_runs_of_other_seeds_and_gammas_share_programs(gamma):
     _, *expected = steps(False, whole, 1, gamma)
     for a, b in zip(found, expected, strict=True):
         assert relative_error(a, b) < 1e-8
+
+
+def test_a_model_that_has_learnt_its_frames_is_compiled(monkeypatch, recwarn):
+    monkeypatch.setattr(compiled, "inductor_compile", rounded_otherwise)
+    stepper, *_ = steps(True, learnt=True)
+    assert stepper.recorded.compiled == 1
+    assert not recwarn.list
 
 
 def test_further_shapes_are_computed_in_the_ordinary_way(monkeypatch):

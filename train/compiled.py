@@ -138,7 +138,13 @@ class CompiledGradients:
         return function
 
     def _check(self, program: Program, batch: Batch, totals: Totals) -> None:
-        """Raise a CompileError unless the program gives the ordinary gradients."""
+        """Raise a CompileError unless the program gives the ordinary gradients.
+
+        Those with labels that are off: the gradients of a model that has learnt its frames are
+        small differences of large terms, and would tell rounding from rounding.
+        """
+        forces = None if batch.forces is None else torch.zeros_like(batch.forces)
+        batch = batch._replace(energies=batch.energies + 1, forces=forces)
         kept = [weight.grad for weight in self.weights]
         for weight in self.weights:
             weight.grad = None
