@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.calculators.socketio import SocketClient
 from ase.io import read
 from ase.units import invcm
@@ -19,7 +21,7 @@ from ase.units import invcm
 from lkm_calc import LKMCalculator, load_model, save_model
 from studies.generality import write_stand_in
 from train.doctor import diagnose
-from train.hdf5 import read_hdf5
+from train.hdf5 import read_hdf5, write_hdf5
 
 from .support import ROOT, shared_data, small_model
 
@@ -267,6 +269,39 @@ def test_own_data(tmp_path):
     assert len(read(folder / "test.extxyz", ":")) == 30
     assert re.search(r"\d+ steps, outside the known in", printed)
     assert (folder / "md.png").stat().st_size > 10_000
+
+
+def test_distil(tmp_path):
+    other = load_model("rmd17-ethanol")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 0.003 * torch.randn(parameter.shape, generator=generator)
+    save_model(other, tmp_path / "other.safetensors")
+    known = tmp_path / "known.h5"
+    few = read_hdf5(ROOT / "md_examples" / "ethanol_gfn2.h5").select(np.arange(20))
+    structures = [Atoms(few.numbers[:9], x) for x in few.positions.reshape(20, 9, 3)]
+    labels = LKMCalculator("rmd17-ethanol").evaluate(structures)
+    energies = np.array([one["energy"] for one in labels])
+    forces = np.concatenate([one["forces"] for one in labels])
+    write_hdf5(replace(few, energies=energies, forces=forces), known)
+    folder, teachers = tmp_path / "new", ("rmd17-ethanol", tmp_path / "other.safetensors")
+    printed = run(
+        "distil.py", folder, "--teachers", *teachers, "--spread", "0.045", "--data", known,
+        "--test", known
+    )  # fmt: skip
+    agreed = int(re.search(r"agree on (\d+) of 100 structures", printed)[1])
+    assert 0 < agreed < 100, "the spread leaves some out"
+    lesson = read_hdf5(folder / "lesson.h5")
+    assert len(lesson) == 20 + agreed
+    mean = LKMCalculator(teachers)
+    frame = lesson.select(np.array([len(lesson) - 1]))
+    expected = mean.evaluate([Atoms(frame.numbers, frame.positions)])[0]
+    np.testing.assert_allclose(frame.forces, expected["forces"], atol=1e-5)
+    np.testing.assert_allclose(frame.energies, expected["energy"], atol=1e-4)
+    student = float(re.search(r"student: force MAE (\S+) meV", printed)[1])
+    assert student < 1000 * np.abs(lesson.forces).mean(), "better than no forces"
+    assert printed.count("force MAE") == 4
 
 
 def test_lkm_in_torch_geometric(tmp_path):

@@ -1,0 +1,153 @@
+"""One model for what a committee knows: distillation into a model as small and fast as you like.
+
+A few hundred labelled frames limit a model more than its size does, and several models agree on more
+than each has learnt. They label any structure for nothing. So here teachers
+
+    simulate    Langevin dynamics with the first of them, hot enough to see what will be simulated
+    label       its structures, each with the mean of all; those on which they disagree are left out
+
+and a student learns these, and the frames that the teachers learnt from, if you have them. For a
+molecule of your own, name your model files with --teachers and their frames with --data.
+
+What you should see, with two teachers of 7.3 meV/Å on rMD17 ethanol: see docs/howto/distillation.md.
+
+    python md_examples/distil.py --teachers a.safetensors b.safetensors \\
+        --data rmd17_ethanol_train_01.npz --test rmd17_ethanol_test_01.npz
+    python md_examples/distil.py --quick          the bundled model teaches a tiny one, a minute
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.build import molecule
+from ase.io import read
+from ase.optimize import BFGS
+from lkm_train.__main__ import CONFIGS
+from lkm_train.config import read_config
+from lkm_train.frames import Frames
+from lkm_train.hdf5 import write_hdf5
+from lkm_train.loop import fit
+from lkm_train.read import read_frames
+
+from lkm_calc import LKMCalculator
+from lkm_calc.ensembles import MDSettings
+from lkm_calc.md import Simulation
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--teachers", nargs="+", default=["rmd17-ethanol"], help="models")
+parser.add_argument("--data", type=Path, help="labelled frames of one molecule to learn as well")
+parser.add_argument("--test", type=Path, help="labelled frames for errors")
+parser.add_argument("--frames", type=int, default=5000, help="structures to label")
+parser.add_argument("--temperature", type=float, default=500.0, help="of the simulation, in K")
+parser.add_argument("--every", type=int, default=20, help="steps of 0.5 fs between structures")
+parser.add_argument(
+    "--spread", type=float, default=0.5, help="of the teachers' forces on an atom, at most, eV/Å"
+)
+parser.add_argument("--hidden", type=int, default=64, help="width of the student")
+parser.add_argument("--blocks", type=int, default=3, help="interactions of the student")
+parser.add_argument("--epochs", type=int, default=30)
+parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--compile", action="store_true", help="compile the training step; needs g++")
+parser.add_argument("--output", type=Path, default=Path("runs/distil"), help="new folder")
+parser.add_argument("--quick", action="store_true", help="100 structures, a tiny student")
+options = parser.parse_args()
+if options.quick:
+    options.frames, options.hidden, options.blocks, options.epochs = 100, 16, 1, 3
+if options.output.exists():
+    parser.error(f"{options.output} exists; remove it or name another folder with --output")
+options.output.mkdir(parents=True)
+
+
+def simulate(start: Atoms) -> list[Atoms]:
+    """Return structures of a simulation with the first teacher."""
+    start.calc = LKMCalculator(options.teachers[0])
+    BFGS(start, logfile=None).run(fmax=0.05, steps=200)
+    settings = MDSettings(
+        temperature=options.temperature,
+        initial_temperature=2 * options.temperature,  # half of it goes into the vibrations at once
+        frame_every=options.every,
+        seed=options.seed,
+    )
+    simulation = Simulation(start, settings, options.output / "md")
+    # The first tenth only warms up.
+    simulation.run(options.every * (options.frames + options.frames // 10))
+    return read(simulation.record.folder / settings.trajectory, f"{-options.frames}:")
+
+
+def label(structures: list[Atoms]) -> Frames:
+    """Return the structures on which the teachers agree, with the mean of their labels."""
+    kept = []
+    for atoms, (results, extras) in zip(
+        structures, teachers.iterate(structures, progress=True), strict=True
+    ):
+        if len(options.teachers) == 1 or extras["force_spread"].max() <= options.spread:
+            kept.append((atoms.positions, results["energy"], results["forces"]))
+    print(f"The teachers agree on {len(kept)} of {len(structures)} structures.")
+    positions, energies, forces = (np.array(values) for values in zip(*kept, strict=True))
+    return Frames.of_one_molecule(structures[0].numbers, positions, energies, forces)
+
+
+def joined(first: Frames, second: Frames) -> Frames:
+    """Return the frames of both, which are of one molecule."""
+    numbers = first.numbers[: first.starts[1]]
+    parts = [
+        (f.positions.reshape(len(f), -1, 3), f.energies, f.forces.reshape(len(f), -1, 3))
+        for f in (first, second)
+    ]
+    return Frames.of_one_molecule(numbers, *map(np.concatenate, zip(*parts, strict=True)))
+
+
+def report(name: str, calculator: LKMCalculator) -> None:
+    """Print the mean absolute error of the forces on the test frames."""
+    test = read_frames(options.test)
+    structures = [
+        Atoms(test.numbers[first:end], test.positions[first:end])
+        for first, end in zip(test.starts, test.starts[1:], strict=False)
+    ]
+    found = np.concatenate([one["forces"] for one in calculator.evaluate(structures)])
+    print(f"{name}: force MAE {1000 * np.abs(found - test.forces).mean():.2f} meV/Å")
+
+
+teachers = LKMCalculator(options.teachers)
+known = read_frames(options.data) if options.data else None
+if known is None:
+    first = molecule("CH3CH2OH")
+else:
+    size = known.starts[1]
+    if not (known.numbers.reshape(len(known), -1) == known.numbers[:size]).all():
+        parser.error(f"{options.data} holds several molecules, or one with atoms in several orders")
+    first = Atoms(known.numbers[:size], known.positions[:size])
+
+lesson = label(simulate(first))
+if known is not None:
+    lesson = joined(known, lesson)
+file = options.output / "lesson.h5"
+write_hdf5(lesson, file, f"labelled by {', '.join(map(str, options.teachers))}")
+
+n_validation = len(lesson) // 20
+values = {
+    "data.train": file,
+    "data.n_train": len(lesson) - n_validation,
+    "data.n_validation": n_validation,
+    "model.hypers.hidden": options.hidden,
+    "model.hypers.num_blocks": options.blocks,
+    "model.hypers.triplet_dim": options.hidden // 2,
+    "model.hypers.output_dim": options.hidden,
+    "optimiser.epochs": options.epochs,
+    "optimiser.warmup_steps": min(1000, len(lesson) * options.epochs // 50),
+    "run.compile": str(options.compile).lower(),
+    "run.seed": options.seed,
+    "run.directory": options.output / "student",
+}
+words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
+if fit(read_config(CONFIGS / "rmd17.toml", words)) is None:
+    raise SystemExit("Stopped.")
+student = options.output / "student" / "model.safetensors"
+if options.test:
+    for name in options.teachers if len(options.teachers) > 1 else ():
+        report(name, LKMCalculator(name))
+    report("teachers", teachers)
+    report("student", LKMCalculator(student))
+print(f"The student is {student}")
