@@ -33,6 +33,7 @@ from .support import (
 
 FLOORS = {
     "rmd17-aspirin": (8.0, 20.0),
+    "rmd17-azobenzene": (6.5, 19.0),
     "rmd17-benzene": (0.5, 3.0),
     "rmd17-ethanol": (1.5, 8.0),
     "rmd17-malonaldehyde": (2.5, 12.0),
