@@ -45,9 +45,11 @@ parser.add_argument("--every", type=int, default=20, help="steps of 0.5 fs betwe
 parser.add_argument(
     "--spread", type=float, default=0.5, help="of the teachers' forces on an atom, at most, eV/Å"
 )
+parser.add_argument("--finetune", help="model the student starts as; its size is then that one's")
 parser.add_argument("--hidden", type=int, default=64, help="width of the student")
 parser.add_argument("--blocks", type=int, default=3, help="interactions of the student")
 parser.add_argument("--epochs", type=int, default=30)
+parser.add_argument("--rate", type=float, default=4e-3, help="learning rate")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--compile", action="store_true", help="compile the training step; needs g++")
 parser.add_argument("--output", type=Path, default=Path("runs/distil"), help="new folder")
@@ -136,9 +138,11 @@ values = {
     "model.hypers.triplet_dim": options.hidden // 2,
     "model.hypers.output_dim": options.hidden,
     "optimiser.epochs": options.epochs,
+    "optimiser.learning_rate": options.rate,
     "optimiser.warmup_steps": min(1000, len(lesson) * options.epochs // 50),
     "run.compile": str(options.compile).lower(),
     "run.seed": options.seed,
+    "run.finetune": options.finetune or "",
     "run.directory": options.output / "student",
 }
 words = [word for key, value in values.items() for word in (f"--{key}", str(value))]

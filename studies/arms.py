@@ -19,6 +19,12 @@ HOW = ("run.directory", "run.device", "run.compile", "run.cuda_graphs", "run.che
        "run.eval_batch_size", "run.tensorboard")  # fmt: skip
 """Options that leave the result of a training as it is, but for rounding."""
 
+REFERENCE = merge(
+    to_table(Config()),
+    {"loss": {"gamma": 0.01}, "optimiser": {"kind": "adamw", "learning_rate": 1e-3}},
+)
+"""The defaults when the first results were named, which a new default does not rename."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -37,16 +43,16 @@ class Arm:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The options that tell this training from others, where they are not the default.
+        """The options that tell this training from others, where they are not REFERENCE's.
 
         A new option thus makes no result an old one, nor does another machine.
         """
-        table, default = to_table(self.config), to_table(Config())
+        table = to_table(self.config)
         return {
             f"{section}.{key}": value
             for section, options in table.items()
             for key, value in options.items()
-            if value != default[section][key] and f"{section}.{key}" not in HOW
+            if value != REFERENCE[section][key] and f"{section}.{key}" not in HOW
         }
 
     @property

@@ -36,7 +36,12 @@ def write_report(results: Path, docs: Path) -> None:
     found = {path.stem: settings(read_study(path), results / "arms") for path in study_files()}
     text = (HERE / "page.md").read_text(encoding="utf-8")
     tables = {name: effects_table(one) for name, one in found.items()}
-    tables |= {"gamma": gamma_table(found["gamma"]), "pooled": pooled_table(found["baseline"])}
+    muon = [one for one in found["optimiser"] if one.labels["optimiser"].startswith("Muon")]
+    tables |= {
+        "gamma": gamma_table(found["gamma"]),
+        "pooled": pooled_table(found["baseline"]),
+        "pooled-muon": pooled_table(muon),
+    }
     for name, one in tables.items():
         text = text.replace(f"<!-- table {name} -->", one)
     for name, report in SECTIONS.items():

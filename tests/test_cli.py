@@ -81,7 +81,7 @@ def test_help_is_a_manual(capsys):
         assert done.value.code == 0
     text = capsys.readouterr().out
     assert "[optimiser]" in text
-    assert "gamma = 0.01" in text
+    assert "gamma = 'auto'" in text
 
 
 def test_unknown_arguments_are_refused(capsys):

@@ -148,7 +148,7 @@ def test_a_finished_run_is_left_as_it_is(data, tmp_path):
 
 def test_another_configuration_does_not_continue_the_run(data, tmp_path):
     fit(config(data, tmp_path / "run"), stop_after=3)
-    with pytest.raises(StateError, match=r"loss.gamma was 0.01, is 0.5.*run.directory"):
+    with pytest.raises(StateError, match=r"loss.gamma was .auto., is 0.5.*run.directory"):
         fit(config(data, tmp_path / "run", loss__gamma=0.5))
 
 
@@ -170,13 +170,15 @@ def test_a_damaged_state_is_named(data, tmp_path):
 
 
 def test_a_diverging_run_says_so_and_keeps_its_last_state(data, tmp_path):
-    changes = {"optimiser__learning_rate": 1e30, "optimiser__warmup_steps": 12}
+    changes = {"loss__gamma": 0.01, "optimiser__kind": "adamw", "optimiser__learning_rate": 1e30}
+    changes |= {"optimiser__warmup_steps": 12}
     with pytest.raises(TrainingDivergedError, match=r"The loss or .*Lower optimiser.learning_rate"):
         fit(config(data, tmp_path / "run", **changes))
 
 
 def test_a_diverging_validation_says_so_and_writes_no_model(data, tmp_path):
-    changes = {"optimiser__learning_rate": 1e30, "optimiser__warmup_steps": 0}
+    changes = {"loss__gamma": 0.01, "optimiser__kind": "adamw", "optimiser__learning_rate": 1e30}
+    changes |= {"optimiser__warmup_steps": 0}
     changes |= {"optimiser__batch_size": 40, "optimiser__epochs": 1}
     with pytest.raises(TrainingDivergedError, match="validation error became nan"):
         fit(config(data, tmp_path / "run", **changes))

@@ -76,7 +76,7 @@ class LossConfig:
     """Weight of the force term, eV/Å per component."""
     stress: float = 0.0
     """Weight of the stress term, eV/Å³ per component."""
-    gamma: float | Literal["auto"] = 0.01
+    gamma: float | Literal["auto"] = "auto"
     """γ, weight of the LKM term; 0 switches it off. model.hypers.lkm_tap chooses the layers. "auto"
     sets γ in every step so that γ L_KD is the fraction gamma_fraction of the rest of the loss."""
     gamma_fraction: float = 0.1
@@ -114,12 +114,12 @@ class OptimiserConfig:
     the step is the same."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """What follows the warm-up."""
-    kind: Literal["adamw", "muon"] = "adamw"
+    kind: Literal["adamw", "muon"] = "muon"
     """AdamW for all weights, or Muon for the matrices of linear layers and AdamW for the rest."""
     momentum: float = 0.95
     """Decay a step of Muon's averaged gradient."""
-    learning_rate: float = 1e-3
-    """Peak learning rate."""
+    learning_rate: float = 4e-3
+    """Peak learning rate; a half of it is safer for AdamW."""
     final_fraction: float = 1e-3
     """Learning rate at the end of the cosine, or the lowest of the plateaus, over its peak."""
     plateau_factor: float = 0.8

@@ -40,7 +40,7 @@ def make_optimisers(module: nn.Module, config: OptimiserConfig) -> list[torch.op
                 rest,
                 lr=config.learning_rate,
                 weight_decay=config.weight_decay,
-                fused=True,
+                fused=rest[0].device.type in ("cpu", "cuda"),
             )
         )
     return found
