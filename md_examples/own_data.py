@@ -101,11 +101,11 @@ output_dim = {options.width}
 [loss]
 kind = "l2"      # heeds the rare geometries; "l1" for more accuracy near equilibrium
 energy = 2.0
-gamma = 1e-3     # weight of Layer-to-Layer Knowledge Mixing
+gamma = "auto"   # weight of Layer-to-Layer Knowledge Mixing
 
 [optimiser]
 epochs = {options.epochs}
-learning_rate = 2e-3
+learning_rate = 4e-3
 warmup_steps = 100
 ema_decay = 0.99
 
