@@ -6,8 +6,9 @@ than each has learnt. They label any structure for nothing. So here teachers
     simulate    Langevin dynamics with the first of them, hot enough to see what will be simulated
     label       its structures, each with the mean of all; those on which they disagree are left out
 
-and a student learns these, and the frames that the teachers learnt from, if you have them. For a
-molecule of your own, name your model files with --teachers and their frames with --data.
+and a student learns these, and the frames that the teachers learnt from, if you have them; a few of
+those are kept apart, from which its guards know its errors. For a molecule of your own, name your
+model files with --teachers and their frames with --data.
 
 What you should see, with two teachers of 7.3 meV/Å on rMD17 ethanol: see docs/howto/distillation.md.
 
@@ -25,8 +26,9 @@ from ase.build import molecule
 from ase.io import read
 from ase.optimize import BFGS
 from lkm_train.__main__ import CONFIGS
+from lkm_train.__main__ import main as lkm_train
 from lkm_train.config import read_config
-from lkm_train.frames import Frames
+from lkm_train.frames import Frames, random_split
 from lkm_train.hdf5 import write_hdf5
 from lkm_train.loop import fit
 from lkm_train.read import read_frames
@@ -38,6 +40,7 @@ from lkm_calc.md import Simulation
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--teachers", nargs="+", default=["rmd17-ethanol"], help="models")
 parser.add_argument("--data", type=Path, help="labelled frames of one molecule to learn as well")
+parser.add_argument("--held-out", type=int, default=50, help="frames of them for the guards alone")
 parser.add_argument("--test", type=Path, help="labelled frames for errors")
 parser.add_argument("--frames", type=int, default=5000, help="structures to label")
 parser.add_argument("--temperature", type=float, default=500.0, help="of the simulation, in K")
@@ -45,6 +48,7 @@ parser.add_argument("--every", type=int, default=20, help="steps of 0.5 fs betwe
 parser.add_argument(
     "--spread", type=float, default=0.5, help="of the teachers' forces on an atom, at most, eV/Å"
 )
+parser.add_argument("--label-only", action="store_true", help="write lesson.h5, and stop")
 parser.add_argument("--finetune", help="model the student starts as; its size is then that one's")
 parser.add_argument("--hidden", type=int, default=64, help="width of the student")
 parser.add_argument("--blocks", type=int, default=3, help="interactions of the student")
@@ -123,10 +127,17 @@ else:
     first = Atoms(known.numbers[:size], known.positions[:size])
 
 lesson = label(simulate(first))
+held_out = options.output / "held_out.h5"
 if known is not None:
-    lesson = joined(known, lesson)
+    # With the teachers' seed and numbers of frames these are those that they did not learn either.
+    split = random_split(len(known), len(known) - options.held_out, options.held_out, options.seed)
+    write_hdf5(known.select(split.validation), held_out)
+    lesson = joined(known.select(split.train), lesson)
 file = options.output / "lesson.h5"
 write_hdf5(lesson, file, f"labelled by {', '.join(map(str, options.teachers))}")
+print(f"{len(lesson)} frames to learn: {file}")
+if options.label_only:
+    raise SystemExit
 
 n_validation = len(lesson) // 20
 values = {
@@ -149,6 +160,9 @@ words = [word for key, value in values.items() for word in (f"--{key}", str(valu
 if fit(read_config(CONFIGS / "rmd17.toml", words)) is None:
     raise SystemExit("Stopped.")
 student = options.output / "student" / "model.safetensors"
+if known is not None:
+    # Its errors are those of labels, not the small ones of teachers' labels that it was given.
+    lkm_train(["calibrate", str(student), str(held_out), "--train", str(file)])
 if options.test:
     for name in options.teachers if len(options.teachers) > 1 else ():
         report(name, LKMCalculator(name))
