@@ -133,6 +133,8 @@ def test_finetuning_starts_at_the_model_and_shifts_its_energies(config, tmp_path
         for p in (first, tuned / "model.safetensors")
     ]
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
+    told = load_model(tuned / "model.safetensors").provenance["config"]["run"]
+    assert told["finetune"] == "model.safetensors", "without its folder"
     rows = [json.loads(x) for x in (tuned / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["validation_energy_mae"] < 1000
     assert main(["fit", str(config), *options[:2], "--finetune", "none.safetensors"]) == 1

@@ -223,6 +223,14 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     return table
 
 
+def told_of_old(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a file tells a run had, those that came later included.
+
+    These had their defaults, but for the optimiser, which was AdamW before there was a choice.
+    """
+    return merge(to_table(Config()), merge({"optimiser": {"kind": "adamw"}}, table))
+
+
 def _toml_value(text: str) -> Any:
     """Return what TOML makes of a word, or the word: also of dates, which no option takes."""
     try:

@@ -98,7 +98,7 @@ class Record:
         table = to_table(self.config)
         # Where things lay on the trainer's disk is nobody's business; names and checksums are.
         table["data"] |= {"train": "", "test": ""}
-        table["run"] |= {"directory": ""}
+        table["run"] |= {"directory": "", "finetune": Path(self.config.run.finetune).name}
         return {
             "date": datetime.date.today().isoformat(),
             "version": version(),

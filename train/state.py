@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lkm_calc import EnergyModel
 from lkm_calc.atomic import replacing
 
-from .config import Config, OptimiserConfig, merge, to_table
+from .config import OptimiserConfig, told_of_old
 from .loss import Losses
 from .mixing import LearnedTeacher
 from .optimiser import make_optimisers
@@ -133,8 +133,7 @@ class TrainingState:
         """
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            # An option that came with a later version had its default in the run.
-            saved = merge(to_table(Config()), content["identity"])
+            saved = told_of_old(content["identity"])
             saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
             different = _differences(saved, identity)
             if not different:
