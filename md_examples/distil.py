@@ -1,19 +1,19 @@
 """One model for what a committee knows: distillation into a model as small and fast as you like.
 
-A few hundred labelled frames limit a model more than its size does, and the mean of several models is
-better than each. They label any structure for nothing. So here teachers
+A few hundred labelled frames limit a model more than its size does, and the mean of several models
+is better than each. They label any structure for nothing. So here teachers
 
     simulate    Langevin dynamics with the first of them, as hot as what will be simulated
     label       its structures, each with the mean of all; those on which they disagree are left out
 
-and a student learns these, and the frames that the teachers learnt from, if you have them; a few of
-those are kept apart, from which its guards know its errors. For a molecule of your own, name your
-model files with --teachers and their frames with --data.
+and a student learns these, and the frames that the teachers learnt from, if you have them; a few
+of those are kept apart, from which its guards know its errors. For a molecule of your own, name
+your model files with --teachers and their frames with --data.
 
-What you should see: a student nearly as good as the mean of its teachers; figures for ethanol are in
-docs/howto/distillation.md.
+What you should see: a student nearly as good as the mean of its teachers; figures for ethanol are
+in docs/howto/distillation.md.
 
-    python md_examples/distil.py --teachers a.safetensors b.safetensors --data train.npz --test test.npz
+    python md_examples/distil.py --teachers a.safetensors b.safetensors --data train.npz
     python md_examples/distil.py --quick          the bundled model teaches a tiny one, a minute
 """
 

@@ -288,12 +288,15 @@ def test_distil(tmp_path):
     folder, teachers = tmp_path / "new", ("rmd17-ethanol", tmp_path / "other.safetensors")
     printed = run(
         "distil.py", folder, "--teachers", *teachers, "--spread", "0.045", "--data", known,
-        "--test", known
+        "--held-out", "5", "--test", known
     )  # fmt: skip
     agreed = int(re.search(r"agree on (\d+) of 100 structures", printed)[1])
     assert 0 < agreed < 100, "the spread leaves some out"
     lesson = read_hdf5(folder / "lesson.h5")
-    assert len(lesson) == 20 + agreed
+    assert len(lesson) == 15 + agreed
+    assert len(read_hdf5(folder / "held_out.h5")) == 5
+    told = load_model(folder / "student" / "model.safetensors").provenance
+    assert told["calibration"]["frames"] == 5
     mean = LKMCalculator(teachers)
     frame = lesson.select(np.array([len(lesson) - 1]))
     expected = mean.evaluate([Atoms(frame.numbers, frame.positions)])[0]
