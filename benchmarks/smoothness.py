@@ -53,7 +53,7 @@ def train(model: EnergyModel, frames: Frames, steps: int, label: str) -> EnergyM
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     order = epoch_order(len(data), seed=0, epoch=0)
-    loss = LossConfig(kind="l2", energy=2.0)
+    loss = LossConfig(kind="l2", energy=2.0, gamma=0.01)
     with fast_matmul():
         for step in tqdm(range(steps), label):
             batch = order[(torch.arange(5) + 5 * step) % len(order)]

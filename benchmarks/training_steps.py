@@ -157,7 +157,7 @@ def optimisers(model: torch.nn.Module, name: str) -> list[torch.optim.Optimizer]
 def trainer(model: torch.nn.Module, name: str = OURS) -> Callable[[Batch], None]:
     """Return a function that makes a training step with a model of ours or of theirs."""
     changing = optimisers(model, name)
-    loss = LossConfig()
+    loss = LossConfig(gamma=0.01)
 
     def step(batch: Batch) -> None:
         model.zero_grad()
@@ -179,7 +179,11 @@ def trainer(model: torch.nn.Module, name: str = OURS) -> Callable[[Batch], None]
 def replayed(model: EnergyModel, data: GraphFrames) -> Callable[[torch.Tensor], None]:
     """Return a function that makes whole steps of lkm-train, compiled or from a CUDA graph."""
     on_gpu = model.device.type == "cuda"
-    config = Config(run=RunConfig(cuda_graphs=on_gpu, compile=not on_gpu))
+    config = Config(
+        loss=LossConfig(gamma=0.01),
+        optimiser=OptimiserConfig(kind="adamw", learning_rate=1e-3),
+        run=RunConfig(cuda_graphs=on_gpu, compile=not on_gpu),
+    )
     state = TrainingState.create(model, config.optimiser)
     stepper = Stepper(state, data, config, Workers(), total=10**9)
 
