@@ -53,7 +53,7 @@ def test_each_term_may_have_its_kind():
 
 
 def test_huber_is_quadratic_then_linear():
-    config = LossConfig(kind="huber", huber_delta=0.5)
+    config = LossConfig(kind="huber", huber_delta=0.5, gamma=0.01)
     losses = training_loss(predicted(), labels()._replace(forces=FORCES), config)
     assert losses.energy.item() == pytest.approx((0.5 * 0.25**2 + 0.5 * (0.75 - 0.25)) / 2)
     assert losses.forces.item() == 0
@@ -70,13 +70,15 @@ def test_gamma_zero_trains_without_mixing_but_logs_it():
 def test_energies_alone():
     out = predicted()
     prediction = Prediction(out.energy, out.atom_energies, out.embeddings)
-    losses = training_loss(prediction, labels()._replace(forces=None), LossConfig(energy=2.0))
+    losses = training_loss(
+        prediction, labels()._replace(forces=None), LossConfig(energy=2.0, gamma=0.01)
+    )
     assert losses.forces.item() == 0
     assert losses.total.item() == pytest.approx(2 * 0.5 + 0.01 * 0.5)
 
 
 def test_stress_counts_labelled_structures_only():
-    model, config = small_model(), LossConfig(kind="l1", stress=1.0)
+    model, config = small_model(), LossConfig(kind="l1", stress=1.0, gamma=0.01)
     graph = type(graph_of(crystal(), model)).collate([graph_of(crystal(), model)] * 2)
     out = energy_and_forces(model, graph, stress=True)
     stress = out.stress.clone() + 0.5
@@ -95,7 +97,11 @@ def test_pieces_add_up_to_the_batch(distance, scale_free, teacher):
     frames = frames_of([rattled(seed=k) for k in range(3)] + [rattled("H2O"), rattled("C6H6")])
     data = GraphFrames(replace(frames), model, torch.device("cpu"))
     config = LossConfig(
-        kind="l2", lkm_distance=distance, lkm_scale_free=scale_free, lkm_teacher=teacher
+        kind="l2",
+        gamma=0.01,
+        lkm_distance=distance,
+        lkm_scale_free=scale_free,
+        lkm_teacher=teacher,
     )
     learned = learned_teacher(config, model)
     parameters = [*model.parameters(), *(learned.parameters() if learned else ())]

@@ -116,13 +116,15 @@ def test_layers_without_shares_cannot_be_judged(shares):
     if shares is not None:
         shares = out.shares._replace(values=out.shares.values[1:])
     with pytest.raises(ValueError, match="needs an architecture that returns"):
-        training_loss(out._replace(shares=shares), batch, LossConfig(lkm_teacher="error"))
+        training_loss(
+            out._replace(shares=shares), batch, LossConfig(gamma=0.01, lkm_teacher="error")
+        )
 
 
 @pytest.mark.parametrize(("name", "tap"), TAPS)
 def test_weights_that_learn_start_at_the_mean_of_the_others(name, tap):
     model = small_model(name, lkm_tap=tap)
-    teacher = learned_teacher(LossConfig(lkm_teacher="learned"), model)
+    teacher = learned_teacher(LossConfig(gamma=0.01, lkm_teacher="learned"), model)
     out = model(batch_of(model).graph)
     layers = len(out.embeddings)
     assert teacher.logits.shape == (layers, layers)
@@ -156,7 +158,7 @@ def test_weights_learn_which_layer_is_nearest():
 def test_what_learns_is_no_part_of_the_model():
     model = small_model().float()
     before = set(model.state_dict())
-    config = LossConfig(lkm_teacher="learned")
+    config = LossConfig(gamma=0.01, lkm_teacher="learned")
     teacher = learned_teacher(config, model)
     batch = batch_of(model)
     training_loss(model(batch.graph), batch, config, learned=teacher).total.backward()
@@ -168,20 +170,20 @@ def test_what_learns_is_no_part_of_the_model():
 
 @pytest.mark.parametrize("teacher", ["mean", "deeper", "neighbours", "error"])
 def test_nothing_learns_with_other_teachers(teacher):
-    assert learned_teacher(LossConfig(lkm_teacher=teacher), small_model()) is None
+    assert learned_teacher(LossConfig(gamma=0.01, lkm_teacher=teacher), small_model()) is None
 
 
 def test_weights_that_learn_must_be_given():
     model = small_model()
     batch = batch_of(model)
     with pytest.raises(ValueError, match="give the weights that learned_teacher makes"):
-        training_loss(model(batch.graph), batch, LossConfig(lkm_teacher="learned"))
+        training_loss(model(batch.graph), batch, LossConfig(gamma=0.01, lkm_teacher="learned"))
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
 def test_one_layer_trains_without_mixing(teacher):
     model = small_model("mxmnet", num_layers=1)
-    config = LossConfig(lkm_teacher=teacher)
+    config = LossConfig(gamma=0.01, lkm_teacher=teacher)
     batch = batch_of(model)
     learned = learned_teacher(config, model)
     losses = training_loss(model(batch.graph), batch, config, learned=learned)
@@ -222,7 +224,7 @@ def test_losses_can_be_traced(teacher):
 def test_a_teacher_is_pulled_by_nothing_it_teaches(teacher):
     """The gradients by the embeddings are those of a teacher that stands still."""
     model = small_model()
-    config = LossConfig(lkm_teacher=teacher)
+    config = LossConfig(gamma=0.01, lkm_teacher=teacher)
     learned = learned_teacher(config, model)
     batch = batch_of(model)
     out = model(batch.graph)
@@ -240,7 +242,7 @@ def test_a_property_without_forces_can_be_taught_by_error():
     batch = batch_of(model)._replace(forces=None)
     out = model(batch.graph)
     assert isinstance(out, Prediction)
-    losses = training_loss(out, batch, LossConfig(lkm_teacher="error"))
+    losses = training_loss(out, batch, LossConfig(gamma=0.01, lkm_teacher="error"))
     assert losses.lkm.item() > 0
 
 

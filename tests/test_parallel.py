@@ -33,7 +33,8 @@ def command(data, directory, *options, processes=1):
         f'[data]\ntrain = "{data}"\nn_train = 40\nn_validation = 15\n'
         f'[model]\nname = "pamnet"\n[model.hypers]\n{hypers}\n'
         '[run]\ndtype = "float64"\ndevice = "cpu"\ncheckpoint_every = 1\n'
-        "[optimiser]\nepochs = 4\nbatch_size = 7\nwarmup_steps = 5\n"
+        '[optimiser]\nkind = "adamw"\nlearning_rate = 1e-3\n'
+        "epochs = 4\nbatch_size = 7\nwarmup_steps = 5\n"
     )
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return [

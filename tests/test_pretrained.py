@@ -35,7 +35,7 @@ FLOORS = {
     "rmd17-aspirin": (8.0, 20.0),
     "rmd17-azobenzene": (6.5, 19.0),
     "rmd17-benzene": (0.5, 3.0),
-    "rmd17-ethanol": (1.5, 8.0),
+    "rmd17-ethanol": (1.5, 7.0),
     "rmd17-malonaldehyde": (2.5, 12.0),
     "rmd17-naphthalene": (3.0, 10.0),
     "rmd17-paracetamol": (6.5, 21.0),
@@ -93,7 +93,7 @@ def test_made_with_the_shipped_configuration(name):
     for section in ("model", "loss", "optimiser"):
         assert told[section] == shipped[section]
     assert told["run"]["seed"] == shipped["run"]["seed"]
-    assert told["data"]["train"] == shipped["data"]["train"]
+    assert told["data"]["train"] == Path(shipped["data"]["train"]).name
 
 
 @bundled
