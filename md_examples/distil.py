@@ -78,7 +78,8 @@ def simulate(start: Atoms) -> list[Atoms]:
     )
     simulation = Simulation(start, settings, options.output / "md")
     # The first tenth only warms up.
-    simulation.run(options.every * (options.frames + options.frames // 10))
+    if not simulation.run(options.every * (options.frames + options.frames // 10)):
+        raise SystemExit("Stopped.")
     return read(simulation.record.folder / settings.trajectory, f"{-options.frames}:")
 
 
@@ -91,6 +92,8 @@ def label(structures: list[Atoms]) -> Frames:
         if len(options.teachers) == 1 or extras["force_spread"].max() <= options.spread:
             kept.append((atoms.positions, results["energy"], results["forces"]))
     print(f"The teachers agree on {len(kept)} of {len(structures)} structures.")
+    if not kept:
+        raise SystemExit("None is left to learn: raise --spread, or train the teachers longer.")
     positions, energies, forces = (np.array(values) for values in zip(*kept, strict=True))
     return Frames.of_one_molecule(structures[0].numbers, positions, energies, forces)
 
