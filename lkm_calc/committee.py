@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .calibration import calibration_of
-from .compiled import CompiledForces, ordinary
+from .compiled import compiled_forces, ordinary
 from .disagreement import layer_disagreement
 from .energy import EnergyModel
 from .forces import EnergyForces
@@ -71,7 +71,7 @@ class Committee:
                 )
         self.models = tuple(models)
         self.exact_repeats = exact_repeats
-        self.compiled = [CompiledForces(model) for model in models] if compile else None
+        self.compiled = [compiled_forces(model) for model in models] if compile else None
         self._latent = self._calibration = None
         if len(models) == 1 and models[0].latent is not None:
             self._latent = models[0].latent.to(models[0].device)
@@ -113,8 +113,9 @@ class Committee:
                 with deterministic(self.exact_repeats):
                     out = self._compute(place, parts, any(periodic))
                 members.append(_split(out, [len(atoms) for atoms in structures], periodic))
-            except RuntimeError as error:
-                if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+            except (RuntimeError, MemoryError) as error:
+                short = isinstance(error, torch.OutOfMemoryError | MemoryError)
+                if not short and "allocate" not in str(error):
                     raise
                 edges = sum(graph.edge_index.shape[1] for graph in parts)
                 raise MemoryError(
@@ -129,10 +130,10 @@ class Committee:
         ]
 
     def _compute(self, place: int, graphs: Sequence[Graph], stress: bool) -> EnergyForces:
-        """Return the results of one model, compiled if there is one graph and it is wanted."""
-        if self.compiled is not None and len(graphs) == 1:
-            return self.compiled[place](graphs[0], stress)
+        """Return the results of one model, compiled where it is wanted and can be."""
         graph = graphs[0] if len(graphs) == 1 else Graph.collate(graphs)
+        if self.compiled is not None and (len(graphs) == 1 or self.compiled[place].batches):
+            return self.compiled[place](graph, stress)
         return ordinary(self.models[place], graph, stress)
 
     def _extras(self, numbers: NDArray[np.integer], outputs: Sequence[Output]) -> dict[str, Any]:

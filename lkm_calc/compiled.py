@@ -1,19 +1,19 @@
-"""Energy and forces as compiled programs of fixed shapes.
+"""Energy and forces as compiled programs.
 
-The energy and its gradient are traced together into one graph of tensor operations, for shapes that
-hold a little more than the structure at hand. On a CPU the graph is compiled ahead of time to
-machine code (torch's AOTInductor, which needs a C++ compiler), and kept in a folder of the user, to
-be loaded in milliseconds by the next process. On a GPU the work is recorded as a CUDA graph.
+For DimeNet++ on a CPU there is a kernel, see :mod:`lkm_calc.kernels`, for structures of any sizes.
+Otherwise the energy and its gradient are traced together into one graph of tensor operations, for
+shapes that hold a little more than the structure at hand. On a CPU the graph is compiled ahead of
+time to machine code (torch's AOTInductor), on a GPU the work is recorded as a CUDA graph.
 
-A compiled program is no model file: it is code, made on this machine from the model's weights, and
-is loaded only from a folder and files that belong to the user.
+What the C++ compiler makes is kept in a folder of the user, to be loaded in milliseconds by the
+next process. It is no model file: it is code, made on this machine, and is loaded only from a
+folder and files that belong to the user.
 """
 
 import hashlib
 import json
 import logging
 import math
-import os
 import platform
 import tempfile
 import time
@@ -33,8 +33,10 @@ from .atomic import replacing
 from .energy import EnergyModel
 from .forces import EnergyForces, energy_and_forces
 from .graph import Graph
+from .kernels import DimeNetKernel, has_kernel
 from .padding import Capacity, pad, unpad
 from .precision import fast_matmul
+from .program_files import CompileError, check_owner, first_line, open_folder, processor
 from .recording import Recorder, record_cuda_graph
 from .threads import threads_for
 
@@ -50,6 +52,8 @@ WASTE = 1.2
 MAX_PROGRAMS = 8
 """Programs kept in memory; more shapes are computed in the ordinary way."""
 
+CHECKED = 200
+"""Atoms of the first structure on which a kernel is checked."""
 TRIALS = 3
 """Calls of a new program and of the model that are timed, to take the faster one."""
 
@@ -66,8 +70,61 @@ class Choice(NamedTuple):
     """None where the ordinary way is the faster one."""
 
 
-class CompileError(RuntimeError):
-    """A program cannot be made, or computes something else than the model."""
+class KernelForces:
+    """Energy and forces of a model by the kernel that is written for its architecture.
+
+    It takes structures of any sizes, and several at once. Before the first of them the kernel is
+    compared with the ordinary computation, its numbers and its speed, on at most
+    :data:`CHECKED` atoms. Where there is no compiler, or the numbers differ, one warning says so,
+    and all goes on in the ordinary way; so it does where the kernel is no faster.
+
+    Args:
+        model: One that has a kernel; its weights must stay as they are.
+        folder: Where the kernel is kept, that of :func:`cache_folder` if not given.
+    """
+
+    batches = True
+    """Whether several structures at once are computed by a program."""
+
+    def __init__(self, model: EnergyModel, folder: Path | None = None) -> None:
+        self.model = model
+        self.folder = folder
+        self.kernel: DimeNetKernel | None = None
+        self.failed = False
+        self.used = False
+        """Whether the last call was made by the kernel."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the kernel out of copies, which load their own."""
+        return vars(self) | {"kernel": None}
+
+    def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
+        """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU."""
+        if self.kernel is None and not self.failed:
+            self._start(first_atoms(graph, CHECKED), stress)
+        self.used = self.kernel is not None
+        if self.kernel is None:
+            return ordinary(self.model, graph, stress)
+        return self.kernel(graph, stress)
+
+    def _start(self, graph: Graph, stress: bool) -> None:
+        """Load the kernel and compare it on a graph."""
+        self.failed = True
+        try:
+            kernel = DimeNetKernel(self.model, self.folder)
+            check(kernel(graph, stress), ordinary(self.model, graph, stress))
+        except CompileError as error:
+            warnings.warn(f"Computing without compilation: {error}", stacklevel=3)
+            return
+        if self._is_faster(kernel, graph, stress):
+            self.kernel, self.failed = kernel, False
+
+    def _is_faster(self, kernel: DimeNetKernel, graph: Graph, stress: bool) -> bool:
+        return is_faster(
+            partial(kernel, graph, stress),
+            partial(ordinary, self.model, graph, stress),
+            len(graph.numbers),
+        )
 
 
 class CompiledForces:
@@ -82,6 +139,9 @@ class CompiledForces:
         model: On its device; its weights must stay as they are.
         folder: Where programs are kept, that of :func:`cache_folder` if not given.
     """
+
+    batches = False
+    """Whether several structures at once are computed by a program."""
 
     def __init__(
         self,
@@ -146,26 +206,11 @@ class CompiledForces:
         return self.choices[-1]
 
     def _is_faster(self, program: Program, capacity: Capacity, graph: Graph, stress: bool) -> bool:
-        """Time a program and the ordinary computation in turn, the best of each."""
-        ways = (
+        return is_faster(
             partial(self._run, program, capacity, graph, stress),
             partial(ordinary, self.model, graph, stress),
+            len(graph.numbers),
         )
-        best = [math.inf, math.inf]
-        for _ in range(TRIALS):
-            for k, calculate in enumerate(ways):
-                began = time.perf_counter()
-                calculate().forces.cpu()  # a GPU has finished then
-                best[k] = min(best[k], time.perf_counter() - began)
-        if best[0] >= best[1]:
-            logger.warning(
-                "Computing %d atoms without the compiled program, which takes %.1f ms a call; "
-                "the ordinary way takes %.1f.",
-                len(graph.numbers),
-                1e3 * best[0],
-                1e3 * best[1],
-            )
-        return best[0] < best[1]
 
     def _make(self, graph: Graph, capacity: Capacity, stress: bool) -> tuple[Capacity, Program]:
         """Make a program of a capacity, or load one made before that holds the graph.
@@ -187,9 +232,7 @@ class CompiledForces:
 
     def _kept(self, graph: Graph, capacity: Capacity, stress: bool) -> tuple[Capacity, Program]:
         """Load a program from the folder, where it is put first if there is none that fits."""
-        folder = self.folder or cache_folder()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _check_owner(folder)
+        folder = open_folder(self.folder)
         name = _fingerprint(self.model, graph, stress)
         for found in sorted(folder.glob(f"{name}-*.pt2")):
             known = Capacity(*map(int, found.stem.removeprefix(f"{name}-").split("-")))
@@ -199,7 +242,7 @@ class CompiledForces:
         path = folder / f"{name}-{'-'.join(map(str, capacity))}.pt2"
         if not path.exists():
             _compile(self.model, pad(graph, capacity, self.model.cutoff), stress, path)
-        _check_owner(path)
+        check_owner(path)
         # torch's aoti_load_package is a shell around this that tries the compiler for two seconds.
         loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
 
@@ -211,15 +254,53 @@ class CompiledForces:
         return capacity, run
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def compiled_forces(model: EnergyModel) -> KernelForces | CompiledForces:
+    """Return the fastest way to energy and forces of a model where it is."""
+    return KernelForces(model) if has_kernel(model) else CompiledForces(model)
 
 
-def cache_folder() -> Path:
-    """Return the folder of compiled programs: $LKM_CACHE, or lkm-calc in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("LKM_CACHE") or Path(base) / "lkm-calc")
+def first_atoms(graph: Graph, atoms: int) -> Graph:
+    """Return the graph of the first atoms alone, prepared for nothing; itself if it has no more."""
+    if len(graph.numbers) <= atoms:
+        return graph
+    kept = (graph.edge_index < atoms).all(0)
+    place = kept.cumsum(0) - 1
+    structures = int(graph.graph_index[atoms - 1]) + 1
+    return replace(
+        graph,
+        numbers=graph.numbers[:atoms],
+        positions=graph.positions[:atoms],
+        edge_index=graph.edge_index[:, kept],
+        reverse=place[graph.reverse[kept]],
+        graph_index=graph.graph_index[:atoms],
+        n_graphs=structures,
+        shifts=None if graph.shifts is None else graph.shifts[kept],
+        cell=None if graph.cell is None else graph.cell[:structures],
+        slot=None,
+        max_neighbours=None,
+        local=None,
+    )
+
+
+def is_faster(
+    program: Callable[[], EnergyForces], usual: Callable[[], EnergyForces], atoms: int
+) -> bool:
+    """Time a program and the ordinary computation in turn, the best of each, and tell of a loss."""
+    best = [math.inf, math.inf]
+    for _ in range(TRIALS):
+        for k, calculate in enumerate((program, usual)):
+            began = time.perf_counter()
+            calculate().forces.cpu()  # a GPU has finished then
+            best[k] = min(best[k], time.perf_counter() - began)
+    if best[0] >= best[1]:
+        logger.warning(
+            "Computing %d atoms without the compiled program, which takes %.1f ms a call; "
+            "the ordinary way takes %.1f.",
+            atoms,
+            1e3 * best[0],
+            1e3 * best[1],
+        )
+    return best[0] < best[1]
 
 
 def ordinary(model: EnergyModel, graph: Graph, stress: bool) -> EnergyForces:
@@ -353,7 +434,7 @@ def _fingerprint(model: EnergyModel, graph: Graph, stress: bool) -> str:
         "model": [model.name, model.hypers, str(model.dtype)],
         "graph": [sorted(graph.tensors()), len(graph.numbers), graph.n_graphs, stress],
         "torch": [torch.__version__, torch.backends.cpu.get_cpu_capability()],
-        "machine": [platform.machine(), platform.system(), _processor()],
+        "machine": [platform.machine(), platform.system(), processor()],
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for name, tensor in model.state_dict().items():
@@ -363,23 +444,3 @@ def _fingerprint(model: EnergyModel, graph: Graph, stress: bool) -> str:
     for source in sorted(package.rglob("*.py")):
         digest.update(source.read_bytes())
     return f"{model.name.replace('+', 'p')}-{digest.hexdigest()[:24]}"
-
-
-def _processor() -> str:
-    """Return what instructions the processor has; programs use all of them."""
-    about = Path("/proc/cpuinfo")
-    if not about.exists():
-        return platform.processor()
-    lines = about.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-
-
-def _check_owner(place: Path) -> None:
-    """Raise a CompileError if somebody else could write a program, or into their folder."""
-    if hasattr(os, "getuid"):
-        found = place.stat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o022:
-            raise CompileError(
-                f"{place} belongs to, or can be written by, another user, and a program is code. "
-                "Set LKM_CACHE to a folder of your own with mode 700."
-            )

@@ -62,11 +62,16 @@ def energy_and_forces(
         )
     virial = None
     if stress and graph.cell is not None:
-        a, b, c = graph.cell.unbind(1)
-        volume = (a * torch.linalg.cross(b, c)).sum(1).abs()
-        virial = gradients[1] / volume.view(-1, 1, 1)
+        virial = gradients[1] / volumes(graph.cell)
     energy, atom_energies, embeddings, shares = prediction
     if not create_graph:
         energy, atom_energies = energy.detach(), atom_energies.detach()
         embeddings, shares = tuple(layer.detach() for layer in embeddings), None
     return EnergyForces(energy, -gradients[0], virial, atom_energies, embeddings, shares)
+
+
+def volumes(cell: Float[Tensor, "graphs 3 3"]) -> Float[Tensor, "graphs 1 1"]:
+    """Return the volumes in Å³ that cell vectors, rows, span."""
+    a, b, c = cell.unbind(1)
+    signed: Tensor = (a * torch.linalg.cross(b, c)).sum(1)
+    return signed.abs().view(-1, 1, 1)

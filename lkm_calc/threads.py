@@ -11,6 +11,11 @@ times as long as one, with 5000 as long; where other work keeps the cores busy, 
 for each other after every small piece of work took a hundred times as long."""
 
 
+def threads_worth(rows: int) -> int:
+    """Return how many threads torch may take for so many rows, no more than it is set to."""
+    return min(torch.get_num_threads(), max(1, rows // ROWS_PER_THREAD))
+
+
 @contextmanager
 def threads_for(rows: int) -> Iterator[None]:
     """Let torch take one thread for every so many rows, and no more than it is set to, for a while.
@@ -22,7 +27,7 @@ def threads_for(rows: int) -> Iterator[None]:
         rows: Number of rows of the larger products, that is of edges.
     """
     before = torch.get_num_threads()
-    wanted = min(before, max(1, rows // ROWS_PER_THREAD))
+    wanted = threads_worth(rows)
     if wanted == before:
         yield
         return

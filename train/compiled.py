@@ -13,7 +13,7 @@ from torch._inductor import compile as inductor_compile
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lkm_calc.compiled import CompileError, first_line
+from lkm_calc.program_files import CompileError, first_line
 
 from .config import Config, to_table
 from .loader import Batch, Totals

@@ -67,6 +67,16 @@ class Interaction(nn.Module):
         self.dense = dense(hidden, hidden)
         self.after_skip = nn.ModuleList(Residual(hidden) for _ in range(after_skip))
 
+    def radial_weight(self) -> Float[Tensor, "hidden radial"]:
+        """Return the two linear maps of the radial basis, without a bias between them, as one."""
+        return self.rbf_out.weight @ self.rbf_in.weight
+
+    def angular_weight(self) -> Float[Tensor, "degrees radial channels"]:
+        """Return those of the spherical basis, for each degree and radial function."""
+        return torch.einsum(
+            "bln,cb->lnc", self.sbf_in.weight.view(self.basis_shape), self.sbf_out.weight
+        )
+
     def forward(
         self,
         m: Float[Tensor, "edges hidden"],
@@ -75,14 +85,9 @@ class Interaction(nn.Module):
     ) -> Float[Tensor, "edges hidden"]:
         """Return the updated messages."""
         x_ji = silu(self.from_ji(m))
-        # Two linear maps without a bias between them are one.
-        x_kj = silu(self.from_kj(m)) * (rbf @ (self.rbf_out.weight @ self.rbf_in.weight).T)
+        x_kj = silu(self.from_kj(m)) * (rbf @ self.radial_weight().T)
         x_kj = silu(self.down(x_kj))
-        # W_d W_c in one, for each degree and radial function: (degrees, radial, channels).
-        sbf = torch.einsum(
-            "bln,cb->lnc", self.sbf_in.weight.view(self.basis_shape), self.sbf_out.weight
-        )
-        h = x_ji + silu(self.up(angular_sum.of(x_kj, sbf)))
+        h = x_ji + silu(self.up(angular_sum.of(x_kj, self.angular_weight())))
         for layer in self.before_skip:
             h = layer(h)
         h = silu(self.dense(h)) + m

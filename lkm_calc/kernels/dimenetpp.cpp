@@ -1,0 +1,962 @@
+// Values of DimeNet++ and their gradient by the edge vectors: what lkm_calc/models/dimenetpp.py
+// computes and torch's autograd derives, written out for the caches of a processor.
+//
+// Edges are sorted by target. They are taken in tiles of a few dozen rows, whole atoms each, and
+// every tile goes through a whole interaction while it is in the cache; the only thing that tiles
+// exchange is the angular sums of an edge and of its reverse. The way back is derived by hand. It
+// follows the gradient by the activations alone: what each activation's slope was is kept.
+//
+// Arrays are row-major, rows padded to whole vectors, zeros in the padding of weights.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <vector>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__AVX512F__)
+#define BYTES 64
+constexpr int ROWS = 6, VECTORS = 4;
+#elif defined(__AVX__)
+#define BYTES 32
+constexpr int ROWS = 6, VECTORS = 2;
+#elif defined(__aarch64__)
+#define BYTES 16
+constexpr int ROWS = 6, VECTORS = 4;
+#else
+#define BYTES 16
+constexpr int ROWS = 4, VECTORS = 2;
+#endif
+// A block of a product is ROWS rows by VECTORS vectors of columns: what the registers hold.
+
+constexpr long TILE = 64;       // rows of edges in a tile, more where one atom has more
+constexpr int MAX_DEGREES = 20; // as in models/dimenetpp.py
+constexpr double PI = 3.14159265358979323846;
+
+namespace {
+
+// ---- vectors ------------------------------------------------------------------------------------
+
+template <class T> struct Lanes;
+template <> struct Lanes<float> {
+    typedef float V __attribute__((vector_size(BYTES)));
+    typedef int32_t I __attribute__((vector_size(BYTES)));
+};
+template <> struct Lanes<double> {
+    typedef double V __attribute__((vector_size(BYTES)));
+    typedef int64_t I __attribute__((vector_size(BYTES)));
+};
+template <class T> using V = typename Lanes<T>::V;
+template <class T> constexpr int W = BYTES / sizeof(T);
+
+template <class T> inline V<T> load(const T *from) {
+    V<T> v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+template <class T> inline void store(T *to, V<T> v) { std::memcpy(to, &v, sizeof v); }
+template <class T> inline V<T> all(T x) { return x - V<T>{}; }
+template <class T> inline long padded(long n) { return (n + W<T> - 1) / W<T> * W<T>; }
+
+// exp(x) for |x| < 87 (float) or 700: 2^n times a polynomial of the rest (Cody and Waite 1980).
+inline V<float> exponential(V<float> x) {
+    const float magic = 12582912.0f; // 1.5 · 2^23: adding it rounds to a whole number
+    V<float> t = x * 1.44269504f + magic, n = t - magic;
+    V<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    V<float> p = all(1.9875691500e-4f);
+    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                    5.0000001201e-1f})
+        p = p * r + c;
+    p = p * (r * r) + r + 1.0f;
+    Lanes<float>::I bits;
+    std::memcpy(&bits, &t, sizeof bits);
+    bits = (bits + (127 - 0x4B400000)) << 23;
+    V<float> power;
+    std::memcpy(&power, &bits, sizeof bits);
+    return p * power;
+}
+inline V<double> exponential(V<double> x) {
+    const double magic = 6755399441055744.0; // 1.5 · 2^52
+    V<double> t = x * 1.4426950408889634 + magic, n = t - magic;
+    V<double> r = (x - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
+    V<double> p = all(1.0 / 6227020800.0); // 1/13!
+    double factorial = 6227020800.0;
+    for (int k = 13; k > 0; --k) {
+        factorial /= k;
+        p = p * r + 1.0 / factorial;
+    }
+    Lanes<double>::I bits;
+    std::memcpy(&bits, &t, sizeof bits);
+    bits = (bits + (1023 - 0x4338000000000000LL)) << 52;
+    V<double> power;
+    std::memcpy(&power, &bits, sizeof bits);
+    return p * power;
+}
+
+template <class T> struct Activation {
+    V<T> value, slope;
+};
+
+// σ(z) = z / (1 + exp(−z)) and its derivative.
+template <class T> inline Activation<T> silu(V<T> z) {
+    const T most = sizeof(T) == 4 ? T(87) : T(700);
+    V<T> x = -z;
+    x = x > most ? all(most) : x;
+    x = x < -most ? all(-most) : x;
+    V<T> s = T(1) / (exponential(x) + T(1));
+    V<T> y = z * s;
+    return {y, s + y * (T(1) - s)};
+}
+
+// ---- products -----------------------------------------------------------------------------------
+
+// What becomes of z = a·b: out = [σ](z + bias) ⊙ factor + base, each part where it is given.
+template <class T> struct Tail {
+    T *out;
+    long ld;
+    const T *bias = nullptr;
+    T *slope = nullptr; // where the activation's derivative goes; no activation without
+    long slope_ld = 0;
+    const T *factor = nullptr;
+    long factor_ld = 0;
+    const T *base = nullptr;
+    long base_ld = 0;
+};
+
+template <class T, int M, int N>
+__attribute__((noinline)) void block(const T *a, long rs, long cs, const T *b, long ldb, long depth,
+                                     const Tail<T> &tail, long row, long column) {
+    V<T> sum[M][N];
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < N; ++j)
+            sum[i][j] = V<T>{};
+    for (long k = 0; k < depth; ++k, a += cs, b += ldb) {
+        V<T> right[N];
+#pragma GCC unroll 8
+        for (int j = 0; j < N; ++j)
+            right[j] = load(b + j * W<T>);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) {
+            V<T> left = all(a[i * rs]);
+#pragma GCC unroll 8
+            for (int j = 0; j < N; ++j)
+                sum[i][j] += left * right[j];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+        for (int j = 0; j < N; ++j) {
+            long r = row + i, c = column + j * W<T>;
+            V<T> z = sum[i][j];
+            if (tail.bias)
+                z += load(tail.bias + c);
+            if (tail.slope) {
+                Activation<T> activated = silu<T>(z);
+                z = activated.value;
+                store(tail.slope + r * tail.slope_ld + c, activated.slope);
+            }
+            if (tail.factor)
+                z *= load(tail.factor + r * tail.factor_ld + c);
+            if (tail.base)
+                z += load(tail.base + r * tail.base_ld + c);
+            store(tail.out + r * tail.ld + c, z);
+        }
+    }
+}
+
+template <class T, int N>
+void blocks(long m, const T *a, long rs, long cs, const T *b, long ldb, long depth,
+            const Tail<T> &tail, long column) {
+    long i = 0;
+    for (; i + ROWS <= m; i += ROWS)
+        block<T, ROWS, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
+    switch (m - i) {
+    case 5:
+        return block<T, 5, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
+    case 4:
+        return block<T, 4, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
+    case 3:
+        return block<T, 3, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
+    case 2:
+        return block<T, 2, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
+    case 1:
+        return block<T, 1, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
+    }
+}
+
+// a (m, depth) with strides rs and cs times b (depth, n): in panels of VECTORS vectors of columns,
+// a panel's rows ldb apart, the next panel `step` behind it.
+template <class T>
+void multiply(long m, long n, long depth, const T *a, long rs, long cs, const T *b, long ldb,
+              long step, const Tail<T> &tail) {
+    long vectors = n / W<T>;
+    for (long v = 0; v < vectors; v += VECTORS, b += step) {
+        long column = v * W<T>;
+        switch (std::min<long>(VECTORS, vectors - v)) {
+        case 4:
+            blocks<T, VECTORS>(m, a, rs, cs, b, ldb, depth, tail, column);
+            break;
+        case 3:
+            blocks<T, std::min(3, VECTORS)>(m, a, rs, cs, b, ldb, depth, tail, column);
+            break;
+        case 2:
+            blocks<T, 2>(m, a, rs, cs, b, ldb, depth, tail, column);
+            break;
+        case 1:
+            blocks<T, 1>(m, a, rs, cs, b, ldb, depth, tail, column);
+            break;
+        }
+    }
+}
+
+// The same with an ordinary b.
+template <class T>
+void multiply(long m, long n, long depth, const T *a, long rs, long cs, const T *b, long ldb,
+              const Tail<T> &tail) {
+    multiply<T>(m, n, depth, a, rs, cs, b, ldb, VECTORS * W<T>, tail);
+}
+
+template <class T> class Buffer {
+  public:
+    Buffer() = default;
+    Buffer(const Buffer &) = delete;
+    Buffer(Buffer &&other) : data(other.data), size(other.size) { other.data = nullptr; }
+    ~Buffer() { std::free(data); }
+    // Room for n numbers, zero when it is new.
+    T *get(long n) {
+        if (n > size) {
+            std::free(data);
+            data = nullptr;
+            size = 0;
+            long bytes = (n + n / 8) * long(sizeof(T)) / 64 * 64 + 128;
+            data = static_cast<T *>(std::aligned_alloc(64, bytes));
+            if (!data)
+                throw std::bad_alloc();
+            std::memset(data, 0, bytes);
+            size = n;
+        }
+        return data;
+    }
+    T *operator()() const { return data; }
+
+  private:
+    T *data = nullptr;
+    long size = 0;
+};
+
+// A matrix in panels, as `multiply` reads it.
+template <class T> struct Matrix {
+    long depth = 0, columns = 0;
+    Buffer<T> panels;
+
+    // From element(k, j), k < depth, j < width.
+    template <class F> void pack(long depth_, long width, F element) {
+        depth = depth_;
+        columns = padded<T>(width);
+        const long panel = VECTORS * W<T>, count = (columns + panel - 1) / panel;
+        T *to = panels.get(count * depth * panel);
+        for (long j = 0; j < width; ++j)
+            for (long k = 0; k < depth; ++k)
+                to[(j / panel * depth + k) * panel + j % panel] = element(k, j);
+    }
+    void times(long m, const T *a, long lda, const Tail<T> &tail) const {
+        const long panel = VECTORS * W<T>;
+        multiply<T>(m, columns, depth, a, lda, 1, panels(), panel, depth * panel, tail);
+    }
+};
+
+// y = x Wᵀ + b, and the way back.
+template <class T> struct Dense {
+    Matrix<T> forth, back;
+    Buffer<T> bias;
+
+    void set(long out, long in, const T *weight, const T *b) {
+        forth.pack(in, out, [=](long k, long j) { return weight[j * in + k]; });
+        back.pack(out, in, [=](long k, long j) { return weight[k * in + j]; });
+        if (b)
+            std::copy(b, b + out, bias.get(padded<T>(out)));
+    }
+};
+
+// out = a ⊙ b, or added to it.
+template <class T>
+void product(long rows, long columns, const T *a, long lda, const T *b, long ldb, T *out, long ld,
+             bool add = false) {
+    for (long i = 0; i < rows; ++i)
+        for (long c = 0; c < columns; c += W<T>) {
+            V<T> z = load(a + i * lda + c) * load(b + i * ldb + c);
+            if (add)
+                z += load(out + i * ld + c);
+            store(out + i * ld + c, z);
+        }
+}
+
+// ---- the network --------------------------------------------------------------------------------
+
+struct Sizes {
+    int64_t hidden, blocks, triplet, output, degrees, radial, exponent, before, after, dense,
+        elements, intervals, head;
+};
+
+template <class T> struct Interaction {
+    Dense<T> gate, from_ji, from_kj, down, up, dense;
+    std::vector<Dense<T>> residual; // two for each residual layer
+    Buffer<T> angular;              // (degrees, radial, channels), see `angular_sums`
+    Buffer<T> angular_back;         // (degrees, channels, a vector)
+};
+
+template <class T> struct Output {
+    Dense<T> gate, up;
+    std::vector<Dense<T>> dense;
+    Buffer<T> value;
+};
+
+// What an interaction leaves for the way back, (edges, width) each.
+template <class T> struct Kept {
+    Buffer<T> m, a, x, ji, kj, down, up, dense, sums;
+    std::vector<Buffer<T>> residual;
+};
+
+template <class T> class DimeNet {
+  public:
+    Sizes s;
+    double cutoff;
+
+    DimeNet(const Sizes &sizes, double cutoff_, const T *const *arrays) : s(sizes), cutoff(cutoff_) {
+        const long H = s.hidden, C = s.triplet, O = s.output, R = s.radial, L = s.degrees;
+        Hp = padded<T>(H), Cp = padded<T>(C), Op = padded<T>(O), Rp = padded<T>(R);
+        // Wide enough for a whole vector from the first column of the last degree on.
+        LRp = padded<T>((L - 1) * R + Rp);
+        LMp = padded<T>((L - 1) * (L - 1) + padded<T>(2 * L - 1));
+        auto next = [&]() { return *arrays++; };
+        auto dense = [&](Dense<T> &layer, long out, long in, bool bias) {
+            const T *weight = next();
+            layer.set(out, in, weight, bias ? next() : nullptr);
+        };
+        const T *f = next();
+        frequencies.assign(f, f + R);
+        const T *table = next();
+        T *own = pieces.get(s.intervals * 6 * LRp);
+        for (long i = 0; i < s.intervals * 6; ++i)
+            std::copy(table + i * L * R, table + (i + 1) * L * R, own + i * LRp);
+        for (Buffer<T> *part : {&at_target, &at_source}) {
+            const T *rows = next();
+            T *to = part->get(s.elements * Hp);
+            for (long z = 0; z < s.elements; ++z)
+                std::copy(rows + z * H, rows + (z + 1) * H, to + z * Hp);
+        }
+        dense(embed_radial, H, R, true);
+        dense(embed, H, H, true);
+        interactions.resize(s.blocks);
+        for (Interaction<T> &one : interactions) {
+            dense(one.gate, H, R, false);
+            set_angular(one, next());
+            dense(one.from_kj, H, H, true);
+            dense(one.from_ji, H, H, true);
+            dense(one.down, C, H, false);
+            dense(one.up, H, C, false);
+            dense(one.dense, H, H, true);
+            one.residual.resize(2 * (s.before + s.after));
+            for (Dense<T> &layer : one.residual)
+                dense(layer, H, H, true);
+        }
+        outputs.resize(s.blocks + 1);
+        for (Output<T> &one : outputs) {
+            dense(one.gate, H, R, false);
+            dense(one.up, O, H, false);
+            one.dense.resize(s.dense);
+            for (Dense<T> &layer : one.dense)
+                dense(layer, O, O, true);
+            const T *value = next();
+            std::copy(value, value + O, one.value.get(Op));
+        }
+        kept.resize(s.blocks + 1);
+        for (Kept<T> &one : kept)
+            one.residual.resize(2 * (s.before + s.after));
+        set_recurrences();
+    }
+
+    // False if the edges are not sorted by target.
+    bool run(long atoms, long edges, const int64_t *numbers_, const int64_t *source_,
+             const int64_t *target_, const int64_t *reverse_, const double *vectors_, int threads,
+             T *values_, double *gradient_, T *embeddings_) {
+        std::lock_guard<std::mutex> lock(mutex); // the buffers are the model's
+        N = atoms, E = edges;
+        numbers = numbers_, source = source_, target = target_, reverse = reverse_;
+        vectors = vectors_, values = values_, gradient = gradient_, embeddings = embeddings_;
+        if (!std::is_sorted(target, target + E))
+            return false;
+        make_tiles();
+        make_room(threads);
+        const long last = s.blocks, count = long(tiles.size()) - 1;
+        std::fill(values, values + N, T(0));
+        for (long b = 0; b <= last; ++b) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+            for (long t = 0; t < count; ++t)
+                forth(t, b);
+            energy(b, threads);
+        }
+        for (long b = last; b >= 0; --b) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+            for (long t = 0; t < count; ++t)
+                back(t, b);
+        }
+        return true;
+    }
+
+  private:
+    long Hp, Cp, Op, Rp, LRp, LMp; // padded widths
+    std::vector<T> frequencies;
+    Buffer<T> pieces, at_target, at_source;
+    Dense<T> embed_radial, embed;
+    std::vector<Interaction<T>> interactions;
+    std::vector<Output<T>> outputs;
+    T tops[MAX_DEGREES], rising[MAX_DEGREES][MAX_DEGREES], falling[MAX_DEGREES][MAX_DEGREES];
+
+    // What follows belongs to one call.
+    std::mutex mutex;
+    long N = 0, E = 0;
+    const int64_t *numbers = nullptr, *source = nullptr, *target = nullptr, *reverse = nullptr;
+    const double *vectors = nullptr;
+    T *values = nullptr, *embeddings = nullptr;
+    double *gradient = nullptr;
+    std::vector<long> first; // first edge into each atom, and one past the last
+    std::vector<long> tiles; // first atom of each tile, and one past the last
+    long tile_rows = 0, neighbours = 0;
+    std::vector<Kept<T>> kept;
+    // By edge: the bases, their derivatives by distance, and the gradients by them.
+    Buffer<T> rbf, rbf_slope, radial, radial_slope, harmonics, to_rbf, to_radial, to_harmonics;
+    Buffer<T> embed_slope, message_slope, to_m;
+    Buffer<T> exchanged[2]; // angular sums, or gradients by them, which reverse edges exchange
+    std::vector<Buffer<T>> to_t; // gradients by the sums of messages, by atom
+    Buffer<T> t_sums;
+    struct Scratch {
+        Buffer<T> h, u, v, s, x, terms, sums, turned, turned_one, part, a, b;
+        std::vector<Buffer<T>> slopes;
+    };
+    std::vector<Scratch> scratch; // a thread each
+
+    static int thread() {
+#ifdef _OPENMP
+        return omp_get_thread_num();
+#else
+        return 0;
+#endif
+    }
+
+    // The addition theorem Y_l0(α) = √(4π/(2l+1)) Σ_m Y_lm(û_kj) Y_lm(û_ji), its factor and that of
+    // û_ji = −(direction of the edge i → j) taken into the weights.
+    void set_angular(Interaction<T> &one, const T *weight) {
+        const long C = s.triplet, R = s.radial, L = s.degrees;
+        T *forth = one.angular.get(L * R * Cp), *back = one.angular_back.get(L * C * Rp);
+        for (long l = 0; l < L; ++l) {
+            const double factor = (l % 2 ? -1 : 1) / std::sqrt(opposite(l));
+            for (long r = 0; r < R; ++r)
+                for (long c = 0; c < C; ++c) {
+                    T w = T(factor * weight[(l * R + r) * C + c]);
+                    forth[(l * R + r) * Cp + c] = w;
+                    back[(l * C + c) * Rp + r] = w;
+                }
+        }
+    }
+    // Σ_m Y_lm(û)², by which the edge's own term is taken out of the sum.
+    static double opposite(long l) { return (2 * l + 1) / (4 * PI); }
+
+    // Of the normalised associated Legendre functions, as SphericalHarmonics in basis.py.
+    void set_recurrences() {
+        double top = std::sqrt(1 / (4 * PI));
+        for (int l = 0; l < s.degrees; ++l) {
+            if (l > 0)
+                top *= std::sqrt((2.0 * l + 1) / (2.0 * l)) * (l == 1 ? std::sqrt(2.0) : 1);
+            tops[l] = T(top);
+            for (int m = 0; m < l; ++m) {
+                const double ll = double(l) * l, mm = double(m) * m, one = double(l - 1) * (l - 1);
+                rising[l][m] = T(std::sqrt((4 * ll - 1) / (ll - mm)));
+                falling[l][m] =
+                    l > 1 ? T(std::sqrt((one - mm) * (2 * l + 1) / ((2 * l - 3) * (ll - mm)))) : 0;
+            }
+        }
+    }
+
+    void make_tiles() {
+        first.assign(N + 1, 0);
+        for (long e = 0; e < E; ++e)
+            ++first[target[e] + 1];
+        neighbours = *std::max_element(first.begin(), first.end());
+        for (long i = 0; i < N; ++i)
+            first[i + 1] += first[i];
+        tiles.assign(1, 0);
+        tile_rows = 0;
+        for (long i = 0; i < N; ++i) {
+            const long rows = first[i + 1] - first[tiles.back()];
+            if (rows > TILE && i > tiles.back())
+                tiles.push_back(i);
+            tile_rows = std::max(tile_rows, first[i + 1] - first[tiles.back()]);
+        }
+        tiles.push_back(N);
+    }
+
+    void make_room(int threads) {
+        const long L = s.degrees, O = std::max(Op, Hp);
+        for (Kept<T> &one : kept) {
+            one.m.get(E * Hp);
+            if (&one == &kept.back())
+                break; // there is one more output block than interactions
+            for (Buffer<T> *wide : {&one.a, &one.ji, &one.kj, &one.up, &one.dense})
+                wide->get(E * Hp);
+            for (Buffer<T> &wide : one.residual)
+                wide.get(E * Hp);
+            one.x.get(E * Cp), one.down.get(E * Cp);
+            one.sums.get(N * L * L * Cp);
+        }
+        for (Buffer<T> *basis : {&rbf, &rbf_slope, &to_rbf})
+            basis->get(E * Rp);
+        for (Buffer<T> *basis : {&radial, &radial_slope, &to_radial})
+            basis->get(E * LRp);
+        for (Buffer<T> *basis : {&harmonics, &to_harmonics})
+            basis->get(E * LMp);
+        for (Buffer<T> *wide : {&embed_slope, &message_slope, &to_m})
+            wide->get(E * Hp);
+        exchanged[0].get(E * Cp), exchanged[1].get(E * Cp);
+        to_t.resize(s.blocks + 1);
+        for (Buffer<T> &one : to_t)
+            one.get(N * Hp);
+        t_sums.get(N * Hp);
+        if (long(scratch.size()) < threads)
+            scratch.resize(threads);
+        for (Scratch &own : scratch) {
+            own.h.get(tile_rows * Hp), own.u.get(tile_rows * Hp), own.v.get(tile_rows * Hp);
+            own.s.get(tile_rows * Cp), own.x.get(tile_rows * Cp);
+            own.terms.get(L * neighbours * Cp), own.part.get(neighbours * Cp);
+            own.sums.get(L * L * Cp), own.turned.get(Cp * LMp);
+            own.turned_one.get(Cp * padded<T>(2 * L - 1));
+            own.a.get(TILE * O), own.b.get(TILE * O);
+            own.slopes.resize(s.dense);
+            for (Buffer<T> &one : own.slopes)
+                one.get(TILE * Op);
+        }
+    }
+
+    // h + σ(W₂ σ(W₁ h)), in place.
+    void residual(const Interaction<T> &layer, Kept<T> &k, long which, long e0, long rows, T *h,
+                  T *u) {
+        const Dense<T> *pair = &layer.residual[2 * which];
+        Buffer<T> *slope = &k.residual[2 * which];
+        pair[0].forth.times(rows, h, Hp, {u, Hp, pair[0].bias(), slope[0]() + e0 * Hp, Hp});
+        pair[1].forth.times(rows, u, Hp,
+                            {h, Hp, pair[1].bias(), slope[1]() + e0 * Hp, Hp, nullptr, 0, h, Hp});
+    }
+    void residual_back(const Interaction<T> &layer, Kept<T> &k, long which, long e0, long rows,
+                       T *g, T *u, T *v) {
+        const Dense<T> *pair = &layer.residual[2 * which];
+        Buffer<T> *slope = &k.residual[2 * which];
+        product(rows, Hp, g, Hp, slope[1]() + e0 * Hp, Hp, v, Hp);
+        pair[1].back.times(rows, v, Hp,
+                           {u, Hp, nullptr, nullptr, 0, slope[0]() + e0 * Hp, Hp});
+        pair[0].back.times(rows, u, Hp, {g, Hp, nullptr, nullptr, 0, nullptr, 0, g, Hp});
+    }
+
+    // Messages m_b of a tile, its atoms' sums t_b of them and, but for the last, the angular sums
+    // that the next interaction needs.
+    void forth(long t, long b) {
+        const long a0 = tiles[t], a1 = tiles[t + 1], e0 = first[a0], rows = first[a1] - e0;
+        Scratch &own = scratch[thread()];
+        T *h = own.h(), *u = own.u(), *v = own.v(), *m = kept[b].m() + e0 * Hp;
+        const T *waves = rbf() + e0 * Rp;
+        if (b == 0) {
+            geometry(e0, rows);
+            embed_radial.forth.times(
+                rows, waves, Rp, {u, Hp, embed_radial.bias(), embed_slope() + e0 * Hp, Hp});
+            embed.forth.times(rows, u, Hp, {v, Hp, embed.bias()});
+            for (long i = 0; i < rows; ++i) {
+                const T *to = at_target() + numbers[target[e0 + i]] * Hp;
+                const T *from = at_source() + numbers[source[e0 + i]] * Hp;
+                for (long c = 0; c < Hp; c += W<T>) {
+                    Activation<T> z = silu<T>(load(v + i * Hp + c) + load(to + c) + load(from + c));
+                    store(m + i * Hp + c, z.value);
+                    store(message_slope() + (e0 + i) * Hp + c, z.slope);
+                }
+            }
+        } else {
+            const Interaction<T> &layer = interactions[b - 1];
+            Kept<T> &k = kept[b - 1];
+            const T *before = k.m() + e0 * Hp;
+            layer.from_ji.forth.times(rows, before, Hp,
+                                      {h, Hp, layer.from_ji.bias(), k.ji() + e0 * Hp, Hp});
+            take(exchanged[(b - 1) & 1](), e0, rows, own.s());
+            layer.up.forth.times(rows, own.s(), Cp,
+                                 {h, Hp, nullptr, k.up() + e0 * Hp, Hp, nullptr, 0, h, Hp});
+            for (long r = 0; r < s.before; ++r)
+                residual(layer, k, r, e0, rows, h, u);
+            layer.dense.forth.times(
+                rows, h, Hp,
+                {m, Hp, layer.dense.bias(), k.dense() + e0 * Hp, Hp, nullptr, 0, before, Hp});
+            for (long r = s.before; r < s.before + s.after; ++r)
+                residual(layer, k, r, e0, rows, m, u);
+        }
+        outputs[b].gate.forth.times(rows, waves, Rp, {u, Hp, nullptr, nullptr, 0, m, Hp});
+        for (long i = a0; i < a1; ++i)
+            for (long c = 0; c < Hp; c += W<T>) {
+                V<T> sum{};
+                for (long e = first[i]; e < first[i + 1]; ++e)
+                    sum += load(u + (e - e0) * Hp + c);
+                store(t_sums() + i * Hp + c, sum);
+            }
+        if (b == s.blocks)
+            return;
+        const Interaction<T> &layer = interactions[b];
+        Kept<T> &k = kept[b];
+        T *a = k.a() + e0 * Hp;
+        layer.from_kj.forth.times(rows, m, Hp,
+                                  {a, Hp, layer.from_kj.bias(), k.kj() + e0 * Hp, Hp});
+        layer.gate.forth.times(rows, waves, Rp, {u, Hp, nullptr, nullptr, 0, a, Hp});
+        layer.down.forth.times(rows, u, Hp,
+                               {k.x() + e0 * Cp, Cp, nullptr, k.down() + e0 * Cp, Cp});
+        for (long i = a0; i < a1; ++i)
+            angular_sums(layer, k, i, own, exchanged[b & 1]());
+    }
+
+    // Rows of the reverse edges.
+    void take(const T *from, long e0, long rows, T *to) const {
+        for (long i = 0; i < rows; ++i)
+            std::copy_n(from + reverse[e0 + i] * Cp, Cp, to + i * Cp);
+    }
+
+    // For every edge j → i at an atom j: Σ_k Y_l0(α_kj,ji) T_l[kj], k ≠ i, in the row of i → j.
+    void angular_sums(const Interaction<T> &layer, Kept<T> &k, long atom, Scratch &own, T *out) {
+        const long e = first[atom], n = first[atom + 1] - e, L = s.degrees;
+        const T *y = harmonics() + e * LMp, *x = k.x() + e * Cp;
+        T *sums = k.sums() + atom * L * L * Cp;
+        out += e * Cp;
+        for (long l = 0; l < L; ++l) {
+            T *terms = own.terms() + l * n * Cp;
+            multiply<T>(n, Cp, s.radial, radial() + e * LRp + l * s.radial, LRp, 1,
+                        layer.angular() + l * s.radial * Cp, Cp,
+                        {terms, Cp, nullptr, nullptr, 0, x, Cp});
+            multiply<T>(2 * l + 1, Cp, n, y + l * l, 1, LMp, terms, Cp, {sums + l * l * Cp, Cp});
+        }
+        multiply<T>(n, Cp, L * L, y, LMp, 1, sums, Cp, {out, Cp});
+        for (long l = 0; l < L; ++l) {
+            const T *terms = own.terms() + l * n * Cp, own_term = T(opposite(l));
+            for (long c = 0; c < n * Cp; c += W<T>)
+                store(out + c, load(out + c) - own_term * load(terms + c));
+        }
+    }
+
+    // Given the gradients by those sums, that by x into own.x, and those by the bases added.
+    void angular_back(const Interaction<T> &layer, Kept<T> &k, long atom, Scratch &own,
+                      const T *to_sums, T *to_x) {
+        const long e = first[atom], n = first[atom + 1] - e, L = s.degrees, C = s.triplet;
+        const T *y = harmonics() + e * LMp, *x = k.x() + e * Cp;
+        const T *sums = k.sums() + atom * L * L * Cp;
+        T *to_y = to_harmonics() + e * LMp, *to_parts = own.sums();
+        multiply<T>(L * L, Cp, n, y, 1, LMp, to_sums, Cp, {to_parts, Cp});
+        T *turned = own.turned(), *one = own.turned_one();
+        for (long j = 0; j < L * L; ++j)
+            for (long c = 0; c < C; ++c)
+                turned[c * LMp + j] = sums[j * Cp + c];
+        multiply<T>(n, padded<T>(L * L), C, to_sums, Cp, 1, turned, LMp,
+                    {to_y, LMp, nullptr, nullptr, 0, nullptr, 0, to_y, LMp});
+        std::fill_n(to_x, n * Cp, T(0));
+        T *terms = own.terms(), *q = terms, *to_terms = own.part();
+        for (long l = 0; l < L; ++l) {
+            const long width = padded<T>(2 * l + 1);
+            multiply<T>(n, Cp, s.radial, radial() + e * LRp + l * s.radial, LRp, 1,
+                        layer.angular() + l * s.radial * Cp, Cp, {q, Cp});
+            multiply<T>(n, Cp, 2 * l + 1, y + l * l, LMp, 1, to_parts + l * l * Cp, Cp,
+                        {to_terms, Cp});
+            const T own_term = T(opposite(l));
+            for (long c = 0; c < n * Cp; c += W<T>) {
+                V<T> to_term = load(to_terms + c) - own_term * load(to_sums + c);
+                V<T> weight = load(q + c), value = load(x + c);
+                store(to_x + c, load(to_x + c) + to_term * weight);
+                store(to_terms + c, to_term * value);
+                store(q + c, weight * value);
+            }
+            T *to_r = to_radial() + e * LRp + l * s.radial;
+            multiply<T>(n, Rp, C, to_terms, Cp, 1, layer.angular_back() + l * C * Rp, Rp,
+                        {to_r, LRp, nullptr, nullptr, 0, nullptr, 0, to_r, LRp});
+            for (long c = 0; c < C; ++c)
+                for (long j = 0; j < width; ++j)
+                    one[c * width + j] = j < 2 * l + 1 ? to_parts[(l * l + j) * Cp + c] : T(0);
+            multiply<T>(n, width, C, q, Cp, 1, one, width,
+                        {to_y + l * l, LMp, nullptr, nullptr, 0, nullptr, 0, to_y + l * l, LMp});
+        }
+    }
+
+    // The atoms' values of output block b, and the gradients of their sum by t.
+    void energy(long b, int threads) {
+        const Output<T> &block = outputs[b];
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+        for (long i = 0; i < N; i += TILE) {
+            const long rows = std::min(TILE, N - i);
+            Scratch &own = scratch[thread()];
+            T *x = own.a(), *y = own.b();
+            const T *t = t_sums() + i * Hp;
+            block.up.forth.times(rows, t, Hp, {x, Op});
+            for (long d = 0; d < s.dense; ++d, std::swap(x, y))
+                block.dense[d].forth.times(
+                    rows, x, Op, {y, Op, block.dense[d].bias(), own.slopes[d](), Op});
+            for (long r = 0; r < rows; ++r) {
+                const T *features = x + r * Op;
+                T value = 0;
+                for (long c = 0; c < s.output; ++c)
+                    value += features[c] * block.value()[c];
+                values[i + r] += value;
+                const long width = s.head ? s.output : s.hidden;
+                std::copy_n(s.head ? features : t + r * Hp, width,
+                            embeddings + (b * N + i + r) * width);
+            }
+            for (long r = 0; r < rows; ++r)
+                std::copy_n(block.value(), Op, x + r * Op);
+            for (long d = s.dense; d-- > 0; std::swap(x, y)) {
+                product(rows, Op, x, Op, own.slopes[d](), Op, x, Op);
+                block.dense[d].back.times(rows, x, Op, {y, Op});
+            }
+            block.up.back.times(rows, x, Op, {to_t[b]() + i * Hp, Hp});
+        }
+    }
+
+    // From the gradient by m_(b+1) to that by m_b: through the first half of interaction b, output
+    // block b and the second half of interaction b − 1, whose angular sums get theirs.
+    void back(long t, long b) {
+        const long a0 = tiles[t], a1 = tiles[t + 1], e0 = first[a0], rows = first[a1] - e0;
+        Scratch &own = scratch[thread()];
+        T *h = own.h(), *u = own.u(), *v = own.v(), *g = to_m() + e0 * Hp;
+        T *to_waves = to_rbf() + e0 * Rp;
+        const T *m = kept[b].m() + e0 * Hp, *waves = rbf() + e0 * Rp;
+        const Tail<T> add_to_waves = {to_waves, Rp, nullptr, nullptr, 0, nullptr, 0, to_waves, Rp};
+        const Tail<T> add_to_g = {g, Hp, nullptr, nullptr, 0, nullptr, 0, g, Hp};
+        if (b == s.blocks) {
+            std::fill_n(g, rows * Hp, T(0));
+            std::fill_n(to_waves, rows * Rp, T(0));
+            std::fill_n(to_radial() + e0 * LRp, rows * LRp, T(0));
+            std::fill_n(to_harmonics() + e0 * LMp, rows * LMp, T(0));
+        } else {
+            const Interaction<T> &layer = interactions[b];
+            Kept<T> &k = kept[b];
+            take(exchanged[b & 1](), e0, rows, own.s());
+            for (long i = a0; i < a1; ++i)
+                angular_back(layer, k, i, own, own.s() + (first[i] - e0) * Cp,
+                             own.x() + (first[i] - e0) * Cp);
+            product(rows, Cp, own.x(), Cp, k.down() + e0 * Cp, Cp, own.x(), Cp);
+            layer.down.back.times(rows, own.x(), Cp, {u, Hp});
+            product(rows, Hp, u, Hp, k.a() + e0 * Hp, Hp, v, Hp);
+            layer.gate.back.times(rows, v, Hp, add_to_waves);
+            layer.gate.forth.times(rows, waves, Rp, {v, Hp, nullptr, nullptr, 0, u, Hp});
+            product(rows, Hp, v, Hp, k.kj() + e0 * Hp, Hp, v, Hp);
+            layer.from_kj.back.times(rows, v, Hp, add_to_g);
+        }
+        for (long i = a0; i < a1; ++i)
+            for (long e = first[i]; e < first[i + 1]; ++e)
+                std::copy_n(to_t[b]() + i * Hp, Hp, u + (e - e0) * Hp);
+        product(rows, Hp, u, Hp, m, Hp, v, Hp);
+        outputs[b].gate.back.times(rows, v, Hp, add_to_waves);
+        outputs[b].gate.forth.times(rows, waves, Rp, {g, Hp, nullptr, nullptr, 0, u, Hp, g, Hp});
+        if (b == 0) {
+            product(rows, Hp, g, Hp, message_slope() + e0 * Hp, Hp, v, Hp);
+            embed.back.times(rows, v, Hp,
+                             {u, Hp, nullptr, nullptr, 0, embed_slope() + e0 * Hp, Hp});
+            embed_radial.back.times(rows, u, Hp, add_to_waves);
+            geometry_back(e0, rows);
+            return;
+        }
+        const Interaction<T> &layer = interactions[b - 1];
+        Kept<T> &k = kept[b - 1];
+        for (long r = s.before + s.after; r-- > s.before;)
+            residual_back(layer, k, r, e0, rows, g, u, v);
+        product(rows, Hp, g, Hp, k.dense() + e0 * Hp, Hp, v, Hp);
+        layer.dense.back.times(rows, v, Hp, {h, Hp});
+        for (long r = s.before; r-- > 0;)
+            residual_back(layer, k, r, e0, rows, h, u, v);
+        product(rows, Hp, h, Hp, k.ji() + e0 * Hp, Hp, v, Hp);
+        layer.from_ji.back.times(rows, v, Hp, add_to_g);
+        product(rows, Hp, h, Hp, k.up() + e0 * Hp, Hp, v, Hp);
+        layer.up.back.times(rows, v, Hp, {exchanged[(b - 1) & 1]() + e0 * Cp, Cp});
+    }
+
+    // Distance and direction of an edge.
+    struct Line {
+        T distance, x, y, z;
+    };
+    Line line(long e) const {
+        const T x = T(vectors[3 * e]), y = T(vectors[3 * e + 1]), z = T(vectors[3 * e + 2]);
+        const T d = std::sqrt(x * x + y * y + z * z);
+        return {d, x / d, y / d, z / d};
+    }
+
+    // Bases of a tile's edges and their derivatives by distance, as in basis.py.
+    void geometry(long e0, long rows) {
+        const long R = s.radial, p = s.exponent;
+        const T a = T(-(p + 1) * (p + 2) / 2.0), b = T(p * (p + 2)), c = T(-p * (p + 1) / 2.0);
+        const T steps = T(s.intervals / cutoff);
+        for (long e = e0; e < e0 + rows; ++e) {
+            const T d = line(e).distance, x = d / T(cutoff);
+            T u = 0, du = 0;
+            if (x < 1) {
+                T power = 1;
+                for (long k = 2; k < p; ++k)
+                    power *= x;
+                u = 1 / x + power * x * (a + x * (b + x * c));
+                du = -1 / (x * x) + power * ((p - 1) * a + x * (p * b + x * (p + 1) * c));
+            }
+            du /= T(cutoff);
+            for (long r = 0; r < R; ++r) {
+                const T angle = frequencies[r] * x, wave = std::sin(angle);
+                rbf()[e * Rp + r] = u * wave;
+                rbf_slope()[e * Rp + r] = du * wave + u * frequencies[r] / T(cutoff) * std::cos(angle);
+            }
+            const T place = std::min(d * steps, T(s.intervals));
+            const long piece = std::min<long>(long(place), s.intervals - 1);
+            const T q = place - piece;
+            const T *k = pieces() + piece * 6 * LRp;
+            for (long j = 0; j < s.degrees * R; j += W<T>) {
+                V<T> k0 = load(k + j), k1 = load(k + LRp + j), k2 = load(k + 2 * LRp + j);
+                V<T> k3 = load(k + 3 * LRp + j), k4 = load(k + 4 * LRp + j);
+                V<T> k5 = load(k + 5 * LRp + j);
+                V<T> f = k0 + q * (k1 + q * (k2 + q * (k3 + q * (k4 + q * k5))));
+                V<T> df = k1 + q * (T(2) * k2 +
+                                    q * (T(3) * k3 + q * (T(4) * k4 + q * (T(5) * k5))));
+                store(radial() + e * LRp + j, f * u);
+                store(radial_slope() + e * LRp + j, df * (steps * u) + f * du);
+            }
+        }
+        for (long e = e0; e < e0 + rows; e += W<T>) {
+            Waves y(*this, e, std::min<long>(W<T>, e0 + rows - e));
+            for (long l = 0; l < s.degrees; ++l)
+                for (long m = 0; m <= l; ++m) {
+                    y.put(harmonics(), l * l + m, y.q[l][m] * y.c[m]);
+                    if (m > 0)
+                        y.put(harmonics(), l * l + l + m, y.q[l][m] * y.s[m]);
+                }
+        }
+    }
+
+    // Y_lm = q[l][m] c[m] and q[l][m] s[m] of some edges side by side, as in basis.py: polynomials
+    // in z, and the real and imaginary parts of (x + iy)^m.
+    struct Waves {
+        const long e, lanes, LMp;
+        V<T> x{}, y{}, z{}, q[MAX_DEGREES][MAX_DEGREES], slope[MAX_DEGREES][MAX_DEGREES];
+        V<T> c[MAX_DEGREES], s[MAX_DEGREES];
+
+        Waves(const DimeNet &of, long e_, long lanes_) : e(e_), lanes(lanes_), LMp(of.LMp) {
+            for (long i = 0; i < lanes; ++i) {
+                Line edge = of.line(e + i);
+                x[i] = edge.x, y[i] = edge.y, z[i] = edge.z;
+            }
+            c[0] = all(T(1)), s[0] = V<T>{};
+            for (long l = 0; l < of.s.degrees; ++l) {
+                q[l][l] = all(of.tops[l]), slope[l][l] = V<T>{};
+                for (long m = 0; m < l; ++m) {
+                    q[l][m] = of.rising[l][m] * z * q[l - 1][m];
+                    slope[l][m] = of.rising[l][m] * (q[l - 1][m] + z * slope[l - 1][m]);
+                    if (m < l - 1) {
+                        q[l][m] -= of.falling[l][m] * q[l - 2][m];
+                        slope[l][m] -= of.falling[l][m] * slope[l - 2][m];
+                    }
+                }
+                if (l > 0) {
+                    c[l] = x * c[l - 1] - y * s[l - 1];
+                    s[l] = x * s[l - 1] + y * c[l - 1];
+                }
+            }
+        }
+        void put(T *to, long column, V<T> v) const {
+            for (long i = 0; i < lanes; ++i)
+                to[(e + i) * LMp + column] = v[i];
+        }
+        V<T> get(const T *from, long column) const {
+            V<T> v{};
+            for (long i = 0; i < lanes; ++i)
+                v[i] = from[(e + i) * LMp + column];
+            return v;
+        }
+    };
+
+    // From the gradients by the bases to those by the edges' vectors.
+    void geometry_back(long e0, long rows) {
+        const T *to_y = to_harmonics();
+        for (long e = e0; e < e0 + rows; e += W<T>) {
+            Waves y(*this, e, std::min<long>(W<T>, e0 + rows - e));
+            V<T> gx{}, gy{}, gz{};
+            for (long l = 0; l < s.degrees; ++l)
+                for (long m = 0; m <= l; ++m) {
+                    V<T> by_c = y.get(to_y, l * l + m), by_s{};
+                    if (m > 0) {
+                        by_s = y.get(to_y, l * l + l + m);
+                        V<T> f = y.q[l][m] * T(m);
+                        gx += f * (by_c * y.c[m - 1] + by_s * y.s[m - 1]);
+                        gy += f * (by_s * y.c[m - 1] - by_c * y.s[m - 1]);
+                    }
+                    gz += y.slope[l][m] * (by_c * y.c[m] + by_s * y.s[m]);
+                }
+            for (long i = 0; i < y.lanes; ++i) {
+                const Line edge = line(e + i);
+                T along = 0;
+                for (long r = 0; r < s.radial; ++r)
+                    along += to_rbf()[(e + i) * Rp + r] * rbf_slope()[(e + i) * Rp + r];
+                for (long j = 0; j < s.degrees * s.radial; ++j)
+                    along += to_radial()[(e + i) * LRp + j] * radial_slope()[(e + i) * LRp + j];
+                // A direction turns by what of the gradient is across it.
+                const T inside = gx[i] * edge.x + gy[i] * edge.y + gz[i] * edge.z;
+                double *to = gradient + 3 * (e + i);
+                to[0] = along * edge.x + (gx[i] - inside * edge.x) / edge.distance;
+                to[1] = along * edge.y + (gy[i] - inside * edge.y) / edge.distance;
+                to[2] = along * edge.z + (gz[i] - inside * edge.z) / edge.distance;
+            }
+        }
+    }
+};
+
+template <class T>
+void *make(const int64_t *sizes, double cutoff, const void *const *arrays) {
+    Sizes s;
+    std::memcpy(&s, sizes, sizeof s);
+    try {
+        return new DimeNet<T>(s, cutoff, reinterpret_cast<const T *const *>(arrays));
+    } catch (const std::bad_alloc &) {
+        return nullptr;
+    }
+}
+
+template <class T>
+int run(void *model, const int64_t *counts, const int64_t *numbers, const int64_t *source,
+        const int64_t *target, const int64_t *reverse, const double *vectors, void *values,
+        double *gradient, void *embeddings) {
+    try {
+        bool sorted = static_cast<DimeNet<T> *>(model)->run(
+            counts[0], counts[1], numbers, source, target, reverse, vectors, int(counts[2]),
+            static_cast<T *>(values), gradient, static_cast<T *>(embeddings));
+        return sorted ? 0 : 2;
+    } catch (const std::bad_alloc &) {
+        return 1;
+    }
+}
+
+} // namespace
+
+// A model is made from sizes and arrays as lkm_calc/kernels/__init__.py lists them; null if memory
+// is short. A call returns 1 if it is, 2 if the edges are not sorted.
+#define EXPORT(TYPE)                                                                               \
+    extern "C" void *make_##TYPE(const int64_t *sizes, double cutoff, const void *const *arrays) { \
+        return make<TYPE>(sizes, cutoff, arrays);                                                  \
+    }                                                                                              \
+    extern "C" void free_##TYPE(void *model) { delete static_cast<DimeNet<TYPE> *>(model); }       \
+    extern "C" int run_##TYPE(void *model, const int64_t *counts, const int64_t *numbers,          \
+                              const int64_t *source, const int64_t *target,                        \
+                              const int64_t *reverse, const double *vectors, void *values,         \
+                              double *gradient, void *embeddings) {                                \
+        return run<TYPE>(model, counts, numbers, source, target, reverse, vectors, values,         \
+                         gradient, embeddings);                                                    \
+    }
+EXPORT(float)
+EXPORT(double)
