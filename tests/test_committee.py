@@ -5,7 +5,7 @@ import pytest
 import torch
 from ase.calculators.fd import calculate_numerical_forces
 
-from lkm_calc import LKMCalculator, save_model
+from lkm_calc import LKMCalculator, committee, save_model
 from lkm_calc.compiled import CompiledForces
 
 from .support import FINITE_DIFFERENCE, crystal, rattled, small_model
@@ -156,6 +156,7 @@ def test_committees_that_cannot_be():
 def test_each_member_has_a_program_of_its_own(monkeypatch):
     monkeypatch.setattr(CompiledForces, "_is_faster", lambda *arguments: True)
     monkeypatch.setattr(CompiledForces, "_make", stand_in)
+    monkeypatch.setattr(committee, "compiled_forces", CompiledForces)
     quick, plain = LKMCalculator(members(), compile=True), LKMCalculator(members())
     for seed in range(2):
         atoms = rattled(seed=seed, amplitude=0.02)

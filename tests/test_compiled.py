@@ -10,7 +10,7 @@ import pytest
 import torch
 from ase.io import write
 
-from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces
+from lkm_calc import Graph, LKMCalculator, committee, compiled, energy_and_forces
 from lkm_calc.__main__ import main
 from lkm_calc.compiled import CompiledForces
 from lkm_calc.padding import pad
@@ -20,8 +20,10 @@ from .test_no_waiting import run_again
 
 
 @pytest.fixture(autouse=True)
-def _always_faster(monkeypatch):
+def _programs(monkeypatch):
+    """Take programs, faster or not, also where there is a kernel."""
     monkeypatch.setattr(CompiledForces, "_is_faster", lambda *arguments: True)
+    monkeypatch.setattr(committee, "compiled_forces", CompiledForces)
 
 
 @pytest.fixture(scope="module")

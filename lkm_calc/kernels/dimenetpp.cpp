@@ -35,7 +35,7 @@ constexpr int ROWS = 4, VECTORS = 2;
 #endif
 // A block of a product is ROWS rows by VECTORS vectors of columns: what the registers hold.
 
-constexpr long TILE = 64;       // rows of edges in a tile, more where one atom has more
+constexpr long TILE = 96;       // rows of edges in a tile, more where one atom has more
 constexpr int MAX_DEGREES = 20; // as in models/dimenetpp.py
 constexpr double PI = 3.14159265358979323846;
 
@@ -440,7 +440,7 @@ template <class T> class DimeNet {
     std::vector<Buffer<T>> to_t; // gradients by the sums of messages, by atom
     Buffer<T> t_sums;
     struct Scratch {
-        Buffer<T> h, u, v, s, x, terms, sums, turned, turned_one, part, a, b;
+        Buffer<T> h, u, v, s, x, terms, sums, turned, by_parts, part, a, b;
         std::vector<Buffer<T>> slopes;
     };
     std::vector<Scratch> scratch; // a thread each
@@ -538,7 +538,7 @@ template <class T> class DimeNet {
             own.s.get(tile_rows * Cp), own.x.get(tile_rows * Cp);
             own.terms.get(L * neighbours * Cp), own.part.get(neighbours * Cp);
             own.sums.get(L * L * Cp), own.turned.get(Cp * LMp);
-            own.turned_one.get(Cp * padded<T>(2 * L - 1));
+            own.by_parts.get(neighbours * LMp);
             own.a.get(TILE * O), own.b.get(TILE * O);
             own.slopes.resize(s.dense);
             for (Buffer<T> &one : own.slopes)
@@ -660,16 +660,16 @@ template <class T> class DimeNet {
         const T *sums = k.sums() + atom * L * L * Cp;
         T *to_y = to_harmonics() + e * LMp, *to_parts = own.sums();
         multiply<T>(L * L, Cp, n, y, 1, LMp, to_sums, Cp, {to_parts, Cp});
-        T *turned = own.turned(), *one = own.turned_one();
+        T *turned = own.turned(), *by_parts = own.by_parts();
         for (long j = 0; j < L * L; ++j)
             for (long c = 0; c < C; ++c)
                 turned[c * LMp + j] = sums[j * Cp + c];
         multiply<T>(n, padded<T>(L * L), C, to_sums, Cp, 1, turned, LMp,
-                    {to_y, LMp, nullptr, nullptr, 0, nullptr, 0, to_y, LMp});
+                    {by_parts, LMp, nullptr, nullptr, 0, nullptr, 0, to_y, LMp});
+        multiply<T>(C, padded<T>(L * L), n, to_sums, 1, Cp, y, LMp, {turned, LMp});
         std::fill_n(to_x, n * Cp, T(0));
         T *terms = own.terms(), *q = terms, *to_terms = own.part();
         for (long l = 0; l < L; ++l) {
-            const long width = padded<T>(2 * l + 1);
             multiply<T>(n, Cp, s.radial, radial() + e * LRp + l * s.radial, LRp, 1,
                         layer.angular() + l * s.radial * Cp, Cp, {q, Cp});
             multiply<T>(n, Cp, 2 * l + 1, y + l * l, LMp, 1, to_parts + l * l * Cp, Cp,
@@ -685,11 +685,9 @@ template <class T> class DimeNet {
             T *to_r = to_radial() + e * LRp + l * s.radial;
             multiply<T>(n, Rp, C, to_terms, Cp, 1, layer.angular_back() + l * C * Rp, Rp,
                         {to_r, LRp, nullptr, nullptr, 0, nullptr, 0, to_r, LRp});
-            for (long c = 0; c < C; ++c)
-                for (long j = 0; j < width; ++j)
-                    one[c * width + j] = j < 2 * l + 1 ? to_parts[(l * l + j) * Cp + c] : T(0);
-            multiply<T>(n, width, C, q, Cp, 1, one, width,
-                        {to_y + l * l, LMp, nullptr, nullptr, 0, nullptr, 0, to_y + l * l, LMp});
+            // What whole vectors write into the columns of the next degrees, these overwrite.
+            multiply<T>(n, padded<T>(2 * l + 1), C, q, Cp, 1, turned + l * l, LMp,
+                        {to_y + l * l, LMp, nullptr, nullptr, 0, nullptr, 0, by_parts + l * l, LMp});
         }
     }
 

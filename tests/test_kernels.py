@@ -1,0 +1,307 @@
+"""The kernel of DimeNet++: the model's numbers for any sizes, and what happens without it."""
+
+import copy
+import logging
+import os
+import pickle
+import threading
+import warnings
+from dataclasses import replace
+from itertools import accumulate
+
+import ase
+import numpy as np
+import pytest
+import torch
+
+from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces, kernels
+from lkm_calc.compiled import KernelForces, first_atoms
+from lkm_calc.kernels import DimeNetKernel, has_kernel
+
+from .support import ROUND_OFF, crystal, graph_of, rattled, small_model
+from .test_compiled import assert_equal
+
+SIZES = [
+    {},
+    # Widths that fill no whole vector, and one that fills several panels.
+    {"hidden": 19, "triplet_dim": 5, "basis_dim": 3, "output_dim": 70, "num_radial": 3},
+    {"num_blocks": 1, "num_spherical": 1, "num_radial": 1, "envelope_exponent": 3},
+    {"num_spherical": 11, "num_radial": 17, "lkm_tap": "head"},
+    {"num_before_skip": 0, "num_after_skip": 0, "num_output_dense": 0, "lkm_tap": "head"},
+    {"num_before_skip": 2, "num_after_skip": 1, "num_output_dense": 2, "cutoff": 2.5},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the tests of this module keep the kernel, which takes the compiler ten seconds."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def _kept(folder, monkeypatch):
+    """Let calculators find it there, and take it, faster or not."""
+    monkeypatch.setenv("LKM_CACHE", str(folder))
+    monkeypatch.setattr(KernelForces, "_is_faster", lambda *arguments: True)
+
+
+def scattered(atoms=150, seed=0):
+    """Return atoms at random, some without neighbours, some with many."""
+    rng = np.random.default_rng(seed)
+    positions = rng.normal(size=(3 * atoms, 3)) * 6
+    kept = [0]
+    for k in range(1, len(positions)):
+        if np.linalg.norm(positions[kept] - positions[k], axis=1).min() > 0.9:
+            kept.append(k)
+    kept = kept[:atoms]
+    return ase.Atoms(rng.choice([1, 6, 8], len(kept)), positions[kept])
+
+
+@pytest.mark.parametrize("hypers", SIZES)
+def test_the_kernel_computes_what_the_model_computes(hypers, folder):
+    model = small_model(**hypers)
+    kernel = DimeNetKernel(model, folder)
+    for atoms in (rattled(), rattled("H2O")[:1], rattled("H2O")[:2], scattered(), rattled(seed=1)):
+        graph = graph_of(atoms, model)
+        found, expected = kernel(graph), energy_and_forces(model, graph)
+        assert torch.equal(found.forces, torch.zeros_like(found.forces)) or expected.forces.any()
+        if expected.forces.any():
+            assert_equal(found, expected)
+        else:
+            assert torch.allclose(found.energy, expected.energy, rtol=1e-13)
+
+
+@pytest.mark.parametrize("pbc", [True, [True, False, True]])
+def test_periodic_structures_with_stress(pbc, folder):
+    model = small_model()
+    graph = Graph.collate([graph_of(crystal(seed, pbc), model) for seed in range(3)])
+    found = DimeNetKernel(model, folder)(graph, stress=True)
+    assert_equal(found, energy_and_forces(model, graph, stress=True))
+
+
+def test_float32_is_as_good_as_that_of_the_model(folder):
+    exact = small_model(hidden=128, num_blocks=4, triplet_dim=64)
+    model = copy.deepcopy(exact).float()
+    graph = graph_of(rattled(), exact)
+    expected = energy_and_forces(exact, graph).forces
+    off, usual = (
+        (forces - expected).abs().max()
+        for forces in (
+            DimeNetKernel(model, folder)(graph).forces,
+            energy_and_forces(model, graph).forces,
+        )
+    )
+    assert off < 3 * usual + 1e-6
+
+
+def test_activations_far_from_zero(folder):
+    """Where exp overflows or vanishes there is neither nan nor a wrong slope."""
+    model = small_model()
+    with torch.no_grad():
+        for layer in model.interactions:
+            layer.dense.bias.uniform_(-2000, 2000)
+            layer.from_ji.bias.uniform_(-120, 120)
+    for dtype, tolerance in ((torch.float64, ROUND_OFF), (torch.float32, 1e-4)):
+        model.to(dtype)
+        graph = graph_of(rattled(), model)
+        assert_equal(
+            DimeNetKernel(model, folder)(graph), energy_and_forces(model, graph), tolerance
+        )
+
+
+def test_a_structure_has_the_same_bits_alone_and_in_a_batch_and_with_threads(folder):
+    model = small_model().float()
+    kernel = DimeNetKernel(model, folder)
+    graphs = [graph_of(atoms, model) for atoms in (scattered(400), rattled(), rattled("H2O"))]
+    together = kernel(Graph.collate(graphs))
+    assert together.energy.tolist() == [kernel(graph).energy.item() for graph in graphs]
+    alone = torch.cat([kernel(graph).forces for graph in graphs])
+    assert torch.equal(together.forces, alone)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert kernels.threads_worth(graphs[0].edge_index.shape[1]) == 2
+        assert torch.equal(kernel(Graph.collate(graphs)).forces, alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_results_are_their_own(folder):
+    model = small_model()
+    kernel = DimeNetKernel(model, folder)
+    first = kernel(graph_of(rattled(), model))
+    before = copy.deepcopy(first)
+    kernel(graph_of(rattled(seed=1), model))
+    assert_equal(first, before, 1e-300)
+
+
+def test_calls_from_several_threads_at_once(folder):
+    model = small_model()
+    kernel, graphs = (
+        DimeNetKernel(model, folder),
+        [graph_of(rattled(seed=k), model) for k in (0, 1)],
+    )
+    expected, found = [kernel(graph).forces for graph in graphs], [[], []]
+    workers = [
+        threading.Thread(
+            target=lambda k=k: found[k].extend(kernel(graphs[k]).forces for _ in range(50))
+        )
+        for k in (0, 1)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for k in (0, 1):
+        assert len(found[k]) == 50
+        assert all(torch.equal(forces, expected[k]) for forces in found[k])
+
+
+def test_edges_out_of_order_are_refused(folder):
+    model = small_model()
+    graph = graph_of(rattled(), model)
+    turned = replace(graph, edge_index=graph.edge_index.flip(1))
+    with pytest.raises(ValueError, match="not sorted by target"):
+        DimeNetKernel(model, folder)(turned)
+
+
+def test_only_models_that_it_is_written_for():
+    assert has_kernel(small_model())
+    assert not has_kernel(small_model("pamnet"))
+    assert not has_kernel(small_model().half())
+    with pytest.raises(ValueError, match="no kernel for mxmnet"):
+        DimeNetKernel(small_model("mxmnet"))
+
+
+def test_the_first_atoms_of_a_graph():
+    model = small_model()
+    graph = Graph.collate([graph_of(crystal(), model), graph_of(crystal(1), model)])
+    for atoms in (3, 6):
+        part = first_atoms(graph, atoms)
+        assert part.n_graphs == 1 + atoms // 4
+        assert torch.equal(part.edge_index[:, part.reverse], part.edge_index.flip(0))
+        assert part.edge_vectors().add(part.edge_vectors()[part.reverse]).abs().max() < 1e-12
+        kept = (graph.edge_index < atoms).all(0)
+        assert torch.equal(part.edge_vectors(), graph.edge_vectors()[kept])
+    assert first_atoms(graph, 8) is graph
+
+
+def test_it_is_built_once(tmp_path, caplog, monkeypatch):
+    model, place = small_model(), tmp_path / "new"
+    with caplog.at_level(logging.WARNING):
+        DimeNetKernel(model, place)
+        assert caplog.text.count("Compiled in") == 1
+        monkeypatch.setattr(kernels, "_build", None)  # calling it would fail
+        DimeNetKernel(model.float(), place)
+    assert len(list(place.iterdir())) == 1
+    monkeypatch.setattr(kernels, "processor", lambda: "another one")
+    kernels._fingerprint.cache_clear()
+    with pytest.raises(TypeError):
+        DimeNetKernel(model, place)
+    kernels._fingerprint.cache_clear()
+
+
+@pytest.mark.usefixtures("_kept")
+def test_the_calculator_takes_it_for_one_structure_and_for_many():
+    model = small_model()
+    quick, plain = LKMCalculator(model, "cpu", compile=True), LKMCalculator(model, "cpu")
+    structures = [rattled(), rattled("H2O"), rattled(seed=1), crystal()]
+    for atoms in structures:
+        quick.calculate(atoms)
+        plain.calculate(atoms)
+        assert not quick.ordinary
+        for found, expected in ((quick.results, plain.results), (quick.extras, plain.extras)):
+            for name, value in expected.items():
+                np.testing.assert_allclose(found[name], value, rtol=1e-8, atol=1e-9, err_msg=name)
+    for found, expected in zip(
+        quick.evaluate(structures, batch_size=3), plain.evaluate(structures), strict=True
+    ):
+        assert found.keys() == expected.keys()
+        np.testing.assert_allclose(found["forces"], expected["forces"], atol=1e-9)
+    assert quick._committee.compiled[0].used
+
+
+@pytest.mark.usefixtures("_kept")
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_copies_load_their_own(way):
+    forces = KernelForces(small_model())
+    graph = graph_of(rattled(), forces.model)
+    expected = forces(graph).forces
+    other = way(forces)
+    del forces
+    assert torch.equal(other(graph).forces, expected)
+
+
+def computes_in_the_ordinary_way(match, model, **options):
+    """Check that there is one warning, and the model's numbers."""
+    forces, graph = KernelForces(model, **options), graph_of(rattled(), model)
+    with pytest.warns(UserWarning, match=match):
+        found = forces(graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forces(graph)
+    assert not forces.used
+    assert torch.equal(found.forces, energy_and_forces(model, graph).forces)
+
+
+def test_without_a_compiler(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.setenv("CXX", "none-either")
+    computes_in_the_ordinary_way(
+        r"no C\+\+ compiler.*Install", small_model(), folder=tmp_path / "a"
+    )
+
+
+def test_with_a_compiler_that_fails(tmp_path, monkeypatch):
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\necho no space left >&2; exit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    computes_in_the_ordinary_way("failed: no space left", small_model(), folder=tmp_path / "a")
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no users to tell apart")
+def test_one_that_others_can_write_is_not_loaded(tmp_path, folder):
+    tmp_path.chmod(0o777)
+    computes_in_the_ordinary_way("LKM_CACHE", small_model(), folder=tmp_path)
+
+
+def test_a_damaged_one_is_told_of(tmp_path, monkeypatch):
+    def write_nothing(compiler, path):
+        path.touch(mode=0o600)
+        path.write_bytes(b"no program")
+
+    monkeypatch.setattr(kernels, "_build", write_nothing)
+    place = tmp_path / "a"
+    computes_in_the_ordinary_way("the program cannot be used", small_model(), folder=place)
+
+
+def test_one_that_computes_something_else_is_not_used(folder, monkeypatch):
+    inner = DimeNetKernel.__call__
+
+    def wrong(self, graph, stress=False):
+        found = inner(self, graph, stress)
+        return found._replace(forces=found.forces + 1)
+
+    monkeypatch.setattr(DimeNetKernel, "__call__", wrong)
+    computes_in_the_ordinary_way("compiled forces are off by", small_model(), folder=folder)
+
+
+def test_one_that_is_slower_is_not_used(folder, monkeypatch, caplog):
+    monkeypatch.setattr(compiled.time, "perf_counter", iter(accumulate([2.0, 1.0] * 20)).__next__)
+    forces = KernelForces(small_model(), folder)
+    with caplog.at_level(logging.WARNING), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forces(graph_of(rattled(), forces.model))
+    assert not forces.used
+    assert "Computing 9 atoms without the compiled program" in caplog.text
+
+
+@pytest.mark.usefixtures("_kept")
+def test_too_little_memory_is_told_of(monkeypatch):
+    calculator = LKMCalculator(small_model(), "cpu", compile=True)
+    calculator.calculate(rattled())
+    monkeypatch.setattr(calculator._committee.compiled[0].kernel, "_run", lambda *arguments: 1)
+    with pytest.raises(MemoryError, match="72 pairs within 5 Å need more memory"):
+        calculator.calculate(rattled(seed=1))
