@@ -26,6 +26,7 @@ from . import pyg
 from .md_step import water
 
 PYG = "PyG DimeNet++, 32 neighbours"
+COMPILED = ", compiled"
 SIZES = (3, 12, 55, 111, 333, 667)
 """Molecules of water: 9 to 2001 atoms."""
 
@@ -38,9 +39,15 @@ def point(name: str, molecules: int, repeats: int) -> dict[str, float]:
     calculator: Calculator = (
         pyg.PyGCalculator(neighbours=32)
         if name == PYG
-        else LKMCalculator(build_model(name).requires_grad_(False), "cpu")
+        else LKMCalculator(
+            build_model(name.removesuffix(COMPILED)).requires_grad_(False),
+            "cpu",
+            compile=name.endswith(COMPILED),
+        )
     )
     calculator.get_forces(water(2))  # what does not depend on the size
+    if isinstance(calculator, LKMCalculator) and name.endswith(COMPILED) and calculator.ordinary:
+        raise SystemExit("there is no compiler, or the program is not faster")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = []
     for k in range(repeats):
@@ -79,7 +86,7 @@ def plot(results: dict[str, list[dict[str, float]]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="molecules of water")
-    parser.add_argument("--names", nargs="+", default=[PYG, *MODELS])
+    parser.add_argument("--names", nargs="+", default=[PYG, f"dimenet++{COMPILED}", *MODELS])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--plot", type=Path, help="picture of them")

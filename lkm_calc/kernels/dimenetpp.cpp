@@ -133,27 +133,27 @@ template <class T, int M, int N>
 __attribute__((noinline)) void block(const T *a, long rs, long cs, const T *b, long ldb, long depth,
                                      const Tail<T> &tail, long row, long column) {
     V<T> sum[M][N];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int j = 0; j < N; ++j)
             sum[i][j] = V<T>{};
     for (long k = 0; k < depth; ++k, a += cs, b += ldb) {
         V<T> right[N];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int j = 0; j < N; ++j)
             right[j] = load(b + j * W<T>);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < M; ++i) {
             V<T> left = all(a[i * rs]);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int j = 0; j < N; ++j)
                 sum[i][j] += left * right[j];
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int j = 0; j < N; ++j) {
             long r = row + i, c = column + j * W<T>;
             V<T> z = sum[i][j];
@@ -177,6 +177,9 @@ template <class T, int N>
 void blocks(long m, const T *a, long rs, long cs, const T *b, long ldb, long depth,
             const Tail<T> &tail, long column) {
     long i = 0;
+    if constexpr (N == 1) // one vector of columns leaves registers for more rows
+        for (; i + 2 * ROWS <= m; i += 2 * ROWS)
+            block<T, 2 * ROWS, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
     for (; i + ROWS <= m; i += ROWS)
         block<T, ROWS, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
     switch (m - i) {
