@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ class LKMCalculator(Calculator):
             members = [with_zbl(member) for member in members]
         self._committee = Committee(members, compile, deterministic)
         self._search: Search = VerletList(self._committee.cutoff, skin) if skin else neighbour_list
-        self._extras: dict[str, Any] = {}
+        self._extras: Mapping[str, Any] = {}
         self.guard = (
             Guard(members, on_extrapolation, extrapolation_file, thresholds)
             if on_extrapolation is not None
@@ -153,8 +153,8 @@ class LKMCalculator(Calculator):
         return self.models[0]
 
     @property
-    def extras(self) -> dict[str, Any]:
-        """What was computed beside the results, and nothing where there are no results."""
+    def extras(self) -> Mapping[str, Any]:
+        """What there is beside the results, computed when read; nothing without results."""
         return self._extras if self.results else {}
 
     @property

@@ -1,7 +1,7 @@
 """One model, or several, that compute the same structures: their mean, and how far they differ."""
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial, reduce
 from typing import Any, NamedTuple
 
 import ase
@@ -21,12 +21,38 @@ from .neighbours import Search, neighbour_list
 from .precision import deterministic
 
 
+class Extras(Mapping[str, Any]):
+    """What is told of a structure beside its results, computed when it is first read.
+
+    It takes as long as a quarter of a step of MD of a small molecule, and most steps nobody asks.
+    """
+
+    def __init__(self, compute: Callable[[], dict[str, Any]]) -> None:
+        self._compute = compute
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        return self._compute()
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+
 class Evaluation(NamedTuple):
     """What is computed for one structure."""
 
     results: dict[str, Any]
     """ASE's properties: see :class:`lkm_calc.LKMCalculator`."""
-    extras: dict[str, Any]
+    extras: Mapping[str, Any]
     """What ASE has no names for."""
 
 
@@ -124,10 +150,14 @@ class Committee:
                     "Take a smaller batch_size, or a model with a shorter cut-off or fewer "
                     "features."
                 ) from error
-        return [
-            Evaluation(_mean(outputs), self._extras(atoms.numbers, outputs))
+        found = [
+            Evaluation(_mean(outputs), Extras(partial(self._extras, atoms.numbers.copy(), outputs)))
             for atoms, outputs in zip(structures, zip(*members, strict=True), strict=True)
         ]
+        if self.models[0].device.type != "cpu":
+            for _, extras in found:
+                len(extras)  # now: the next call may write where the embeddings are
+        return found
 
     def _compute(self, place: int, graphs: Sequence[Graph], stress: bool) -> EnergyForces:
         """Return the results of one model, compiled where it is wanted and can be."""

@@ -144,6 +144,32 @@ def test_elements_that_all_know():
         LKMCalculator([first, second])
 
 
+def test_extras_are_computed_when_they_are_read(monkeypatch):
+    calls, inner = [], committee.Committee._extras
+
+    def count(*arguments):
+        calls.append(1)
+        return inner(*arguments)
+
+    monkeypatch.setattr(committee.Committee, "_extras", count)
+    calc, atoms = LKMCalculator(small_model()), rattled()
+    calc.calculate(atoms)
+    calc.evaluate([rattled(), rattled("H2O")])
+    assert calls == []
+    expected, kept = LKMCalculator(small_model()), calc.extras
+    expected.calculate(atoms)
+    before = dict(expected.extras)
+    atoms.positions += 0.1 * np.random.default_rng(0).normal(size=atoms.positions.shape)
+    atoms.numbers[-1] = 8
+    calc.calculate(atoms)
+    assert len(calls) == 1
+    for name, value in before.items():  # still those of the structure as it was
+        np.testing.assert_array_equal(kept[name], value)
+    assert len(calls) == 2
+    assert repr(kept).startswith("{'layer_disagreement'")
+    assert len(calls) == 2
+
+
 def test_committees_that_cannot_be():
     with pytest.raises(ValueError, match="list of models is empty"):
         LKMCalculator([])
