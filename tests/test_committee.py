@@ -156,18 +156,16 @@ def test_extras_are_computed_when_they_are_read(monkeypatch):
     calc.calculate(atoms)
     calc.evaluate([rattled(), rattled("H2O")])
     assert calls == []
-    expected, kept = LKMCalculator(small_model()), calc.extras
+    kept = calc.extras
+    expected = LKMCalculator(small_model())
     expected.calculate(atoms)
     before = dict(expected.extras)
     atoms.positions += 0.1 * np.random.default_rng(0).normal(size=atoms.positions.shape)
     atoms.numbers[-1] = 8
     calc.calculate(atoms)
-    assert len(calls) == 1
-    for name, value in before.items():  # still those of the structure as it was
-        np.testing.assert_array_equal(kept[name], value)
-    assert len(calls) == 2
-    assert repr(kept).startswith("{'layer_disagreement'")
-    assert len(calls) == 2
+    for _ in range(2):
+        assert repr(kept) == repr(before)  # still those of the structure as it was
+        assert len(calls) == 2  # each computed once
 
 
 def test_committees_that_cannot_be():
