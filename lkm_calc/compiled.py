@@ -33,7 +33,7 @@ from .atomic import replacing
 from .energy import EnergyModel
 from .forces import EnergyForces, energy_and_forces
 from .graph import Graph
-from .kernels import DimeNetKernel, has_kernel
+from .kernels import Kernel, has_kernel
 from .padding import Capacity, pad, unpad
 from .precision import fast_matmul
 from .program_files import CompileError, check_owner, first_line, open_folder, processor
@@ -89,7 +89,7 @@ class KernelForces:
     def __init__(self, model: EnergyModel, folder: Path | None = None) -> None:
         self.model = model
         self.folder = folder
-        self.kernel: DimeNetKernel | None = None
+        self.kernel: Kernel | None = None
         self.failed = False
         self.used = False
         """Whether the last call was made by the kernel."""
@@ -111,7 +111,7 @@ class KernelForces:
         """Load the kernel and compare it on a graph."""
         self.failed = True
         try:
-            kernel = DimeNetKernel(self.model, self.folder)
+            kernel = Kernel(self.model, self.folder)
             check(kernel(graph, stress), ordinary(self.model, graph, stress))
         except CompileError as error:
             warnings.warn(f"Computing without compilation: {error}", stacklevel=3)
@@ -119,7 +119,7 @@ class KernelForces:
         if self._is_faster(kernel, graph, stress):
             self.kernel, self.failed = kernel, False
 
-    def _is_faster(self, kernel: DimeNetKernel, graph: Graph, stress: bool) -> bool:
+    def _is_faster(self, kernel: Kernel, graph: Graph, stress: bool) -> bool:
         return is_faster(
             partial(kernel, graph, stress),
             partial(ordinary, self.model, graph, stress),

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces, kernels
+from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces
 from lkm_calc.compiled import KernelForces, first_atoms
-from lkm_calc.kernels import DimeNetKernel, has_kernel
+from lkm_calc.kernels import Kernel, build, has_kernel, kernel
 
 from .support import ROUND_OFF, crystal, graph_of, rattled, small_model
 from .test_compiled import assert_equal
@@ -60,10 +60,10 @@ def scattered(atoms=150, seed=0):
 @pytest.mark.parametrize("hypers", SIZES)
 def test_the_kernel_computes_what_the_model_computes(hypers, folder):
     model = small_model(**hypers)
-    kernel = DimeNetKernel(model, folder)
+    compute = Kernel(model, folder)
     for atoms in (rattled(), rattled("H2O")[:1], rattled("H2O")[:2], scattered(), rattled(seed=1)):
         graph = graph_of(atoms, model)
-        found, expected = kernel(graph), energy_and_forces(model, graph)
+        found, expected = compute(graph), energy_and_forces(model, graph)
         assert torch.equal(found.forces, torch.zeros_like(found.forces)) or expected.forces.any()
         if expected.forces.any():
             assert_equal(found, expected)
@@ -75,7 +75,7 @@ def test_the_kernel_computes_what_the_model_computes(hypers, folder):
 def test_periodic_structures_with_stress(pbc, folder):
     model = small_model()
     graph = Graph.collate([graph_of(crystal(seed, pbc), model) for seed in range(3)])
-    found = DimeNetKernel(model, folder)(graph, stress=True)
+    found = Kernel(model, folder)(graph, stress=True)
     assert_equal(found, energy_and_forces(model, graph, stress=True))
 
 
@@ -87,7 +87,7 @@ def test_float32_is_as_good_as_that_of_the_model(folder):
     off, usual = (
         (forces - expected).abs().max()
         for forces in (
-            DimeNetKernel(model, folder)(graph).forces,
+            Kernel(model, folder)(graph).forces,
             energy_and_forces(model, graph).forces,
         )
     )
@@ -104,47 +104,43 @@ def test_activations_far_from_zero(folder):
     for dtype, tolerance in ((torch.float64, ROUND_OFF), (torch.float32, 1e-4)):
         model.to(dtype)
         graph = graph_of(rattled(), model)
-        assert_equal(
-            DimeNetKernel(model, folder)(graph), energy_and_forces(model, graph), tolerance
-        )
+        assert_equal(Kernel(model, folder)(graph), energy_and_forces(model, graph), tolerance)
 
 
 def test_a_structure_has_the_same_bits_alone_and_in_a_batch_and_with_threads(folder):
     model = small_model().float()
-    kernel = DimeNetKernel(model, folder)
+    compute = Kernel(model, folder)
     graphs = [graph_of(atoms, model) for atoms in (scattered(400), rattled(), rattled("H2O"))]
-    together = kernel(Graph.collate(graphs))
-    assert together.energy.tolist() == [kernel(graph).energy.item() for graph in graphs]
-    alone = torch.cat([kernel(graph).forces for graph in graphs])
+    together = compute(Graph.collate(graphs))
+    assert together.energy.tolist() == [compute(graph).energy.item() for graph in graphs]
+    alone = torch.cat([compute(graph).forces for graph in graphs])
     assert torch.equal(together.forces, alone)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert kernels.threads_worth(graphs[0].edge_index.shape[1]) == 2
-        assert torch.equal(kernel(Graph.collate(graphs)).forces, alone)
+        assert kernel.threads_worth(graphs[0].edge_index.shape[1]) == 2
+        assert torch.equal(compute(Graph.collate(graphs)).forces, alone)
     finally:
         torch.set_num_threads(before)
 
 
 def test_results_are_their_own(folder):
     model = small_model()
-    kernel = DimeNetKernel(model, folder)
-    first = kernel(graph_of(rattled(), model))
+    compute = Kernel(model, folder)
+    first = compute(graph_of(rattled(), model))
     before = copy.deepcopy(first)
-    kernel(graph_of(rattled(seed=1), model))
+    compute(graph_of(rattled(seed=1), model))
     assert_equal(first, before, 1e-300)
 
 
 def test_calls_from_several_threads_at_once(folder):
     model = small_model()
-    kernel, graphs = (
-        DimeNetKernel(model, folder),
-        [graph_of(rattled(seed=k), model) for k in (0, 1)],
-    )
-    expected, found = [kernel(graph).forces for graph in graphs], [[], []]
+    compute = Kernel(model, folder)
+    graphs = [graph_of(rattled(seed=k), model) for k in (0, 1)]
+    expected, found = [compute(graph).forces for graph in graphs], [[], []]
     workers = [
         threading.Thread(
-            target=lambda k=k: found[k].extend(kernel(graphs[k]).forces for _ in range(50))
+            target=lambda k=k: found[k].extend(compute(graphs[k]).forces for _ in range(50))
         )
         for k in (0, 1)
     ]
@@ -162,7 +158,7 @@ def test_edges_out_of_order_are_refused(folder):
     graph = graph_of(rattled(), model)
     turned = replace(graph, edge_index=graph.edge_index.flip(1))
     with pytest.raises(ValueError, match="not sorted by target"):
-        DimeNetKernel(model, folder)(turned)
+        Kernel(model, folder)(turned)
 
 
 def test_only_models_that_it_is_written_for():
@@ -170,7 +166,7 @@ def test_only_models_that_it_is_written_for():
     assert not has_kernel(small_model("pamnet"))
     assert not has_kernel(small_model().half())
     with pytest.raises(ValueError, match="no kernel for mxmnet"):
-        DimeNetKernel(small_model("mxmnet"))
+        Kernel(small_model("mxmnet"))
 
 
 def test_the_first_atoms_of_a_graph():
@@ -189,16 +185,16 @@ def test_the_first_atoms_of_a_graph():
 def test_it_is_built_once(tmp_path, caplog, monkeypatch):
     model, place = small_model(), tmp_path / "new"
     with caplog.at_level(logging.WARNING):
-        DimeNetKernel(model, place)
+        Kernel(model, place)
         assert caplog.text.count("Compiled in") == 1
-        monkeypatch.setattr(kernels, "_build", None)  # calling it would fail
-        DimeNetKernel(model.float(), place)
+        monkeypatch.setattr(build, "_build", None)  # calling it would fail
+        Kernel(model.float(), place)
     assert len(list(place.iterdir())) == 1
-    monkeypatch.setattr(kernels, "processor", lambda: "another one")
-    kernels._fingerprint.cache_clear()
+    monkeypatch.setattr(build, "processor", lambda: "another one")
+    build._fingerprint.cache_clear()
     with pytest.raises(TypeError):
-        DimeNetKernel(model, place)
-    kernels._fingerprint.cache_clear()
+        Kernel(model, place)
+    build._fingerprint.cache_clear()
 
 
 @pytest.mark.usefixtures("_kept")
@@ -245,7 +241,7 @@ def computes_in_the_ordinary_way(match, model, **options):
 
 
 def test_without_a_compiler(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
     monkeypatch.setenv("CXX", "none-either")
     computes_in_the_ordinary_way(
         r"no C\+\+ compiler.*Install", small_model(), folder=tmp_path / "a"
@@ -268,23 +264,23 @@ def test_one_that_others_can_write_is_not_loaded(tmp_path, folder):
 
 
 def test_a_damaged_one_is_told_of(tmp_path, monkeypatch):
-    def write_nothing(compiler, path):
+    def write_nothing(name, compiler, path):
         path.touch(mode=0o600)
         path.write_bytes(b"no program")
 
-    monkeypatch.setattr(kernels, "_build", write_nothing)
+    monkeypatch.setattr(build, "_build", write_nothing)
     place = tmp_path / "a"
     computes_in_the_ordinary_way("the program cannot be used", small_model(), folder=place)
 
 
 def test_one_that_computes_something_else_is_not_used(folder, monkeypatch):
-    inner = DimeNetKernel.__call__
+    inner = Kernel.__call__
 
     def wrong(self, graph, stress=False):
         found = inner(self, graph, stress)
         return found._replace(forces=found.forces + 1)
 
-    monkeypatch.setattr(DimeNetKernel, "__call__", wrong)
+    monkeypatch.setattr(Kernel, "__call__", wrong)
     computes_in_the_ordinary_way("compiled forces are off by", small_model(), folder=folder)
 
 

@@ -5,305 +5,12 @@
 // every tile goes through a whole interaction while it is in the cache; the only thing that tiles
 // exchange is the angular sums of an edge and of its reverse. The way back is derived by hand. It
 // follows the gradient by the activations alone: what each activation's slope was is kept.
-//
-// Arrays are row-major, rows padded to whole vectors, zeros in the padding of weights.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <mutex>
-#include <new>
-#include <vector>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
-#if defined(__AVX512F__)
-#define BYTES 64
-constexpr int ROWS = 6, VECTORS = 4;
-#elif defined(__AVX__)
-#define BYTES 32
-constexpr int ROWS = 6, VECTORS = 2;
-#elif defined(__aarch64__)
-#define BYTES 16
-constexpr int ROWS = 6, VECTORS = 4;
-#else
-#define BYTES 16
-constexpr int ROWS = 4, VECTORS = 2;
-#endif
-// A block of a product is ROWS rows by VECTORS vectors of columns: what the registers hold.
-
-constexpr long TILE = 96;       // rows of edges in a tile, more where one atom has more
-constexpr int MAX_DEGREES = 20; // as in models/dimenetpp.py
-constexpr double PI = 3.14159265358979323846;
+#include "tools.hpp"
 
 namespace {
 
-// ---- vectors ------------------------------------------------------------------------------------
-
-template <class T> struct Lanes;
-template <> struct Lanes<float> {
-    typedef float V __attribute__((vector_size(BYTES)));
-    typedef int32_t I __attribute__((vector_size(BYTES)));
-};
-template <> struct Lanes<double> {
-    typedef double V __attribute__((vector_size(BYTES)));
-    typedef int64_t I __attribute__((vector_size(BYTES)));
-};
-template <class T> using V = typename Lanes<T>::V;
-template <class T> constexpr int W = BYTES / sizeof(T);
-
-template <class T> inline V<T> load(const T *from) {
-    V<T> v;
-    std::memcpy(&v, from, sizeof v);
-    return v;
-}
-template <class T> inline void store(T *to, V<T> v) { std::memcpy(to, &v, sizeof v); }
-template <class T> inline V<T> all(T x) { return x - V<T>{}; }
-template <class T> inline long padded(long n) { return (n + W<T> - 1) / W<T> * W<T>; }
-
-// exp(x) for |x| < 87 (float) or 700: 2^n times a polynomial of the rest (Cody and Waite 1980).
-inline V<float> exponential(V<float> x) {
-    const float magic = 12582912.0f; // 1.5 · 2^23: adding it rounds to a whole number
-    V<float> t = x * 1.44269504f + magic, n = t - magic;
-    V<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    V<float> p = all(1.9875691500e-4f);
-    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                    5.0000001201e-1f})
-        p = p * r + c;
-    p = p * (r * r) + r + 1.0f;
-    Lanes<float>::I bits;
-    std::memcpy(&bits, &t, sizeof bits);
-    bits = (bits + (127 - 0x4B400000)) << 23;
-    V<float> power;
-    std::memcpy(&power, &bits, sizeof bits);
-    return p * power;
-}
-inline V<double> exponential(V<double> x) {
-    const double magic = 6755399441055744.0; // 1.5 · 2^52
-    V<double> t = x * 1.4426950408889634 + magic, n = t - magic;
-    V<double> r = (x - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
-    V<double> p = all(1.0 / 6227020800.0); // 1/13!
-    double factorial = 6227020800.0;
-    for (int k = 13; k > 0; --k) {
-        factorial /= k;
-        p = p * r + 1.0 / factorial;
-    }
-    Lanes<double>::I bits;
-    std::memcpy(&bits, &t, sizeof bits);
-    bits = (bits + (1023 - 0x4338000000000000LL)) << 52;
-    V<double> power;
-    std::memcpy(&power, &bits, sizeof bits);
-    return p * power;
-}
-
-template <class T> struct Activation {
-    V<T> value, slope;
-};
-
-// σ(z) = z / (1 + exp(−z)) and its derivative.
-template <class T> inline Activation<T> silu(V<T> z) {
-    const T most = sizeof(T) == 4 ? T(87) : T(700);
-    V<T> x = -z;
-    x = x > most ? all(most) : x;
-    x = x < -most ? all(-most) : x;
-    V<T> s = T(1) / (exponential(x) + T(1));
-    V<T> y = z * s;
-    return {y, s + y * (T(1) - s)};
-}
-
-// ---- products -----------------------------------------------------------------------------------
-
-// What becomes of z = a·b: out = [σ](z + bias) ⊙ factor + base, each part where it is given.
-template <class T> struct Tail {
-    T *out;
-    long ld;
-    const T *bias = nullptr;
-    T *slope = nullptr; // where the activation's derivative goes; no activation without
-    long slope_ld = 0;
-    const T *factor = nullptr;
-    long factor_ld = 0;
-    const T *base = nullptr;
-    long base_ld = 0;
-};
-
-template <class T, int M, int N>
-__attribute__((noinline)) void block(const T *a, long rs, long cs, const T *b, long ldb, long depth,
-                                     const Tail<T> &tail, long row, long column) {
-    V<T> sum[M][N];
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 16
-        for (int j = 0; j < N; ++j)
-            sum[i][j] = V<T>{};
-    for (long k = 0; k < depth; ++k, a += cs, b += ldb) {
-        V<T> right[N];
-#pragma GCC unroll 16
-        for (int j = 0; j < N; ++j)
-            right[j] = load(b + j * W<T>);
-#pragma GCC unroll 16
-        for (int i = 0; i < M; ++i) {
-            V<T> left = all(a[i * rs]);
-#pragma GCC unroll 16
-            for (int j = 0; j < N; ++j)
-                sum[i][j] += left * right[j];
-        }
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 16
-        for (int j = 0; j < N; ++j) {
-            long r = row + i, c = column + j * W<T>;
-            V<T> z = sum[i][j];
-            if (tail.bias)
-                z += load(tail.bias + c);
-            if (tail.slope) {
-                Activation<T> activated = silu<T>(z);
-                z = activated.value;
-                store(tail.slope + r * tail.slope_ld + c, activated.slope);
-            }
-            if (tail.factor)
-                z *= load(tail.factor + r * tail.factor_ld + c);
-            if (tail.base)
-                z += load(tail.base + r * tail.base_ld + c);
-            store(tail.out + r * tail.ld + c, z);
-        }
-    }
-}
-
-template <class T, int N>
-void blocks(long m, const T *a, long rs, long cs, const T *b, long ldb, long depth,
-            const Tail<T> &tail, long column) {
-    long i = 0;
-    if constexpr (N == 1) // one vector of columns leaves registers for more rows
-        for (; i + 2 * ROWS <= m; i += 2 * ROWS)
-            block<T, 2 * ROWS, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
-    for (; i + ROWS <= m; i += ROWS)
-        block<T, ROWS, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
-    switch (m - i) {
-    case 5:
-        return block<T, 5, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
-    case 4:
-        return block<T, 4, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
-    case 3:
-        return block<T, 3, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
-    case 2:
-        return block<T, 2, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
-    case 1:
-        return block<T, 1, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
-    }
-}
-
-// a (m, depth) with strides rs and cs times b (depth, n): in panels of VECTORS vectors of columns,
-// a panel's rows ldb apart, the next panel `step` behind it.
-template <class T>
-void multiply(long m, long n, long depth, const T *a, long rs, long cs, const T *b, long ldb,
-              long step, const Tail<T> &tail) {
-    long vectors = n / W<T>;
-    for (long v = 0; v < vectors; v += VECTORS, b += step) {
-        long column = v * W<T>;
-        switch (std::min<long>(VECTORS, vectors - v)) {
-        case 4:
-            blocks<T, VECTORS>(m, a, rs, cs, b, ldb, depth, tail, column);
-            break;
-        case 3:
-            blocks<T, std::min(3, VECTORS)>(m, a, rs, cs, b, ldb, depth, tail, column);
-            break;
-        case 2:
-            blocks<T, 2>(m, a, rs, cs, b, ldb, depth, tail, column);
-            break;
-        case 1:
-            blocks<T, 1>(m, a, rs, cs, b, ldb, depth, tail, column);
-            break;
-        }
-    }
-}
-
-// The same with an ordinary b.
-template <class T>
-void multiply(long m, long n, long depth, const T *a, long rs, long cs, const T *b, long ldb,
-              const Tail<T> &tail) {
-    multiply<T>(m, n, depth, a, rs, cs, b, ldb, VECTORS * W<T>, tail);
-}
-
-template <class T> class Buffer {
-  public:
-    Buffer() = default;
-    Buffer(const Buffer &) = delete;
-    Buffer(Buffer &&other) : data(other.data), size(other.size) { other.data = nullptr; }
-    ~Buffer() { std::free(data); }
-    // Room for n numbers, zero when it is new.
-    T *get(long n) {
-        if (n > size) {
-            std::free(data);
-            data = nullptr;
-            size = 0;
-            long bytes = (n + n / 8) * long(sizeof(T)) / 64 * 64 + 128;
-            data = static_cast<T *>(std::aligned_alloc(64, bytes));
-            if (!data)
-                throw std::bad_alloc();
-            std::memset(data, 0, bytes);
-            size = n;
-        }
-        return data;
-    }
-    T *operator()() const { return data; }
-
-  private:
-    T *data = nullptr;
-    long size = 0;
-};
-
-// A matrix in panels, as `multiply` reads it.
-template <class T> struct Matrix {
-    long depth = 0, columns = 0;
-    Buffer<T> panels;
-
-    // From element(k, j), k < depth, j < width.
-    template <class F> void pack(long depth_, long width, F element) {
-        depth = depth_;
-        columns = padded<T>(width);
-        const long panel = VECTORS * W<T>, count = (columns + panel - 1) / panel;
-        T *to = panels.get(count * depth * panel);
-        for (long j = 0; j < width; ++j)
-            for (long k = 0; k < depth; ++k)
-                to[(j / panel * depth + k) * panel + j % panel] = element(k, j);
-    }
-    void times(long m, const T *a, long lda, const Tail<T> &tail) const {
-        const long panel = VECTORS * W<T>;
-        multiply<T>(m, columns, depth, a, lda, 1, panels(), panel, depth * panel, tail);
-    }
-};
-
-// y = x Wᵀ + b, and the way back.
-template <class T> struct Dense {
-    Matrix<T> forth, back;
-    Buffer<T> bias;
-
-    void set(long out, long in, const T *weight, const T *b) {
-        forth.pack(in, out, [=](long k, long j) { return weight[j * in + k]; });
-        back.pack(out, in, [=](long k, long j) { return weight[k * in + j]; });
-        if (b)
-            std::copy(b, b + out, bias.get(padded<T>(out)));
-    }
-};
-
-// out = a ⊙ b, or added to it.
-template <class T>
-void product(long rows, long columns, const T *a, long lda, const T *b, long ldb, T *out, long ld,
-             bool add = false) {
-    for (long i = 0; i < rows; ++i)
-        for (long c = 0; c < columns; c += W<T>) {
-            V<T> z = load(a + i * lda + c) * load(b + i * ldb + c);
-            if (add)
-                z += load(out + i * ld + c);
-            store(out + i * ld + c, z);
-        }
-}
-
-// ---- the network --------------------------------------------------------------------------------
+constexpr long TILE = 96; // rows of edges in a tile, more where one atom has more
 
 struct Sizes {
     int64_t hidden, blocks, triplet, output, degrees, radial, exponent, before, after, dense,
@@ -334,7 +41,8 @@ template <class T> class DimeNet {
     Sizes s;
     double cutoff;
 
-    DimeNet(const Sizes &sizes, double cutoff_, const T *const *arrays) : s(sizes), cutoff(cutoff_) {
+    DimeNet(const Sizes &sizes, const double *lengths, const T *const *arrays)
+        : s(sizes), cutoff(lengths[0]) {
         const long H = s.hidden, C = s.triplet, O = s.output, R = s.radial, L = s.degrees;
         Hp = padded<T>(H), Cp = padded<T>(C), Op = padded<T>(O), Rp = padded<T>(R);
         // Wide enough for a whole vector from the first column of the last degree on.
@@ -345,12 +53,8 @@ template <class T> class DimeNet {
             const T *weight = next();
             layer.set(out, in, weight, bias ? next() : nullptr);
         };
-        const T *f = next();
-        frequencies.assign(f, f + R);
-        const T *table = next();
-        T *own = pieces.get(s.intervals * 6 * LRp);
-        for (long i = 0; i < s.intervals * 6; ++i)
-            std::copy(table + i * L * R, table + (i + 1) * L * R, own + i * LRp);
+        waves.set(next(), R, cutoff, s.exponent);
+        pieces.set(next(), s.intervals, L * R, cutoff, cutoff, s.exponent);
         for (Buffer<T> *part : {&at_target, &at_source}) {
             const T *rows = next();
             T *to = part->get(s.elements * Hp);
@@ -389,13 +93,13 @@ template <class T> class DimeNet {
     }
 
     // False if the edges are not sorted by target.
-    bool run(long atoms, long edges, const int64_t *numbers_, const int64_t *source_,
-             const int64_t *target_, const int64_t *reverse_, const double *vectors_, int threads,
-             T *values_, double *gradient_, T *embeddings_) {
+    bool run(const Call<T> &call) {
         std::lock_guard<std::mutex> lock(mutex); // the buffers are the model's
-        N = atoms, E = edges;
-        numbers = numbers_, source = source_, target = target_, reverse = reverse_;
-        vectors = vectors_, values = values_, gradient = gradient_, embeddings = embeddings_;
+        N = call.counts[0], E = call.counts[1];
+        const int threads = int(call.counts[2]);
+        numbers = call.numbers, source = call.source, target = call.target, reverse = call.reverse;
+        vectors = call.vectors, values = call.values, gradient = call.gradient;
+        embeddings = call.embeddings;
         if (!std::is_sorted(target, target + E))
             return false;
         make_tiles();
@@ -418,8 +122,9 @@ template <class T> class DimeNet {
 
   private:
     long Hp, Cp, Op, Rp, LRp, LMp; // padded widths
-    std::vector<T> frequencies;
-    Buffer<T> pieces, at_target, at_source;
+    Waves<T> waves;
+    Pieces<T> pieces;
+    Buffer<T> at_target, at_source;
     Dense<T> embed_radial, embed;
     std::vector<Interaction<T>> interactions;
     std::vector<Output<T>> outputs;
@@ -574,11 +279,11 @@ template <class T> class DimeNet {
         const long a0 = tiles[t], a1 = tiles[t + 1], e0 = first[a0], rows = first[a1] - e0;
         Scratch &own = scratch[thread()];
         T *h = own.h(), *u = own.u(), *v = own.v(), *m = kept[b].m() + e0 * Hp;
-        const T *waves = rbf() + e0 * Rp;
+        const T *bases = rbf() + e0 * Rp;
         if (b == 0) {
             geometry(e0, rows);
             embed_radial.forth.times(
-                rows, waves, Rp, {u, Hp, embed_radial.bias(), embed_slope() + e0 * Hp, Hp});
+                rows, bases, Rp, {u, Hp, embed_radial.bias(), embed_slope() + e0 * Hp, Hp});
             embed.forth.times(rows, u, Hp, {v, Hp, embed.bias()});
             for (long i = 0; i < rows; ++i) {
                 const T *to = at_target() + numbers[target[e0 + i]] * Hp;
@@ -606,7 +311,7 @@ template <class T> class DimeNet {
             for (long r = s.before; r < s.before + s.after; ++r)
                 residual(layer, k, r, e0, rows, m, u);
         }
-        outputs[b].gate.forth.times(rows, waves, Rp, {u, Hp, nullptr, nullptr, 0, m, Hp});
+        outputs[b].gate.forth.times(rows, bases, Rp, {u, Hp, nullptr, nullptr, 0, m, Hp});
         for (long i = a0; i < a1; ++i)
             for (long c = 0; c < Hp; c += W<T>) {
                 V<T> sum{};
@@ -621,7 +326,7 @@ template <class T> class DimeNet {
         T *a = k.a() + e0 * Hp;
         layer.from_kj.forth.times(rows, m, Hp,
                                   {a, Hp, layer.from_kj.bias(), k.kj() + e0 * Hp, Hp});
-        layer.gate.forth.times(rows, waves, Rp, {u, Hp, nullptr, nullptr, 0, a, Hp});
+        layer.gate.forth.times(rows, bases, Rp, {u, Hp, nullptr, nullptr, 0, a, Hp});
         layer.down.forth.times(rows, u, Hp,
                                {k.x() + e0 * Cp, Cp, nullptr, k.down() + e0 * Cp, Cp});
         for (long i = a0; i < a1; ++i)
@@ -733,13 +438,13 @@ template <class T> class DimeNet {
         const long a0 = tiles[t], a1 = tiles[t + 1], e0 = first[a0], rows = first[a1] - e0;
         Scratch &own = scratch[thread()];
         T *h = own.h(), *u = own.u(), *v = own.v(), *g = to_m() + e0 * Hp;
-        T *to_waves = to_rbf() + e0 * Rp;
-        const T *m = kept[b].m() + e0 * Hp, *waves = rbf() + e0 * Rp;
-        const Tail<T> add_to_waves = {to_waves, Rp, nullptr, nullptr, 0, nullptr, 0, to_waves, Rp};
+        T *to_bases = to_rbf() + e0 * Rp;
+        const T *m = kept[b].m() + e0 * Hp, *bases = rbf() + e0 * Rp;
+        const Tail<T> add_to_bases = {to_bases, Rp, nullptr, nullptr, 0, nullptr, 0, to_bases, Rp};
         const Tail<T> add_to_g = {g, Hp, nullptr, nullptr, 0, nullptr, 0, g, Hp};
         if (b == s.blocks) {
             std::fill_n(g, rows * Hp, T(0));
-            std::fill_n(to_waves, rows * Rp, T(0));
+            std::fill_n(to_bases, rows * Rp, T(0));
             std::fill_n(to_radial() + e0 * LRp, rows * LRp, T(0));
             std::fill_n(to_harmonics() + e0 * LMp, rows * LMp, T(0));
         } else {
@@ -752,8 +457,8 @@ template <class T> class DimeNet {
             product(rows, Cp, own.x(), Cp, k.down() + e0 * Cp, Cp, own.x(), Cp);
             layer.down.back.times(rows, own.x(), Cp, {u, Hp});
             product(rows, Hp, u, Hp, k.a() + e0 * Hp, Hp, v, Hp);
-            layer.gate.back.times(rows, v, Hp, add_to_waves);
-            layer.gate.forth.times(rows, waves, Rp, {v, Hp, nullptr, nullptr, 0, u, Hp});
+            layer.gate.back.times(rows, v, Hp, add_to_bases);
+            layer.gate.forth.times(rows, bases, Rp, {v, Hp, nullptr, nullptr, 0, u, Hp});
             product(rows, Hp, v, Hp, k.kj() + e0 * Hp, Hp, v, Hp);
             layer.from_kj.back.times(rows, v, Hp, add_to_g);
         }
@@ -761,13 +466,13 @@ template <class T> class DimeNet {
             for (long e = first[i]; e < first[i + 1]; ++e)
                 std::copy_n(to_t[b]() + i * Hp, Hp, u + (e - e0) * Hp);
         product(rows, Hp, u, Hp, m, Hp, v, Hp);
-        outputs[b].gate.back.times(rows, v, Hp, add_to_waves);
-        outputs[b].gate.forth.times(rows, waves, Rp, {g, Hp, nullptr, nullptr, 0, u, Hp, g, Hp});
+        outputs[b].gate.back.times(rows, v, Hp, add_to_bases);
+        outputs[b].gate.forth.times(rows, bases, Rp, {g, Hp, nullptr, nullptr, 0, u, Hp, g, Hp});
         if (b == 0) {
             product(rows, Hp, g, Hp, message_slope() + e0 * Hp, Hp, v, Hp);
             embed.back.times(rows, v, Hp,
                              {u, Hp, nullptr, nullptr, 0, embed_slope() + e0 * Hp, Hp});
-            embed_radial.back.times(rows, u, Hp, add_to_waves);
+            embed_radial.back.times(rows, u, Hp, add_to_bases);
             geometry_back(e0, rows);
             return;
         }
@@ -785,54 +490,17 @@ template <class T> class DimeNet {
         layer.up.back.times(rows, v, Hp, {exchanged[(b - 1) & 1]() + e0 * Cp, Cp});
     }
 
-    // Distance and direction of an edge.
-    struct Line {
-        T distance, x, y, z;
-    };
-    Line line(long e) const {
-        const T x = T(vectors[3 * e]), y = T(vectors[3 * e + 1]), z = T(vectors[3 * e + 2]);
-        const T d = std::sqrt(x * x + y * y + z * z);
-        return {d, x / d, y / d, z / d};
-    }
+    Line<T> line(long e) const { return Line<T>(vectors + 3 * e); }
 
     // Bases of a tile's edges and their derivatives by distance, as in basis.py.
     void geometry(long e0, long rows) {
-        const long R = s.radial, p = s.exponent;
-        const T a = T(-(p + 1) * (p + 2) / 2.0), b = T(p * (p + 2)), c = T(-p * (p + 1) / 2.0);
-        const T steps = T(s.intervals / cutoff);
         for (long e = e0; e < e0 + rows; ++e) {
-            const T d = line(e).distance, x = d / T(cutoff);
-            T u = 0, du = 0;
-            if (x < 1) {
-                T power = 1;
-                for (long k = 2; k < p; ++k)
-                    power *= x;
-                u = 1 / x + power * x * (a + x * (b + x * c));
-                du = -1 / (x * x) + power * ((p - 1) * a + x * (p * b + x * (p + 1) * c));
-            }
-            du /= T(cutoff);
-            for (long r = 0; r < R; ++r) {
-                const T angle = frequencies[r] * x, wave = std::sin(angle);
-                rbf()[e * Rp + r] = u * wave;
-                rbf_slope()[e * Rp + r] = du * wave + u * frequencies[r] / T(cutoff) * std::cos(angle);
-            }
-            const T place = std::min(d * steps, T(s.intervals));
-            const long piece = std::min<long>(long(place), s.intervals - 1);
-            const T q = place - piece;
-            const T *k = pieces() + piece * 6 * LRp;
-            for (long j = 0; j < s.degrees * R; j += W<T>) {
-                V<T> k0 = load(k + j), k1 = load(k + LRp + j), k2 = load(k + 2 * LRp + j);
-                V<T> k3 = load(k + 3 * LRp + j), k4 = load(k + 4 * LRp + j);
-                V<T> k5 = load(k + 5 * LRp + j);
-                V<T> f = k0 + q * (k1 + q * (k2 + q * (k3 + q * (k4 + q * k5))));
-                V<T> df = k1 + q * (T(2) * k2 +
-                                    q * (T(3) * k3 + q * (T(4) * k4 + q * (T(5) * k5))));
-                store(radial() + e * LRp + j, f * u);
-                store(radial_slope() + e * LRp + j, df * (steps * u) + f * du);
-            }
+            const T d = line(e).distance;
+            waves.at(d, rbf() + e * Rp, rbf_slope() + e * Rp);
+            pieces.at(d, radial() + e * LRp, radial_slope() + e * LRp);
         }
         for (long e = e0; e < e0 + rows; e += W<T>) {
-            Waves y(*this, e, std::min<long>(W<T>, e0 + rows - e));
+            Harmonics y(*this, e, std::min<long>(W<T>, e0 + rows - e));
             for (long l = 0; l < s.degrees; ++l)
                 for (long m = 0; m <= l; ++m) {
                     y.put(harmonics(), l * l + m, y.q[l][m] * y.c[m]);
@@ -844,14 +512,14 @@ template <class T> class DimeNet {
 
     // Y_lm = q[l][m] c[m] and q[l][m] s[m] of some edges side by side, as in basis.py: polynomials
     // in z, and the real and imaginary parts of (x + iy)^m.
-    struct Waves {
+    struct Harmonics {
         const long e, lanes, LMp;
         V<T> x{}, y{}, z{}, q[MAX_DEGREES][MAX_DEGREES], slope[MAX_DEGREES][MAX_DEGREES];
         V<T> c[MAX_DEGREES], s[MAX_DEGREES];
 
-        Waves(const DimeNet &of, long e_, long lanes_) : e(e_), lanes(lanes_), LMp(of.LMp) {
+        Harmonics(const DimeNet &of, long e_, long lanes_) : e(e_), lanes(lanes_), LMp(of.LMp) {
             for (long i = 0; i < lanes; ++i) {
-                Line edge = of.line(e + i);
+                const Line<T> edge = of.line(e + i);
                 x[i] = edge.x, y[i] = edge.y, z[i] = edge.z;
             }
             c[0] = all(T(1)), s[0] = V<T>{};
@@ -887,7 +555,7 @@ template <class T> class DimeNet {
     void geometry_back(long e0, long rows) {
         const T *to_y = to_harmonics();
         for (long e = e0; e < e0 + rows; e += W<T>) {
-            Waves y(*this, e, std::min<long>(W<T>, e0 + rows - e));
+            Harmonics y(*this, e, std::min<long>(W<T>, e0 + rows - e));
             V<T> gx{}, gy{}, gz{};
             for (long l = 0; l < s.degrees; ++l)
                 for (long m = 0; m <= l; ++m) {
@@ -901,63 +569,17 @@ template <class T> class DimeNet {
                     gz += y.slope[l][m] * (by_c * y.c[m] + by_s * y.s[m]);
                 }
             for (long i = 0; i < y.lanes; ++i) {
-                const Line edge = line(e + i);
                 T along = 0;
                 for (long r = 0; r < s.radial; ++r)
                     along += to_rbf()[(e + i) * Rp + r] * rbf_slope()[(e + i) * Rp + r];
                 for (long j = 0; j < s.degrees * s.radial; ++j)
                     along += to_radial()[(e + i) * LRp + j] * radial_slope()[(e + i) * LRp + j];
-                // A direction turns by what of the gradient is across it.
-                const T inside = gx[i] * edge.x + gy[i] * edge.y + gz[i] * edge.z;
-                double *to = gradient + 3 * (e + i);
-                to[0] = along * edge.x + (gx[i] - inside * edge.x) / edge.distance;
-                to[1] = along * edge.y + (gy[i] - inside * edge.y) / edge.distance;
-                to[2] = along * edge.z + (gz[i] - inside * edge.z) / edge.distance;
+                line(e + i).gradient(along, gx[i], gy[i], gz[i], gradient + 3 * (e + i));
             }
         }
     }
 };
 
-template <class T>
-void *make(const int64_t *sizes, double cutoff, const void *const *arrays) {
-    Sizes s;
-    std::memcpy(&s, sizes, sizeof s);
-    try {
-        return new DimeNet<T>(s, cutoff, reinterpret_cast<const T *const *>(arrays));
-    } catch (const std::bad_alloc &) {
-        return nullptr;
-    }
-}
-
-template <class T>
-int run(void *model, const int64_t *counts, const int64_t *numbers, const int64_t *source,
-        const int64_t *target, const int64_t *reverse, const double *vectors, void *values,
-        double *gradient, void *embeddings) {
-    try {
-        bool sorted = static_cast<DimeNet<T> *>(model)->run(
-            counts[0], counts[1], numbers, source, target, reverse, vectors, int(counts[2]),
-            static_cast<T *>(values), gradient, static_cast<T *>(embeddings));
-        return sorted ? 0 : 2;
-    } catch (const std::bad_alloc &) {
-        return 1;
-    }
-}
-
 } // namespace
 
-// A model is made from sizes and arrays as lkm_calc/kernels/__init__.py lists them; null if memory
-// is short. A call returns 1 if it is, 2 if the edges are not sorted.
-#define EXPORT(TYPE)                                                                               \
-    extern "C" void *make_##TYPE(const int64_t *sizes, double cutoff, const void *const *arrays) { \
-        return make<TYPE>(sizes, cutoff, arrays);                                                  \
-    }                                                                                              \
-    extern "C" void free_##TYPE(void *model) { delete static_cast<DimeNet<TYPE> *>(model); }       \
-    extern "C" int run_##TYPE(void *model, const int64_t *counts, const int64_t *numbers,          \
-                              const int64_t *source, const int64_t *target,                        \
-                              const int64_t *reverse, const double *vectors, void *values,         \
-                              double *gradient, void *embeddings) {                                \
-        return run<TYPE>(model, counts, numbers, source, target, reverse, vectors, values,         \
-                         gradient, embeddings);                                                    \
-    }
-EXPORT(float)
-EXPORT(double)
+EXPORT(DimeNet)

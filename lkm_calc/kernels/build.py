@@ -1,0 +1,100 @@
+"""Libraries of C++ functions, built for this processor by the compiler at hand and kept."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+from ..atomic import replacing
+from ..program_files import CompileError, check_owner, first_line, open_folder, processor
+
+logger = logging.getLogger("lkm_calc")
+
+SOURCES = Path(__file__).parent
+SHARED = SOURCES / "tools.hpp"
+"""What every source includes."""
+COMPILERS = ("c++", "g++", "clang++")
+"""Tried in this order, after $CXX."""
+OPTIONS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
+CHOICES = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
+"""Options of which the first that a compiler takes are used."""
+
+
+def library(name: str, folder: Path | None) -> ctypes.CDLL:
+    """Return the library of a source, built first if the folder holds none for this processor.
+
+    Args:
+        name: That of the source, without its ending.
+        folder: Where libraries are kept, that of :func:`lkm_calc.program_files.cache_folder` if not
+            given.
+
+    Raises:
+        CompileError: There is no working compiler, or the folder cannot be used.
+    """
+    try:
+        place = open_folder(folder)
+        compiler = _compiler()
+        path = place / f"{name}-{_fingerprint(name, compiler)}.so"
+        if not path.exists():
+            _build(name, compiler, path)
+        check_owner(path)
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise CompileError(f"the program cannot be used ({first_line(error)}).") from error
+
+
+def _compiler() -> str:
+    """Return the path of a C++ compiler.
+
+    Raises:
+        CompileError: There is none.
+    """
+    for name in (os.environ.get("CXX", ""), *COMPILERS):
+        if name and (path := shutil.which(name)):
+            return path
+    raise CompileError(
+        f"there is no C++ compiler, neither $CXX nor {', '.join(COMPILERS)}. Install g++ or clang."
+    )
+
+
+@cache
+def _fingerprint(name: str, compiler: str) -> str:
+    """Return a name that changes with the sources, the compiler and the processor."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    about = repr([OPTIONS, CHOICES, compiler, version, platform.machine(), processor()])
+    source = SHARED.read_bytes() + _source(name).read_bytes()
+    return hashlib.sha256(source + about.encode()).hexdigest()[:24]
+
+
+def _source(name: str) -> Path:
+    return SOURCES / f"{name}.cpp"
+
+
+def _build(name: str, compiler: str, path: Path) -> None:
+    """Write the library, whole or not at all.
+
+    Raises:
+        CompileError: The compiler fails.
+    """
+    logger.warning("Compiling %s for this processor: seconds, once; kept in %s.", name, path.parent)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / path.name
+        for choice in CHOICES:
+            command = [compiler, *OPTIONS, *choice, str(_source(name)), "-o", str(made)]
+            found = subprocess.run(command, capture_output=True, text=True, check=False)
+            if found.returncode == 0:
+                break
+        else:
+            raise CompileError(f"{' '.join(command)} failed: {found.stderr.strip()[-1000:]}")
+        with replacing(path) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_bytes(made.read_bytes())
+    logger.warning("Compiled in %.0f s.", time.perf_counter() - began)

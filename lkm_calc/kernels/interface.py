@@ -1,0 +1,32 @@
+"""What a kernel must be told of a model and of a graph."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ..graph import Graph
+
+
+class Interface(NamedTuple):
+    """How a model of one architecture is handed to the library of its source."""
+
+    source: str
+    """Name of the source, without its ending."""
+    sizes: Callable[[Any], Sequence[int]]
+    """Of a model, whole numbers in the order of the source's struct Sizes."""
+    lengths: Callable[[Any], Sequence[float]]
+    """Of a model, lengths in Å."""
+    arrays: Callable[[Any], Iterator[Tensor]]
+    """Of a model, its weights in the order in which the source reads them."""
+    embeddings: Callable[[Any], tuple[int, int]]
+    """Of a model, the number of its layers' embeddings and their width."""
+    indices: Callable[[Any, Graph], tuple[Tensor, ...]]
+    """Of a model and a graph, int64 tensors that the source reads beside the edges."""
+
+
+def linear(layer: nn.Linear) -> Iterator[Tensor]:
+    """Yield a layer's weight, and its bias if it has one."""
+    yield layer.weight
+    if layer.bias is not None:
+        yield layer.bias

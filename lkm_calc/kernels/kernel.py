@@ -1,0 +1,116 @@
+"""A model's energy and forces by the kernel of its architecture."""
+
+import ctypes
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+
+from ..energy import EnergyModel
+from ..forces import EnergyForces, volumes
+from ..graph import Graph
+from ..models import DimeNetPP
+from ..scatter import sum_to
+from ..threads import threads_worth
+from . import dimenetpp
+from .build import library
+from .interface import Interface
+
+INTERFACES: Mapping[type[EnergyModel], Interface] = MappingProxyType(
+    {DimeNetPP: dimenetpp.INTERFACE}
+)
+"""The architectures that have a kernel."""
+
+_TYPES = {torch.float32: "float", torch.float64: "double"}
+_MEMORY, _ORDER = 1, 2
+"""What a call returns if something is wrong."""
+
+
+def has_kernel(model: EnergyModel) -> bool:
+    """Tell whether there is a kernel for a model where it is."""
+    return type(model) in INTERFACES and model.device.type == "cpu" and model.dtype in _TYPES
+
+
+class Kernel:
+    """Energy and forces of a model on the CPU, and its embeddings.
+
+    Memory for the largest structure so far is kept. A structure's numbers are the same bits alone
+    and in a batch.
+
+    Args:
+        model: Its weights are copied.
+        folder: Where the library is kept, that of :func:`lkm_calc.program_files.cache_folder` if
+            not given.
+
+    Raises:
+        CompileError: There is no working compiler, or the folder cannot be used.
+        MemoryError: There is not enough for the weights.
+        ValueError: There is no kernel for the model.
+    """
+
+    def __init__(self, model: EnergyModel, folder: Path | None = None) -> None:
+        if not has_kernel(model):
+            raise ValueError(f"There is no kernel for {model.name} on {model.device}.")
+        self.model = model
+        self.interface = INTERFACES[type(model)]
+        functions, kind = library(self.interface.source, folder), _TYPES[model.dtype]
+        make, free, self._run = (functions[f"{verb}_{kind}"] for verb in ("make", "free", "run"))
+        make.restype, make.argtypes = ctypes.c_void_p, [ctypes.c_void_p] * 3
+        free.argtypes, self._run.argtypes = [ctypes.c_void_p], [ctypes.c_void_p] * 4
+        sizes = np.array(self.interface.sizes(model), dtype=np.int64)
+        lengths = np.array(self.interface.lengths(model), dtype=np.float64)
+        arrays = [array.detach().contiguous() for array in self.interface.arrays(model)]
+        handle = make(sizes.ctypes.data, lengths.ctypes.data, _pointers(arrays))
+        if not handle:
+            raise MemoryError("There is not enough memory for the weights.")
+        self._handle = ctypes.c_void_p(handle)
+        self._finalizer = weakref.finalize(self, free, self._handle)
+        self._embeddings = self.interface.embeddings(model)
+
+    def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
+        """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU.
+
+        Raises:
+            MemoryError: There is not enough for the graph.
+            ValueError: Its edges are not sorted by target as those of neighbour lists are.
+        """
+        vectors = graph.edge_vectors().contiguous()
+        source, target = (ends.contiguous() for ends in graph.edge_index)
+        indices = self.interface.indices(self.model, graph)
+        atoms, edges = len(graph.numbers), len(vectors)
+        values = torch.empty(atoms, dtype=self.model.dtype)
+        layers, width = self._embeddings
+        embeddings = values.new_empty(layers, atoms, width)
+        gradient = torch.empty_like(vectors)
+        sizes = [atoms, edges, threads_worth(edges), *map(len, indices)]
+        counts = np.array(sizes, dtype=np.int64)
+        inputs = (graph.numbers, source, target, graph.reverse, vectors, *indices)
+        problem = self._run(
+            self._handle,
+            counts.ctypes.data,
+            _pointers(inputs),
+            _pointers((values, gradient, embeddings)),
+        )
+        if problem == _MEMORY:
+            raise MemoryError(f"There is not enough memory for {edges} edges.")
+        if problem == _ORDER:
+            raise ValueError("The edges are not sorted by target; take those of a neighbour list.")
+        scale = self.model.scale
+        gradient = gradient * scale
+        reference = self.model.reference_energies.index_select(0, graph.numbers)
+        atom_energies = values.double() * scale + reference
+        forces = sum_to(gradient, source, atoms).index_add_(0, target, gradient, alpha=-1)
+        virial = None
+        if stress and graph.cell is not None:
+            outer = torch.einsum("ea,eb->eab", gradient, vectors)
+            by_strain = sum_to(outer, graph.graph_index.index_select(0, source), graph.n_graphs)
+            virial = (by_strain + by_strain.mT) / (2 * volumes(graph.cell))
+        energy = sum_to(atom_energies, graph.graph_index, graph.n_graphs)
+        return EnergyForces(energy, forces, virial, atom_energies, tuple(embeddings))
+
+
+def _pointers(tensors: Sequence[torch.Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
