@@ -57,9 +57,9 @@ class LKMCalculator(Calculator):
         dtype: "float32", "float64", or None for the type of the model's weights. The sum over
             atoms and the reference energies are float64 either way; float64 throughout makes MD
             conserve energy better than float32, at 1.5 to 2 times the cost.
-        compile: Compute single structures, as in MD, with programs compiled for their shapes; on a
-            GPU, with CUDA graphs. The first call of a structure takes about a minute, once: see
-            :mod:`lkm_calc.compiled`.
+        compile: On a CPU, compute with a kernel in C++, which the first call builds in ten seconds
+            with the compiler of the machine, once for all; on a GPU, single structures, as in MD,
+            with CUDA graphs. See :mod:`lkm_calc.compiled`, also for models without a kernel.
         skin: Å by which the neighbour search of single structures reaches beyond the cut-off, so
             that it serves until an atom has moved half of it; 0 searches anew at every call. The
             numbers are the same, see :class:`lkm_calc.skin.VerletList`.

@@ -17,6 +17,7 @@ from ase.constraints import FixAtoms, FixBondLengths
 
 from lkm_calc import LKMCalculator
 from lkm_calc.__main__ import main
+from lkm_calc.compiled import KernelForces
 from lkm_calc.ensembles import ENSEMBLES, MDSettings
 from lkm_calc.md import Simulation
 from lkm_calc.md_record import RestartError
@@ -84,6 +85,23 @@ def test_with_a_model(make, ensemble, tmp_path):
     expected = run_whole(make, tmp_path / "whole", choice, steps=20)
     for steps in (7, 20):
         Simulation(make(), choice, tmp_path / "parts").run(steps)
+    assert_same(tmp_path / "parts", expected)
+
+
+def test_with_a_kernel(tmp_path, monkeypatch):
+    monkeypatch.setenv("LKM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(KernelForces, "_is_faster", lambda *arguments: True)
+
+    def make():
+        atoms = rattled(amplitude=0.02)
+        atoms.calc = LKMCalculator("rmd17-ethanol", "cpu", compile=True)
+        return atoms
+
+    expected = run_whole(make, tmp_path / "whole", settings(), steps=20)
+    for steps in (7, 20):
+        simulation = Simulation(make(), settings(), tmp_path / "parts")
+        simulation.run(steps)
+        assert not simulation.atoms.calc.ordinary
     assert_same(tmp_path / "parts", expected)
 
 

@@ -15,9 +15,9 @@ from .common import STRUCTURE, Subcommands, add_command, read_structure
 logger = logging.getLogger("lkm_calc")
 
 MANUAL = """\
-Compile a model for a structure on the CPU, so that LKMCalculator(MODEL, "cpu", compile=True) starts
-at once for it and for others of as many atoms and hardly more neighbours. Needs a C++ compiler and
-about a minute.
+Build the kernel of a model's architecture for this processor, so that
+LKMCalculator(MODEL, "cpu", compile=True) starts at once, and print what it brings for a structure.
+Needs a C++ compiler and ten seconds.
 
   lkm-calc compile rmd17-aspirin aspirin.xyz
 """

@@ -36,8 +36,8 @@ forces; log.csv with energies and temperature; md.png, a picture of it; and rest
       --temperature 350 --ps 100 --trajectory box.xyz --output runs/box
 
 Ctrl-C finishes the step and saves; the same command then goes on from there, as it does after a
-crash, on the CPU without --compile to the same numbers, bit for bit, as if it had not stopped. With
-a larger --ps it makes a finished run longer.
+crash, on the CPU to the same numbers, bit for bit, as if it had not stopped (with --compile where
+there is a kernel). With a larger --ps it makes a finished run longer.
 
 A run stops where forces are not finite, the temperature is beyond 10 times the one asked for plus
 1000 K, or an atom flies off; its files then end with the last good state.
@@ -84,7 +84,7 @@ def add(commands: Subcommands) -> None:
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="default %(default)s")
     parser.add_argument(
-        "--compile", action="store_true", help="faster steps after a minute: lkm-calc compile"
+        "--compile", action="store_true", help="faster steps, by a C++ compiler: lkm-calc compile"
     )
     parser.add_argument("--skin", type=float, default=1.0, help="Å; default %(default)s")
     parser.add_argument(
