@@ -241,7 +241,8 @@ class LKMCalculator(Calculator):
             ValueError: As on calculation, or ``batch_size`` is below 1.
             MemoryError: A single structure needs more memory than there is.
         """
-        return [found.results for found in self.iterate(structures, batch_size, progress)]
+        found = self._evaluations(structures, batch_size, progress)
+        return [evaluation.results for evaluation in found]
 
     def iterate(
         self, structures: Iterable[ase.Atoms], batch_size: int = 32, progress: bool = False
@@ -251,6 +252,11 @@ class LKMCalculator(Calculator):
         They are computed batch by batch as they are asked for; neither all structures nor all
         results are held. Arguments and errors are those of :meth:`evaluate`.
         """
+        return map(_with_extras, self._evaluations(structures, batch_size, progress))
+
+    def _evaluations(
+        self, structures: Iterable[ase.Atoms], batch_size: int, progress: bool
+    ) -> Iterator[Evaluation]:
         if isinstance(structures, ase.Atoms):
             raise ValueError("evaluate takes a list of structures; for one, write [atoms].")
         if batch_size < 1:
@@ -284,6 +290,12 @@ class LKMCalculator(Calculator):
                     continue
                 yield from found
                 bar.update(len(first))
+
+
+def _with_extras(found: Evaluation) -> Evaluation:
+    """Compute the extras, before the embeddings of many structures heap up."""
+    len(found.extras)
+    return found
 
 
 @torch.inference_mode(False)  # weights made in that mode cannot be used outside of it

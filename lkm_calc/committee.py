@@ -1,7 +1,7 @@
 """One model, or several, that compute the same structures: their mean, and how far they differ."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial, reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import ase
@@ -28,11 +28,14 @@ class Extras(Mapping[str, Any]):
     """
 
     def __init__(self, compute: Callable[[], dict[str, Any]]) -> None:
-        self._compute = compute
+        self._compute: Callable[[], dict[str, Any]] | None = compute
+        self._found: dict[str, Any] = {}
 
-    @cached_property
+    @property
     def _values(self) -> dict[str, Any]:
-        return self._compute()
+        if self._compute is not None:
+            self._found, self._compute = self._compute(), None  # which holds the embeddings
+        return self._found
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
