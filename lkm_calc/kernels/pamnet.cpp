@@ -1,0 +1,760 @@
+// Values of PAMNet and their gradient by the edge vectors: what lkm_calc/models/pamnet.py computes
+// and torch's autograd derives, written out for the caches of a processor.
+//
+// What the passes take from edges and angles depends on distances and cosines alone. It is made
+// for all passes first, in tiles of a few dozen rows, and once for a pair: an edge and its reverse
+// are as long. The passes then are layers of atoms and sums over edges and angles. The way back is
+// derived by hand: the gradients by what edges and angles gave take its place, and go back to
+// distances and cosines in the end. What each activation's slope was is kept, but those of
+// messages, which are made anew.
+
+#include "tools.hpp"
+
+namespace {
+
+constexpr long TILE = 96;  // rows of pairs or angles in a tile
+constexpr long ATOMS = 48; // rows of atoms in a tile
+constexpr int UPDATE = 7;  // dense layers after the sum of messages
+constexpr int HEAD = 3;    // hidden layers of a head
+
+enum Tap { STATE, GLOBAL, LOCAL, FEATURES };
+
+struct Sizes {
+    int64_t hidden, layers, radial, degrees, spherical_radial, exponent, two_hop, tap, elements,
+        intervals;
+};
+
+// The weights of a global or local pass.
+template <class T> struct Pass {
+    Dense<T> mlp;
+    Dense<T> ends;  // what atoms give as targets of messages, then as sources
+    Dense<T> edges; // what edges give to messages, then the gates
+    Dense<T> angles[2];
+    Dense<T> update[UPDATE], head[HEAD];
+    Buffer<T> value, score;
+    T bias = 0;
+};
+
+// What it leaves for the way back: the slopes of activations, and what the sums are made of.
+template <class T> struct Kept {
+    Buffer<T> mlp, update[UPDATE], head[HEAD], ends;
+    Buffer<T> edges;   // by pair; then the gradients by them
+    Buffer<T> weights; // by angle; then the gradients by them before the activation
+    Buffer<T> inner, outer, messages;
+    Buffer<T> values, scores; // then the gradients by them
+};
+
+// The edges of one of the two graphs, sorted by target.
+template <class T> struct Edges {
+    Waves<T> waves;
+    Dense<T> dense;
+    std::vector<long> row, source, target, reverse; // the row is that among all edges
+    std::vector<long> first;                        // into each atom, and one past the last
+    std::vector<long> pair, edge;                   // of an edge, and one of each pair
+    Buffer<T> rbf_slope, slope, along;              // by pair; along: gradient by the distance
+
+    long count() const { return long(row.size()); }
+    long pairs() const { return long(edge.size()); }
+};
+
+template <class T> T dot(const T *a, const T *b, long columns) {
+    V<T> sum{};
+    for (long c = 0; c < columns; c += W<T>)
+        sum += load(a + c) * load(b + c);
+    T total = 0;
+    for (long i = 0; i < W<T>; ++i)
+        total += sum[i];
+    return total;
+}
+
+template <class T> class PAMNet {
+  public:
+    Sizes s;
+    double local_cutoff;
+
+    PAMNet(const Sizes &sizes, const double *lengths, const T *const *arrays)
+        : s(sizes), local_cutoff(lengths[1]) {
+        const long H = s.hidden, R = s.radial, S = s.degrees * s.spherical_radial;
+        Hp = padded<T>(H), Rp = padded<T>(R), Sp = padded<T>(S);
+        kinds = s.two_hop ? 2 : 1;
+        auto next = [&]() { return *arrays++; };
+        auto dense = [&](Dense<T> &layer, long in) {
+            const T *weight = next();
+            layer.set(H, in, weight, next());
+        };
+        wide.waves.set(next(), R, lengths[0], s.exponent);
+        local.waves.set(next(), R, local_cutoff, s.exponent);
+        pieces.set(next(), s.intervals, S, local_cutoff, lengths[0], s.exponent);
+        set_rows(embedding, s.elements, next());
+        wide.dense.set(H, R, next(), nullptr);
+        local.dense.set(H, R, next(), nullptr);
+        for (long k = 0; k < kinds; ++k)
+            dense(features[k], S);
+        passes.resize(2 * s.layers);
+        for (size_t p = 0; p < passes.size(); ++p) {
+            Pass<T> &one = passes[p];
+            const long parts = messages(p);
+            dense(one.mlp, H);
+            set_parts(one.ends, 2 * parts, next());
+            set_parts(one.edges, 2 * parts, next());
+            set_rows(one.edges.bias, parts, next(), 2 * parts);
+            if (is_local(p))
+                for (Dense<T> &layer : one.angles)
+                    dense(layer, H);
+            for (Dense<T> &layer : one.update)
+                dense(layer, H);
+            for (Dense<T> &layer : one.head)
+                dense(layer, H);
+            set_rows(one.value, 1, next());
+            one.bias = *next();
+            set_rows(one.score, 1, next());
+        }
+        kept.resize(passes.size());
+        const auto norm = [](long l) { return std::sqrt((2 * l + 1) / (4 * PI)); };
+        for (long l = 0; l < MAX_DEGREES; ++l) {
+            rising[l] = T(l > 0 ? (2 * l - 1.0) / l * norm(l) / norm(l - 1) : norm(0));
+            falling[l] = T(l > 1 ? (l - 1.0) / l * norm(l) / norm(l - 2) : 0);
+        }
+    }
+
+    // False if the edges are not sorted by target.
+    bool run(const Call<T> &call) {
+        std::lock_guard<std::mutex> lock(mutex); // the buffers are the model's
+        N = call.counts[0], E = call.counts[1], threads = int(call.counts[2]);
+        vectors = call.vectors, values = call.values, gradient = call.gradient;
+        embeddings = call.embeddings;
+        if (!std::is_sorted(call.target, call.target + E))
+            return false;
+        make_graphs(call);
+        make_room();
+        for (long g = 0; g < 2; ++g)
+            tiles(graph(g).pairs(), TILE, [&](long p, long rows) { pairs_forth(g, p, rows); });
+        tiles(angles, TILE / kinds, [&](long q, long rows) { angles_forth(q, rows); });
+        for (long i = 0; i < N; ++i)
+            std::copy_n(embedding() + call.numbers[i] * Hp, Hp, state() + i * Hp);
+        std::fill(values, values + N, T(0));
+        std::fill_n(to_state(), N * Hp, T(0));
+        const long last = long(passes.size()) - 1;
+        tiles(N, ATOMS, [&](long i, long rows) { begin(0, i, rows); });
+        for (long p = 0; p <= last; ++p) {
+            if (is_local(p))
+                tiles(N, ATOMS, [&](long i, long rows) { local_messages(p, i, rows); });
+            tiles(N, ATOMS, [&](long i, long rows) {
+                finish(p, i, rows);
+                if (p < last)
+                    begin(p + 1, i, rows);
+            });
+        }
+        tiles(N, ATOMS, [&](long i, long rows) { finish_back(last, i, rows); });
+        for (long p = last; p >= 0; --p) {
+            if (is_local(p))
+                tiles(N, ATOMS, [&](long i, long rows) { local_back(p, i, rows); });
+            else
+                tiles(wide.pairs(), TILE, [&](long q, long rows) { global_back(p, q, rows); });
+            if (p > 0)
+                tiles(N, ATOMS, [&](long i, long rows) {
+                    begin_back(p, i, rows);
+                    finish_back(p - 1, i, rows);
+                });
+        }
+        tiles(angles, TILE / kinds, [&](long q, long rows) { angles_back(q, rows); });
+        for (long g = 0; g < 2; ++g)
+            tiles(graph(g).pairs(), TILE, [&](long p, long rows) { pairs_back(g, p, rows); });
+        tiles(N, ATOMS, [&](long i, long rows) { vectors_back(i, rows); });
+        return true;
+    }
+
+  private:
+    long Hp, Rp, Sp; // padded widths
+    long kinds;      // of angles: one-hop, and two-hop if the model has them
+    Edges<T> wide, local;
+    Pieces<T> pieces;
+    Buffer<T> embedding;
+    Dense<T> features[2];
+    std::vector<Pass<T>> passes;
+    T rising[MAX_DEGREES], falling[MAX_DEGREES];
+
+    // What follows belongs to one call.
+    std::mutex mutex;
+    long N = 0, E = 0, angles = 0, neighbours = 0; // the most local edges into an atom
+    int threads = 1;
+    const double *vectors = nullptr;
+    T *values = nullptr, *embeddings = nullptr;
+    double *gradient = nullptr;
+    std::vector<long> first_angle;      // at each atom
+    std::vector<long> sender, receiver; // local edges of an angle
+    std::vector<Kept<T>> kept;
+    Buffer<T> radial, radial_slope;                // by local pair
+    Buffer<T> feature_slope, to_length, to_cosine; // by angle; by the length of its sender
+    Buffer<T> two_hop_sums;                        // by local edge
+    Buffer<T> to_messages, to_gates; // by edge of the pass's graph; messages before activation
+    Buffer<T> state, middle, to_state, to_middle; // by atom
+    struct Scratch {
+        Buffer<T> h, u, v, basis, ends, carried, to_carried, to_sums;
+    };
+    std::vector<Scratch> scratch; // a thread each
+
+    static bool is_local(long p) { return p % 2; }
+    // A local edge has one message for other edges and one for its target.
+    static long messages(long p) { return is_local(p) ? 2 : 1; }
+    Edges<T> &graph(long g) { return g ? local : wide; }
+
+    Scratch &own() {
+#ifdef _OPENMP
+        return scratch[omp_get_thread_num()];
+#else
+        return scratch[0];
+#endif
+    }
+
+    // work(first row, rows) for every tile.
+    template <class F> void tiles(long rows, long tile, F work) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+        for (long i = 0; i < rows; i += tile)
+            work(i, std::min(tile, rows - i));
+    }
+
+    void set_rows(Buffer<T> &to, long rows, const T *from, long room = 0) {
+        T *out = to.get(std::max(rows, room) * Hp);
+        for (long i = 0; i < rows; ++i)
+            std::copy_n(from + i * s.hidden, s.hidden, out + i * Hp);
+    }
+
+    // Several layers side by side, each as wide as the features and padded as they are.
+    void set_parts(Dense<T> &layer, long parts, const T *weight) {
+        const long H = s.hidden;
+        auto element = [=](long in, long column) {
+            const long part = column / Hp, out = column % Hp;
+            return out < H ? weight[(part * H + out) * H + in] : T(0);
+        };
+        layer.forth.pack(H, parts * Hp, element);
+        layer.back.pack(parts * Hp, H, [=](long k, long j) { return element(j, k); });
+    }
+
+    // ---- the graphs -----------------------------------------------------------------------------
+
+    void make_graphs(const Call<T> &call) {
+        std::vector<long> place(E);
+        for (Edges<T> *g : {&wide, &local}) {
+            g->row.clear();
+            for (long e = 0; e < E; ++e)
+                if (g == &wide || is_short(e, call.reverse[e])) {
+                    place[e] = g->count();
+                    g->row.push_back(e);
+                }
+            const long count = g->count();
+            for (std::vector<long> *index : {&g->source, &g->target, &g->reverse, &g->pair})
+                index->resize(count);
+            g->first.assign(N + 1, 0);
+            g->edge.clear();
+            for (long k = 0; k < count; ++k) {
+                const long e = g->row[k], back = place[call.reverse[e]];
+                g->source[k] = call.source[e], g->target[k] = call.target[e];
+                g->reverse[k] = back;
+                ++g->first[call.target[e] + 1];
+                g->pair[k] = k < back ? g->pairs() : g->pair[back];
+                if (k < back)
+                    g->edge.push_back(k);
+            }
+            neighbours = *std::max_element(g->first.begin(), g->first.end());
+            for (long i = 0; i < N; ++i)
+                g->first[i + 1] += g->first[i];
+        }
+        first_angle.resize(N);
+        sender.clear(), receiver.clear();
+        for (long i = 0; i < N; ++i) {
+            first_angle[i] = long(sender.size());
+            for (long b = local.first[i]; b < local.first[i + 1]; ++b)
+                for (long a = local.first[i]; a < local.first[i + 1]; ++a)
+                    if (a != b)
+                        sender.push_back(a), receiver.push_back(b);
+        }
+        angles = long(sender.size());
+    }
+    // Both edges of a pair or none, should their lengths differ in the last bit.
+    bool is_short(long e, long back) const {
+        const auto square = [this](long k) {
+            const double *v = vectors + 3 * k;
+            return v[0] * v[0] + v[1] * v[1] + v[2] * v[2];
+        };
+        return std::max(square(e), square(back)) < local_cutoff * local_cutoff;
+    }
+    // The angle at an atom between two of its local edges, counted from 0.
+    long angle(long i, long from, long to) const {
+        const long others = local.first[i + 1] - local.first[i] - 1;
+        return first_angle[i] + to * others + from - (from > to);
+    }
+
+    void make_room() {
+        const long L = local.count();
+        for (size_t p = 0; p < passes.size(); ++p) {
+            Kept<T> &one = kept[p];
+            const long parts = 2 * messages(p);
+            one.mlp.get(N * Hp), one.ends.get(N * parts * Hp);
+            for (Buffer<T> &slope : one.update)
+                slope.get(N * Hp);
+            for (Buffer<T> &slope : one.head)
+                slope.get(N * Hp);
+            one.values.get(N), one.scores.get(N);
+            one.edges.get(graph(is_local(p)).pairs() * parts * Hp);
+            if (!is_local(p))
+                continue;
+            for (Buffer<T> *by_angle : {&one.weights, &one.inner, &one.outer})
+                by_angle->get(angles * kinds * Hp);
+            one.messages.get(L * Hp);
+        }
+        for (Edges<T> *g : {&wide, &local}) {
+            const long pairs = g->pairs();
+            g->rbf_slope.get(pairs * Rp), g->slope.get(pairs * Hp), g->along.get(pairs);
+        }
+        radial.get(local.pairs() * Sp), radial_slope.get(local.pairs() * Sp);
+        feature_slope.get(angles * kinds * Hp), to_length.get(angles), to_cosine.get(angles);
+        two_hop_sums.get(L * Hp);
+        to_messages.get(std::max(E, 2 * L) * Hp), to_gates.get(2 * L * Hp);
+        for (Buffer<T> *by_atom : {&state, &middle, &to_state, &to_middle})
+            by_atom->get(N * Hp);
+        if (long(scratch.size()) < threads)
+            scratch.resize(threads);
+        for (Scratch &one : scratch) {
+            for (Buffer<T> *tile : {&one.h, &one.u, &one.v})
+                tile->get(std::max(TILE, ATOMS) * Hp);
+            one.basis.get(TILE * std::max(Rp, Sp)), one.ends.get(ATOMS * 4 * Hp);
+            one.carried.get(neighbours * Hp), one.to_carried.get(neighbours * Hp);
+            one.to_sums.get(2 * Hp);
+        }
+    }
+
+    Line<T> line(const Edges<T> &g, long k) const { return Line<T>(vectors + 3 * g.row[k]); }
+
+    // ---- what edges and angles give -------------------------------------------------------------
+
+    void pairs_forth(long which, long p0, long rows) {
+        Edges<T> &g = graph(which);
+        T *bases = own().basis(), *e = own().h();
+        for (long p = p0; p < p0 + rows; ++p) {
+            const T d = line(g, g.edge[p]).distance;
+            g.waves.at(d, bases + (p - p0) * Rp, g.rbf_slope() + p * Rp);
+            if (which)
+                pieces.at(d, radial() + p * Sp, radial_slope() + p * Sp);
+        }
+        g.dense.forth.times(rows, bases, Rp, {e, Hp, nullptr, g.slope() + p0 * Hp, Hp});
+        for (size_t p = which; p < passes.size(); p += 2) {
+            const long ld = 2 * messages(p) * Hp;
+            const Dense<T> &layer = passes[p].edges;
+            layer.forth.times(rows, e, Hp, {kept[p].edges() + p0 * ld, ld, layer.bias()});
+        }
+    }
+    void pairs_back(long which, long p0, long rows) {
+        Edges<T> &g = graph(which);
+        T *to_bases = own().basis(), *to_e = own().h();
+        std::fill_n(to_e, rows * Hp, T(0));
+        for (size_t p = which; p < passes.size(); p += 2) {
+            const long ld = 2 * messages(p) * Hp;
+            passes[p].edges.back.times(rows, kept[p].edges() + p0 * ld, ld, added(to_e));
+        }
+        product(rows, Hp, to_e, Hp, g.slope() + p0 * Hp, Hp, to_e, Hp);
+        g.dense.back.times(rows, to_e, Hp, {to_bases, Rp});
+        for (long p = p0; p < p0 + rows; ++p) {
+            T along = 0;
+            for (long r = 0; r < s.radial; ++r)
+                along += to_bases[(p - p0) * Rp + r] * g.rbf_slope()[p * Rp + r];
+            g.along()[p] = along;
+        }
+    }
+    Tail<T> added(T *to) const { return {to, Hp, nullptr, nullptr, 0, nullptr, 0, to, Hp}; }
+
+    // Y_l0 of a cosine and their derivatives, as `legendre` in geometry.py.
+    void zonal(T x, T *y, T *slope) const {
+        y[0] = rising[0], slope[0] = 0;
+        for (long l = 1; l < s.degrees; ++l) {
+            y[l] = rising[l] * x * y[l - 1];
+            slope[l] = rising[l] * (y[l - 1] + x * slope[l - 1]);
+            if (l > 1)
+                y[l] -= falling[l] * y[l - 2], slope[l] -= falling[l] * slope[l - 2];
+        }
+    }
+    T cosine(long q) const {
+        const Line<T> a = line(local, sender[q]), b = line(local, receiver[q]);
+        return a.x * b.x + a.y * b.y + a.z * b.z;
+    }
+
+    // Rows of one-hop and two-hop angles take turns.
+    void angles_forth(long q0, long rows) {
+        T *sbf = own().basis(), *h = own().h(), *u = own().u(), y[MAX_DEGREES], dy[MAX_DEGREES];
+        for (long q = q0; q < q0 + rows; ++q) {
+            zonal(cosine(q), y, dy);
+            const T *f = radial() + local.pair[sender[q]] * Sp;
+            T *to = sbf + (q - q0) * Sp;
+            for (long l = 0, j = 0; l < s.degrees; ++l)
+                for (long r = 0; r < s.spherical_radial; ++r, ++j)
+                    to[j] = f[j] * y[l];
+        }
+        const long ld = kinds * Hp;
+        for (long k = 0; k < kinds; ++k)
+            features[k].forth.times(rows, sbf, Sp,
+                                    {h + k * Hp, ld, features[k].bias(),
+                                     feature_slope() + q0 * ld + k * Hp, ld});
+        for (size_t p = 1; p < passes.size(); p += 2) {
+            const Dense<T> *layer = passes[p].angles;
+            Kept<T> &k = kept[p];
+            layer[0].forth.times(rows * kinds, h, Hp,
+                                 {u, Hp, layer[0].bias(), k.inner() + q0 * ld, Hp});
+            layer[1].forth.times(
+                rows * kinds, u, Hp,
+                {k.weights() + q0 * ld, Hp, layer[1].bias(), k.outer() + q0 * ld, Hp});
+        }
+    }
+    void angles_back(long q0, long rows) {
+        T *to_sbf = own().basis(), *h = own().h(), *u = own().u();
+        T y[MAX_DEGREES], dy[MAX_DEGREES];
+        const long ld = kinds * Hp;
+        std::fill_n(h, rows * ld, T(0));
+        for (size_t p = 1; p < passes.size(); p += 2) {
+            const Dense<T> *layer = passes[p].angles;
+            layer[1].back.times(
+                rows * kinds, kept[p].weights() + q0 * ld, Hp,
+                {u, Hp, nullptr, nullptr, 0, kept[p].inner() + q0 * ld, Hp});
+            layer[0].back.times(rows * kinds, u, Hp, added(h));
+        }
+        product(rows, ld, h, ld, feature_slope() + q0 * ld, ld, h, ld);
+        for (long k = 0; k < kinds; ++k)
+            features[k].back.times(
+                rows, h + k * Hp, ld,
+                {to_sbf, Sp, nullptr, nullptr, 0, nullptr, 0, k ? to_sbf : nullptr, Sp});
+        for (long q = q0; q < q0 + rows; ++q) {
+            zonal(cosine(q), y, dy);
+            const long p = local.pair[sender[q]];
+            const T *f = radial() + p * Sp, *df = radial_slope() + p * Sp;
+            const T *to = to_sbf + (q - q0) * Sp;
+            T by_length = 0, by_cosine = 0;
+            for (long l = 0, j = 0; l < s.degrees; ++l) {
+                T by_f = 0, by_df = 0;
+                for (long r = 0; r < s.spherical_radial; ++r, ++j)
+                    by_f += to[j] * f[j], by_df += to[j] * df[j];
+                by_cosine += by_f * dy[l], by_length += by_df * y[l];
+            }
+            to_length()[q] = by_length, to_cosine()[q] = by_cosine;
+        }
+    }
+
+    // From the gradients by distances and cosines to those by the vectors of edges into atoms. The
+    // two edges of a pair share the gradient by what they have in common.
+    void vectors_back(long a0, long rows) {
+        for (long e = wide.first[a0]; e < wide.first[a0 + rows]; ++e)
+            line(wide, e).gradient(wide.along()[wide.pair[e]] / 2, 0, 0, 0, gradient + 3 * e);
+        for (long i = a0; i < a0 + rows; ++i) {
+            const long first = local.first[i], n = local.first[i + 1] - first;
+            for (long a = 0; a < n; ++a) {
+                const long k = first + a, e = local.row[k];
+                T along = (wide.along()[wide.pair[e]] + local.along()[local.pair[k]]) / 2;
+                T x = 0, y = 0, z = 0;
+                for (long b = 0; b < n; ++b) {
+                    if (a == b)
+                        continue;
+                    const Line<T> other = line(local, first + b);
+                    const T to = to_cosine()[angle(i, a, b)] + to_cosine()[angle(i, b, a)];
+                    along += to_length()[angle(i, a, b)];
+                    x += to * other.x, y += to * other.y, z += to * other.z;
+                }
+                line(local, k).gradient(along, x, y, z, gradient + 3 * e);
+            }
+        }
+    }
+
+    // ---- atoms ----------------------------------------------------------------------------------
+
+    // h + σ(W₂ σ(W₁ h)), in place.
+    void residual(long p, long which, long a0, long rows, T *h, T *u) {
+        const Dense<T> *pair = &passes[p].update[which];
+        Buffer<T> *slope = &kept[p].update[which];
+        pair[0].forth.times(rows, h, Hp, {u, Hp, pair[0].bias(), slope[0]() + a0 * Hp, Hp});
+        pair[1].forth.times(rows, u, Hp,
+                            {h, Hp, pair[1].bias(), slope[1]() + a0 * Hp, Hp, nullptr, 0, h, Hp});
+    }
+    void residual_back(long p, long which, long a0, long rows, T *g, T *u, T *v) {
+        const Dense<T> *pair = &passes[p].update[which];
+        Buffer<T> *slope = &kept[p].update[which];
+        product(rows, Hp, g, Hp, slope[1]() + a0 * Hp, Hp, v, Hp);
+        pair[1].back.times(rows, v, Hp, {u, Hp, nullptr, nullptr, 0, slope[0]() + a0 * Hp, Hp});
+        pair[0].back.times(rows, u, Hp, added(g));
+    }
+
+    // What atoms give to the messages of a pass.
+    void begin(long p, long a0, long rows) {
+        const Pass<T> &pass = passes[p];
+        const long ld = 2 * messages(p) * Hp;
+        T *x = middle() + a0 * Hp;
+        pass.mlp.forth.times(rows, state() + a0 * Hp, Hp,
+                             {x, Hp, pass.mlp.bias(), kept[p].mlp() + a0 * Hp, Hp});
+        pass.ends.forth.times(rows, x, Hp, {kept[p].ends() + a0 * ld, ld});
+    }
+    void begin_back(long p, long a0, long rows) {
+        const Pass<T> &pass = passes[p];
+        const Edges<T> &g = graph(is_local(p));
+        const long half = messages(p) * Hp, ld = 2 * half;
+        T *ends = own().ends(), *u = own().u();
+        for (long i = a0; i < a0 + rows; ++i, ends += ld) {
+            std::fill_n(ends, ld, T(0));
+            for (long e = g.first[i]; e < g.first[i + 1]; ++e) {
+                const T *in = to_messages() + e * half, *out = to_messages() + g.reverse[e] * half;
+                for (long c = 0; c < half; c += W<T>) {
+                    store(ends + c, load(ends + c) + load(in + c));
+                    store(ends + half + c, load(ends + half + c) + load(out + c));
+                }
+                if (is_local(p) && e < g.reverse[e])
+                    local_pair_back(p, e);
+            }
+        }
+        pass.ends.back.times(
+            rows, own().ends(), ld,
+            {u, Hp, nullptr, nullptr, 0, nullptr, 0, to_middle() + a0 * Hp, Hp});
+        product(rows, Hp, u, Hp, kept[p].mlp() + a0 * Hp, Hp, u, Hp);
+        pass.mlp.back.times(rows, u, Hp, added(to_state() + a0 * Hp));
+    }
+
+    // Sums of messages, what follows them, and the head.
+    void finish(long p, long a0, long rows) {
+        const Pass<T> &pass = passes[p];
+        Kept<T> &k = kept[p];
+        T *x = state() + a0 * Hp, *h = own().h(), *u = own().u();
+        for (long i = a0; i < a0 + rows; ++i) {
+            if (is_local(p))
+                local_sum(p, i);
+            else
+                global_sum(p, i);
+        }
+        const Dense<T> &first = pass.update[0];
+        first.forth.times(rows, middle() + a0 * Hp, Hp,
+                          {h, Hp, first.bias(), k.update[0]() + a0 * Hp, Hp});
+        residual(p, 1, a0, rows, h, u);
+        for (long c = 0; c < rows * Hp; c += W<T>)
+            store(x + c, load(h + c) + load(x + c));
+        residual(p, 3, a0, rows, x, u);
+        residual(p, 5, a0, rows, x, u);
+        const T *in = x;
+        for (long d = 0; d < HEAD; ++d) {
+            T *out = d % 2 ? u : h;
+            pass.head[d].forth.times(
+                rows, in, Hp, {out, Hp, pass.head[d].bias(), k.head[d]() + a0 * Hp, Hp});
+            in = out;
+        }
+        for (long r = 0; r < rows; ++r) {
+            k.values()[a0 + r] = dot(in + r * Hp, pass.value(), Hp) + pass.bias;
+            k.scores()[a0 + r] = dot(in + r * Hp, pass.score(), Hp);
+        }
+        tap(p, a0, rows, s.tap == FEATURES ? in : x);
+        if (is_local(p))
+            for (long i = a0; i < a0 + rows; ++i)
+                weigh(p, i);
+    }
+    void finish_back(long p, long a0, long rows) {
+        const Pass<T> &pass = passes[p];
+        Kept<T> &k = kept[p];
+        T *g = to_state() + a0 * Hp, *h = own().h(), *u = own().u(), *v = own().v();
+        for (long r = 0; r < rows; ++r)
+            for (long c = 0; c < Hp; c += W<T>)
+                store(h + r * Hp + c, k.values()[a0 + r] * load(pass.value() + c) +
+                                          k.scores()[a0 + r] * load(pass.score() + c));
+        for (long d = HEAD; d-- > 0; std::swap(h, u)) {
+            product(rows, Hp, h, Hp, k.head[d]() + a0 * Hp, Hp, h, Hp);
+            pass.head[d].back.times(rows, h, Hp, d ? Tail<T>{u, Hp} : added(g));
+        }
+        residual_back(p, 5, a0, rows, g, u, v);
+        residual_back(p, 3, a0, rows, g, u, v);
+        std::copy_n(g, rows * Hp, h);
+        residual_back(p, 1, a0, rows, h, u, v);
+        product(rows, Hp, h, Hp, k.update[0]() + a0 * Hp, Hp, h, Hp);
+        pass.update[0].back.times(rows, h, Hp, {to_middle() + a0 * Hp, Hp});
+    }
+
+    void tap(long p, long a0, long rows, const T *from) {
+        if (s.tap == (is_local(p) ? GLOBAL : LOCAL))
+            return;
+        const long layer = s.tap == GLOBAL || s.tap == LOCAL ? p / 2 : p, H = s.hidden;
+        for (long r = 0; r < rows; ++r)
+            std::copy_n(from + r * Hp, H, embeddings + (layer * N + a0 + r) * H);
+    }
+
+    // An atom's value of a layer: those of its two passes, weighted by the softmax of their scores.
+    void weigh(long p, long i) {
+        T *value[2], *score[2], weight[2], slope[2];
+        for (long k = 0; k < 2; ++k) {
+            value[k] = kept[p - 1 + k].values() + i, score[k] = kept[p - 1 + k].scores() + i;
+            // LeakyReLU without its kink; far above zero it is linear, as torch's softplus.
+            const T x = *score[k], power = std::exp(std::min(x, T(20)));
+            weight[k] = T(0.2) * x + T(0.8) * (x > 20 ? x : std::log1p(power));
+            slope[k] = T(0.2) + T(0.8) * (x > 20 ? T(1) : power / (power + 1));
+        }
+        const T most = std::max(weight[0], weight[1]);
+        for (T &one : weight)
+            one = std::exp(one - most);
+        const T sum = weight[0] + weight[1];
+        for (T &one : weight)
+            one /= sum;
+        const T turned = weight[0] * weight[1] * (*value[0] - *value[1]);
+        values[i] += weight[0] * *value[0] + weight[1] * *value[1];
+        for (long k = 0; k < 2; ++k)
+            *value[k] = weight[k], *score[k] = (k ? -turned : turned) * slope[k];
+    }
+
+    // ---- messages of the global graph -----------------------------------------------------------
+
+    // x_i + Σ_j gate ⊙ σ(edge + x_i + x_j).
+    void global_sum(long p, long i) {
+        T *sum = middle() + i * Hp;
+        const T *ends = kept[p].ends(), *to = ends + i * 2 * Hp;
+        for (long e = wide.first[i]; e < wide.first[i + 1]; ++e) {
+            const T *edge = kept[p].edges() + wide.pair[e] * 2 * Hp;
+            const T *from = ends + wide.source[e] * 2 * Hp + Hp;
+            for (long c = 0; c < Hp; c += W<T>) {
+                V<T> m = silu<T>(load(edge + c) + load(to + c) + load(from + c)).value;
+                store(sum + c, load(sum + c) + load(edge + Hp + c) * m);
+            }
+        }
+    }
+    // By the messages of both edges of a pair, and by what the pair gave.
+    void global_back(long p, long p0, long rows) {
+        const T *ends = kept[p].ends();
+        for (long q = p0; q < p0 + rows; ++q) {
+            const long e = wide.edge[q], i = wide.target[e], j = wide.source[e];
+            const T *xi = ends + i * 2 * Hp, *xj = ends + j * 2 * Hp;
+            const T *gi = to_middle() + i * Hp, *gj = to_middle() + j * Hp;
+            T *edge = kept[p].edges() + q * 2 * Hp;
+            T *into_i = to_messages() + e * Hp, *into_j = to_messages() + wide.reverse[e] * Hp;
+            for (long c = 0; c < Hp; c += W<T>) {
+                V<T> part = load(edge + c), gate = load(edge + Hp + c);
+                Activation<T> to_i = silu<T>(part + load(xi + c) + load(xj + Hp + c));
+                Activation<T> to_j = silu<T>(part + load(xj + c) + load(xi + Hp + c));
+                V<T> by_i = load(gi + c) * gate * to_i.slope;
+                V<T> by_j = load(gj + c) * gate * to_j.slope;
+                store(into_i + c, by_i);
+                store(into_j + c, by_j);
+                store(edge + c, by_i + by_j);
+                store(edge + Hp + c, load(gi + c) * to_i.value + load(gj + c) * to_j.value);
+            }
+        }
+    }
+
+    // ---- messages of the local graph ------------------------------------------------------------
+
+    struct Messages {
+        Activation<T> kj, ji;
+        V<T> gate, gate_out;
+    };
+    // Those of a local edge j → i, some columns.
+    Messages local_message(long p, long k, long c) const {
+        const T *edge = kept[p].edges() + local.pair[k] * 4 * Hp + c;
+        const T *to = kept[p].ends() + local.target[k] * 4 * Hp + c;
+        const T *from = kept[p].ends() + local.source[k] * 4 * Hp + 2 * Hp + c;
+        return {silu<T>(load(edge) + load(to) + load(from)),
+                silu<T>(load(edge + Hp) + load(to + Hp) + load(from + Hp)), load(edge + 2 * Hp),
+                load(edge + 3 * Hp)};
+    }
+
+    // For the local edges of some atoms the messages with one-hop sums, and the two-hop sums of
+    // their reverse edges.
+    void local_messages(long p, long a0, long rows) {
+        T *carried = own().carried();
+        for (long i = a0; i < a0 + rows; ++i) {
+            const long first = local.first[i], n = local.first[i + 1] - first;
+            const T *w = kept[p].weights() + first_angle[i] * kinds * Hp;
+            for (long a = 0; a < n; ++a)
+                for (long c = 0; c < Hp; c += W<T>) {
+                    const Messages m = local_message(p, first + a, c);
+                    store(carried + a * Hp + c, m.kj.value * m.gate);
+                    store(kept[p].messages() + (first + a) * Hp + c, m.ji.value);
+                }
+            for (long b = 0; b < n; ++b) {
+                T *one = kept[p].messages() + (first + b) * Hp;
+                T *two = two_hop_sums() + (first + b) * Hp;
+                std::fill_n(two, Hp, T(0));
+                for (long a = 0; a < n; ++a) {
+                    if (a == b)
+                        continue;
+                    for (long c = 0; c < Hp; c += W<T>) {
+                        V<T> m = load(carried + a * Hp + c);
+                        store(one + c, load(one + c) + m * load(w + c));
+                        if (kinds > 1)
+                            store(two + c, load(two + c) + m * load(w + Hp + c));
+                    }
+                    w += kinds * Hp;
+                }
+            }
+        }
+    }
+    // x_i + Σ_j gate_out ⊙ message.
+    void local_sum(long p, long i) {
+        T *sum = middle() + i * Hp;
+        for (long k = local.first[i]; k < local.first[i + 1]; ++k) {
+            const T *gate = kept[p].edges() + local.pair[k] * 4 * Hp + 3 * Hp;
+            const T *two = two_hop_sums() + local.reverse[k] * Hp;
+            T *message = kept[p].messages() + k * Hp;
+            for (long c = 0; c < Hp; c += W<T>) {
+                V<T> m = load(message + c) + load(two + c);
+                store(message + c, m);
+                store(sum + c, load(sum + c) + load(gate + c) * m);
+            }
+        }
+    }
+
+    // By the messages and gates of local edges into some atoms, and by the weights of angles.
+    void local_back(long p, long a0, long rows) {
+        T *carried = own().carried(), *to_carried = own().to_carried();
+        T *to_one = own().to_sums(), *to_two = to_one + Hp;
+        for (long i = a0; i < a0 + rows; ++i) {
+            const long first = local.first[i], n = local.first[i + 1] - first;
+            const T *gi = to_middle() + i * Hp;
+            T *w = kept[p].weights() + first_angle[i] * kinds * Hp;
+            const T *slope = kept[p].outer() + first_angle[i] * kinds * Hp;
+            T *by_message = to_messages() + first * 2 * Hp, *by_gate = to_gates() + first * 2 * Hp;
+            for (long a = 0; a < n; ++a) {
+                const T *message = kept[p].messages() + (first + a) * Hp;
+                for (long c = 0; c < Hp; c += W<T>) {
+                    const Messages m = local_message(p, first + a, c);
+                    V<T> g = load(gi + c);
+                    store(carried + a * Hp + c, m.kj.value * m.gate);
+                    // These two are multiplied by the gradient by what is carried, see below.
+                    store(by_message + a * 2 * Hp + c, m.gate * m.kj.slope);
+                    store(by_gate + a * 2 * Hp + c, m.kj.value);
+                    store(by_message + a * 2 * Hp + Hp + c, g * m.gate_out * m.ji.slope);
+                    store(by_gate + a * 2 * Hp + Hp + c, g * load(message + c));
+                }
+            }
+            std::fill_n(to_carried, n * Hp, T(0));
+            for (long b = 0; b < n; ++b) {
+                const T *gate = kept[p].edges() + local.pair[first + b] * 4 * Hp + 3 * Hp;
+                const T *gj = to_middle() + local.source[first + b] * Hp;
+                product(1, Hp, gi, Hp, gate, Hp, to_one, Hp);
+                product(1, Hp, gj, Hp, gate, Hp, to_two, Hp);
+                for (long a = 0; a < n; ++a) {
+                    if (a == b)
+                        continue;
+                    for (long k = 0; k < kinds; ++k, w += Hp, slope += Hp)
+                        for (long c = 0; c < Hp; c += W<T>) {
+                            V<T> g = load((k ? to_two : to_one) + c);
+                            T *to = to_carried + a * Hp + c;
+                            store(to, load(to) + g * load(w + c));
+                            store(w + c, g * load(carried + a * Hp + c) * load(slope + c));
+                        }
+                }
+            }
+            product(n, Hp, by_message, 2 * Hp, to_carried, Hp, by_message, 2 * Hp);
+            product(n, Hp, by_gate, 2 * Hp, to_carried, Hp, by_gate, 2 * Hp);
+        }
+    }
+    // By what a pair of local edges gave, k one of them.
+    void local_pair_back(long p, long k) {
+        const long back = local.reverse[k];
+        T *edge = kept[p].edges() + local.pair[k] * 4 * Hp;
+        for (const Buffer<T> *by : {&to_messages, &to_gates}) {
+            const T *one = (*by)() + k * 2 * Hp, *other = (*by)() + back * 2 * Hp;
+            for (long c = 0; c < 2 * Hp; c += W<T>)
+                store(edge + c, load(one + c) + load(other + c));
+            edge += 2 * Hp;
+        }
+    }
+};
+
+} // namespace
+
+EXPORT(PAMNet)
