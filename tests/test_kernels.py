@@ -1,4 +1,4 @@
-"""The kernel of DimeNet++: the model's numbers for any sizes, and what happens without it."""
+"""The kernels: the models' numbers for any sizes, and what happens without it."""
 
 import copy
 import logging
@@ -14,22 +14,39 @@ import numpy as np
 import pytest
 import torch
 
-from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces
+from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces, with_zbl
 from lkm_calc.compiled import KernelForces, first_atoms
 from lkm_calc.kernels import Kernel, build, has_kernel, kernel
 
 from .support import ROUND_OFF, crystal, graph_of, rattled, small_model
 from .test_compiled import assert_equal
 
-SIZES = [
-    {},
-    # Widths that fill no whole vector, and one that fills several panels.
-    {"hidden": 19, "triplet_dim": 5, "basis_dim": 3, "output_dim": 70, "num_radial": 3},
-    {"num_blocks": 1, "num_spherical": 1, "num_radial": 1, "envelope_exponent": 3},
-    {"num_spherical": 11, "num_radial": 17, "lkm_tap": "head"},
-    {"num_before_skip": 0, "num_after_skip": 0, "num_output_dense": 0, "lkm_tap": "head"},
-    {"num_before_skip": 2, "num_after_skip": 1, "num_output_dense": 2, "cutoff": 2.5},
-]
+SIZES = {
+    "dimenet++": [
+        {},
+        # Widths that fill no whole vector, and one that fills several panels.
+        {"hidden": 19, "triplet_dim": 5, "basis_dim": 3, "output_dim": 70, "num_radial": 3},
+        {"num_blocks": 1, "num_spherical": 1, "num_radial": 1, "envelope_exponent": 3},
+        {"num_spherical": 11, "num_radial": 17, "lkm_tap": "head"},
+        {"num_before_skip": 0, "num_after_skip": 0, "num_output_dense": 0, "lkm_tap": "head"},
+        {"num_before_skip": 2, "num_after_skip": 1, "num_output_dense": 2, "cutoff": 2.5},
+    ],
+    "mxmnet": [
+        {},
+        {"hidden": 19, "num_radial": 3, "num_spherical": 3, "num_layers": 3},
+        {"hidden": 70, "num_layers": 1, "num_spherical": 1, "num_radial": 1},
+        {"num_spherical": 20, "num_radial": 17, "num_spherical_radial": 1, "lkm_tap": "head"},
+        {"num_spherical": 2, "envelope_exponent": 3, "cutoff": 2.5, "local_cutoff": 2.5},
+        {"hidden": 1, "cutoff": 6.0, "local_cutoff": 1.2},
+        {"local_cutoff": 5.0},
+    ],
+}
+CASES = [(name, hypers) for name, cases in SIZES.items() for hypers in cases]
+WIDE = {
+    "dimenet++": {"hidden": 128, "num_blocks": 4, "triplet_dim": 64},
+    "mxmnet": {"hidden": 128, "num_layers": 6},
+}
+"""The published widths."""
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +74,9 @@ def scattered(atoms=150, seed=0):
     return ase.Atoms(rng.choice([1, 6, 8], len(kept)), positions[kept])
 
 
-@pytest.mark.parametrize("hypers", SIZES)
-def test_the_kernel_computes_what_the_model_computes(hypers, folder):
-    model = small_model(**hypers)
+@pytest.mark.parametrize(("name", "hypers"), CASES)
+def test_the_kernel_computes_what_the_model_computes(name, hypers, folder):
+    model = small_model(name, **hypers)
     compute = Kernel(model, folder)
     for atoms in (rattled(), rattled("H2O")[:1], rattled("H2O")[:2], scattered(), rattled(seed=1)):
         graph = graph_of(atoms, model)
@@ -71,16 +88,18 @@ def test_the_kernel_computes_what_the_model_computes(hypers, folder):
             assert torch.allclose(found.energy, expected.energy, rtol=1e-13)
 
 
+@pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("pbc", [True, [True, False, True]])
-def test_periodic_structures_with_stress(pbc, folder):
-    model = small_model()
+def test_periodic_structures_with_stress(name, pbc, folder):
+    model = small_model(name)
     graph = Graph.collate([graph_of(crystal(seed, pbc), model) for seed in range(3)])
     found = Kernel(model, folder)(graph, stress=True)
     assert_equal(found, energy_and_forces(model, graph, stress=True))
 
 
-def test_float32_is_as_good_as_that_of_the_model(folder):
-    exact = small_model(hidden=128, num_blocks=4, triplet_dim=64)
+@pytest.mark.parametrize("name", SIZES)
+def test_float32_is_as_good_as_that_of_the_model(name, folder):
+    exact = small_model(name, **WIDE[name])
     model = copy.deepcopy(exact).float()
     graph = graph_of(rattled(), exact)
     expected = energy_and_forces(exact, graph).forces
@@ -107,8 +126,9 @@ def test_activations_far_from_zero(folder):
         assert_equal(Kernel(model, folder)(graph), energy_and_forces(model, graph), tolerance)
 
 
-def test_a_structure_has_the_same_bits_alone_and_in_a_batch_and_with_threads(folder):
-    model = small_model().float()
+@pytest.mark.parametrize("name", SIZES)
+def test_a_structure_has_the_same_bits_alone_and_in_a_batch_and_with_threads(name, folder):
+    model = small_model(name).float()
     compute = Kernel(model, folder)
     graphs = [graph_of(atoms, model) for atoms in (scattered(400), rattled(), rattled("H2O"))]
     together = compute(Graph.collate(graphs))
@@ -153,8 +173,9 @@ def test_calls_from_several_threads_at_once(folder):
         assert all(torch.equal(forces, expected[k]) for forces in found[k])
 
 
-def test_edges_out_of_order_are_refused(folder):
-    model = small_model()
+@pytest.mark.parametrize("name", SIZES)
+def test_edges_out_of_order_are_refused(name, folder):
+    model = small_model(name)
     graph = graph_of(rattled(), model)
     turned = replace(graph, edge_index=graph.edge_index.flip(1))
     with pytest.raises(ValueError, match="not sorted by target"):
@@ -163,10 +184,12 @@ def test_edges_out_of_order_are_refused(folder):
 
 def test_only_models_that_it_is_written_for():
     assert has_kernel(small_model())
-    assert not has_kernel(small_model("pamnet"))
+    assert has_kernel(small_model("mxmnet"))
     assert not has_kernel(small_model().half())
-    with pytest.raises(ValueError, match="no kernel for mxmnet"):
-        Kernel(small_model("mxmnet"))
+    wrapped = with_zbl(small_model("mxmnet"), {"H-H": 0.5})
+    assert not has_kernel(wrapped)
+    with pytest.raises(ValueError, match=r"no kernel for mxmnet\+zbl"):
+        Kernel(wrapped)
 
 
 def test_the_first_atoms_of_a_graph():

@@ -12,15 +12,15 @@ import torch
 from ..energy import EnergyModel
 from ..forces import EnergyForces, volumes
 from ..graph import Graph
-from ..models import DimeNetPP
+from ..models import DimeNetPP, MXMNet
 from ..scatter import sum_to
 from ..threads import threads_worth
-from . import dimenetpp
+from . import dimenetpp, mxmnet
 from .build import library
 from .interface import Interface
 
 INTERFACES: Mapping[type[EnergyModel], Interface] = MappingProxyType(
-    {DimeNetPP: dimenetpp.INTERFACE}
+    {DimeNetPP: dimenetpp.INTERFACE, MXMNet: mxmnet.INTERFACE}
 )
 """The architectures that have a kernel."""
 
