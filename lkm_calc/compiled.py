@@ -1,9 +1,10 @@
 """Energy and forces as compiled programs.
 
-For DimeNet++ on a CPU there is a kernel, see :mod:`lkm_calc.kernels`, for structures of any sizes.
-Otherwise the energy and its gradient are traced together into one graph of tensor operations, for
-shapes that hold a little more than the structure at hand. On a CPU the graph is compiled ahead of
-time to machine code (torch's AOTInductor), on a GPU the work is recorded as a CUDA graph.
+For DimeNet++ and MXMNet on a CPU there are kernels, see :mod:`lkm_calc.kernels`, for structures of
+any sizes. Otherwise the energy and its gradient are traced together into one graph of tensor
+operations, for shapes that hold a little more than the structure at hand. On a CPU the graph is
+compiled ahead of time to machine code (torch's AOTInductor), on a GPU the work is recorded as a
+CUDA graph.
 
 What the C++ compiler makes is kept in a folder of the user, to be loaded in milliseconds by the
 next process. It is no model file: it is code, made on this machine, and is loaded only from a

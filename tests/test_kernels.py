@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces
+from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces, with_zbl
 from lkm_calc.compiled import KernelForces, first_atoms
 from lkm_calc.kernels import Kernel, build, has_kernel, kernel
 
@@ -40,11 +40,23 @@ SIZES = {
         {"num_layers": 3, "cutoff": 2.5, "local_cutoff": 2.5},
         {"local_cutoff": 0.5},  # there are no local edges
     ],
+    "mxmnet": [
+        {},
+        {"hidden": 19, "num_radial": 3, "num_spherical": 3, "num_layers": 3},
+        {"hidden": 70, "num_layers": 1, "num_spherical": 1, "num_radial": 1},
+        {"num_spherical": 20, "num_radial": 17, "num_spherical_radial": 1, "lkm_tap": "head"},
+        {"num_spherical": 2, "envelope_exponent": 3, "cutoff": 2.5, "local_cutoff": 2.5},
+        {"hidden": 1, "cutoff": 6.0, "local_cutoff": 1.2},
+        {"local_cutoff": 5.0},
+    ],
 }
+CASES = [(name, hypers) for name, cases in SIZES.items() for hypers in cases]
 WIDE = {
     "dimenet++": {"hidden": 128, "num_blocks": 4, "triplet_dim": 64},
+    "mxmnet": {"hidden": 128, "num_layers": 6},
     "pamnet": {"hidden": 128, "num_layers": 4},
 }
+"""The published widths."""
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +84,7 @@ def scattered(atoms=150, seed=0):
     return ase.Atoms(rng.choice([1, 6, 8], len(kept)), positions[kept])
 
 
-@pytest.mark.parametrize(
-    ("name", "hypers"), [(name, hypers) for name in SIZES for hypers in SIZES[name]]
-)
+@pytest.mark.parametrize(("name", "hypers"), CASES)
 def test_the_kernel_computes_what_the_model_computes(name, hypers, folder):
     model = small_model(name, **hypers)
     compute = Kernel(model, folder)
@@ -90,7 +100,7 @@ def test_the_kernel_computes_what_the_model_computes(name, hypers, folder):
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("pbc", [True, [True, False, True]])
-def test_periodic_structures_with_stress(pbc, name, folder):
+def test_periodic_structures_with_stress(name, pbc, folder):
     model = small_model(name)
     graph = Graph.collate([graph_of(crystal(seed, pbc), model) for seed in range(3)])
     found = Kernel(model, folder)(graph, stress=True)
@@ -185,8 +195,9 @@ def test_calls_from_several_threads_at_once(folder):
         assert all(torch.equal(forces, expected[k]) for forces in found[k])
 
 
-def test_edges_out_of_order_are_refused(folder):
-    model = small_model()
+@pytest.mark.parametrize("name", SIZES)
+def test_edges_out_of_order_are_refused(name, folder):
+    model = small_model(name)
     graph = graph_of(rattled(), model)
     turned = replace(graph, edge_index=graph.edge_index.flip(1))
     with pytest.raises(ValueError, match="not sorted by target"):
@@ -195,11 +206,13 @@ def test_edges_out_of_order_are_refused(folder):
 
 def test_only_models_that_it_is_written_for():
     assert has_kernel(small_model())
+    assert has_kernel(small_model("mxmnet"))
     assert has_kernel(small_model("pamnet"))
-    assert not has_kernel(small_model("mxmnet"))
     assert not has_kernel(small_model().half())
-    with pytest.raises(ValueError, match="no kernel for mxmnet"):
-        Kernel(small_model("mxmnet"))
+    wrapped = with_zbl(small_model("mxmnet"), {"H-H": 0.5})
+    assert not has_kernel(wrapped)
+    with pytest.raises(ValueError, match=r"no kernel for mxmnet\+zbl"):
+        Kernel(wrapped)
 
 
 def test_the_first_atoms_of_a_graph():

@@ -12,15 +12,19 @@ import torch
 from ..energy import EnergyModel
 from ..forces import EnergyForces, volumes
 from ..graph import Graph
-from ..models import DimeNetPP, PAMNet
+from ..models import DimeNetPP, MXMNet, PAMNet
 from ..scatter import sum_to
 from ..threads import threads_worth
-from . import dimenetpp, pamnet
+from . import dimenetpp, mxmnet, pamnet
 from .build import library
 from .interface import Interface
 
 INTERFACES: Mapping[type[EnergyModel], Interface] = MappingProxyType(
-    {DimeNetPP: dimenetpp.INTERFACE, PAMNet: pamnet.INTERFACE}
+    {
+        DimeNetPP: dimenetpp.INTERFACE,
+        MXMNet: mxmnet.INTERFACE,
+        PAMNet: pamnet.INTERFACE,
+    }
 )
 """The architectures that have a kernel."""
 

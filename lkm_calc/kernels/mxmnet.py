@@ -1,0 +1,104 @@
+"""What the kernel of MXMNet is given: see mxmnet.cpp."""
+
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..graph import Graph, LocalIndices
+from ..layers import Head, Residual
+from ..models import MXMNet
+from ..models.mxmnet import GlobalPass, LocalPass, Update
+from .interface import Interface, linear
+
+HYPERS = (
+    "hidden",
+    "num_layers",
+    "num_radial",
+    "num_spherical",
+    "num_spherical_radial",
+    "envelope_exponent",
+)
+
+
+def sizes(model: MXMNet) -> list[int]:
+    """Return the members of Sizes."""
+    elements = model.embedding.num_embeddings
+    intervals = model.basis.spherical.intervals
+    return [
+        *(model.hypers[name] for name in HYPERS),
+        elements,
+        intervals,
+        int(model.lkm_tap == "head"),
+    ]
+
+
+def lengths(model: MXMNet) -> list[float]:
+    """Return the cut-offs of the global and of the local graph in Å."""
+    return [model.cutoff, model.basis.local_cutoff]
+
+
+def arrays(model: MXMNet) -> Iterator[Tensor]:
+    """Yield the weights in the order in which they are read."""
+    basis = model.basis
+    yield basis.radial_wide.frequencies
+    yield basis.radial_local.frequencies
+    yield basis.spherical.pieces
+    yield model.embedding.weight
+    yield basis.to_wide.weight
+    yield basis.to_local.weight
+    yield from _dense(cast(nn.Sequential, basis.to_two_hop))
+    yield from _dense(basis.to_one_hop)
+    for global_pass, local_pass, head in zip(
+        cast(Iterable[GlobalPass], model.global_passes),
+        cast(Iterable[LocalPass], model.local_passes),
+        cast(Iterable[Head], model.heads),
+        strict=True,
+    ):
+        messages = global_pass.messages
+        yield from _dense(global_pass.mlp)
+        yield from _parts(messages.message, messages.gate)
+        yield from _update(global_pass.update)
+        yield from _dense(local_pass.mlp)
+        yield from _parts(local_pass.messages, local_pass.gates)
+        for mlp in (local_pass.again, local_pass.two_hop, local_pass.one_hop):
+            yield from _dense(mlp)
+        yield from _update(local_pass.update)
+        yield from _dense(head.mlp)
+        yield from linear(head.value)
+
+
+def _dense(layers: nn.Sequential) -> Iterator[Tensor]:
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            yield from linear(layer)
+
+
+def _parts(message: nn.Linear, gate: nn.Linear) -> Iterator[Tensor]:
+    """Yield the weights of a message's ends, then those of its edge and of gates, and the bias."""
+    to_target, to_source, of_edge = message.weight.chunk(3, dim=1)
+    yield torch.cat([to_target, to_source])
+    yield torch.cat([of_edge, gate.weight])
+    yield torch.cat([message.bias, message.bias.new_zeros(gate.out_features)])
+
+
+def _update(update: Update) -> Iterator[Tensor]:
+    yield from _dense(update.mlp)
+    for residual in cast(Iterable[Residual], update.residuals):
+        yield from linear(residual.first)
+        yield from linear(residual.second)
+
+
+def embeddings(model: MXMNet) -> tuple[int, int]:
+    """Return the number of layers and the width of their embeddings."""
+    return model.hypers["num_layers"], model.hypers["hidden"]
+
+
+def indices(model: MXMNet, graph: Graph) -> tuple[Tensor, ...]:
+    """Return the local edges, their reverses, and senders and receivers of angles."""
+    local = cast(LocalIndices, model.prepare(graph).local)
+    return tuple(index.contiguous() for index in local)
+
+
+INTERFACE = Interface("mxmnet", sizes, lengths, arrays, embeddings, indices)
