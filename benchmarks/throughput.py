@@ -46,7 +46,7 @@ def evaluators(device: torch.device) -> dict[str, Evaluate]:
 
     found = {BASELINE: peer, **{name: ours(name) for name in MODELS}}
     if device.type == "cpu":
-        found["dimenet++, compiled"] = ours("dimenet++", compile=True)  # takes batches there
+        found |= {f"{name}, compiled": ours(name, compile=True) for name in MODELS}
     return found
 
 
