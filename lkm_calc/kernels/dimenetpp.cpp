@@ -153,14 +153,6 @@ template <class T> class DimeNet {
     };
     std::vector<Scratch> scratch; // a thread each
 
-    static int thread() {
-#ifdef _OPENMP
-        return omp_get_thread_num();
-#else
-        return 0;
-#endif
-    }
-
     // The addition theorem Y_l0(α) = √(4π/(2l+1)) Σ_m Y_lm(û_kj) Y_lm(û_ji), its factor and that of
     // û_ji = −(direction of the edge i → j) taken into the weights.
     void set_angular(Interaction<T> &one, const T *weight) {
@@ -254,23 +246,8 @@ template <class T> class DimeNet {
         }
     }
 
-    // h + σ(W₂ σ(W₁ h)), in place.
-    void residual(const Interaction<T> &layer, Kept<T> &k, long which, long e0, long rows, T *h,
-                  T *u) {
-        const Dense<T> *pair = &layer.residual[2 * which];
-        Buffer<T> *slope = &k.residual[2 * which];
-        pair[0].forth.times(rows, h, Hp, {u, Hp, pair[0].bias(), slope[0]() + e0 * Hp, Hp});
-        pair[1].forth.times(rows, u, Hp,
-                            {h, Hp, pair[1].bias(), slope[1]() + e0 * Hp, Hp, nullptr, 0, h, Hp});
-    }
-    void residual_back(const Interaction<T> &layer, Kept<T> &k, long which, long e0, long rows,
-                       T *g, T *u, T *v) {
-        const Dense<T> *pair = &layer.residual[2 * which];
-        Buffer<T> *slope = &k.residual[2 * which];
-        product(rows, Hp, g, Hp, slope[1]() + e0 * Hp, Hp, v, Hp);
-        pair[1].back.times(rows, v, Hp,
-                           {u, Hp, nullptr, nullptr, 0, slope[0]() + e0 * Hp, Hp});
-        pair[0].back.times(rows, u, Hp, {g, Hp, nullptr, nullptr, 0, nullptr, 0, g, Hp});
+    Residual<T> residual(const Interaction<T> &layer, Kept<T> &k, long which, long e0) const {
+        return {&layer.residual[2 * which], &k.residual[2 * which], e0, Hp};
     }
 
     // Messages m_b of a tile, its atoms' sums t_b of them and, but for the last, the angular sums
@@ -304,12 +281,12 @@ template <class T> class DimeNet {
             layer.up.forth.times(rows, own.s(), Cp,
                                  {h, Hp, nullptr, k.up() + e0 * Hp, Hp, nullptr, 0, h, Hp});
             for (long r = 0; r < s.before; ++r)
-                residual(layer, k, r, e0, rows, h, u);
+                residual(layer, k, r, e0).forth(rows, h, u);
             layer.dense.forth.times(
                 rows, h, Hp,
                 {m, Hp, layer.dense.bias(), k.dense() + e0 * Hp, Hp, nullptr, 0, before, Hp});
             for (long r = s.before; r < s.before + s.after; ++r)
-                residual(layer, k, r, e0, rows, m, u);
+                residual(layer, k, r, e0).forth(rows, m, u);
         }
         outputs[b].gate.forth.times(rows, bases, Rp, {u, Hp, nullptr, nullptr, 0, m, Hp});
         for (long i = a0; i < a1; ++i)
@@ -479,11 +456,11 @@ template <class T> class DimeNet {
         const Interaction<T> &layer = interactions[b - 1];
         Kept<T> &k = kept[b - 1];
         for (long r = s.before + s.after; r-- > s.before;)
-            residual_back(layer, k, r, e0, rows, g, u, v);
+            residual(layer, k, r, e0).back(rows, g, u, v);
         product(rows, Hp, g, Hp, k.dense() + e0 * Hp, Hp, v, Hp);
         layer.dense.back.times(rows, v, Hp, {h, Hp});
         for (long r = s.before; r-- > 0;)
-            residual_back(layer, k, r, e0, rows, h, u, v);
+            residual(layer, k, r, e0).back(rows, h, u, v);
         product(rows, Hp, h, Hp, k.ji() + e0 * Hp, Hp, v, Hp);
         layer.from_ji.back.times(rows, v, Hp, add_to_g);
         product(rows, Hp, h, Hp, k.up() + e0 * Hp, Hp, v, Hp);

@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..graph import Graph
-from ..layers import Residual
 from ..models import DimeNetPP
-from ..models.dimenetpp import Interaction, Output
-from .interface import Interface, linear
+from ..models.dimenetpp import Interaction
+from .interface import Interface, linear, linears
 
 HYPERS = (
     "hidden",
@@ -58,14 +57,9 @@ def arrays(model: DimeNetPP) -> Iterator[Tensor]:
         yield layer.angular_weight()
         for dense in (layer.from_kj, layer.from_ji, layer.down, layer.up, layer.dense):
             yield from linear(dense)
-        residuals = (*layer.before_skip, *layer.after_skip)
-        for residual in cast(Iterable[Residual], residuals):
-            yield from linear(residual.first)
-            yield from linear(residual.second)
-    for output in cast(Iterable[Output], model.outputs):
-        hidden = cast(Iterable[nn.Linear], output.dense)
-        for dense in (output.rbf, output.up, *hidden, output.value):
-            yield from linear(dense)
+        yield from linears(layer.before_skip)
+        yield from linears(layer.after_skip)
+    yield from linears(model.outputs)
 
 
 def embeddings(model: DimeNetPP) -> tuple[int, int]:

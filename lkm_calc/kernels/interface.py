@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..graph import Graph
+from ..multiplex import MultiplexBasis
 
 
 class Interface(NamedTuple):
@@ -30,3 +31,20 @@ def linear(layer: nn.Linear) -> Iterator[Tensor]:
     yield layer.weight
     if layer.bias is not None:
         yield layer.bias
+
+
+def linears(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the weights of all linear layers of a module, in its order."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            yield from linear(layer)
+
+
+def of_distances(basis: MultiplexBasis, embedding: nn.Embedding) -> Iterator[Tensor]:
+    """Yield what MXMNet and PAMNet begin with: radial bases, elements, features of distances."""
+    yield basis.radial_wide.frequencies
+    yield basis.radial_local.frequencies
+    yield basis.spherical.pieces
+    yield embedding.weight
+    yield basis.to_wide.weight
+    yield basis.to_local.weight

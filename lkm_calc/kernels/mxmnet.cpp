@@ -147,12 +147,6 @@ template <class T> class MXMNet {
             one.head.bias = *next();
         }
         kept.resize(s.layers);
-        auto norm = [](double l) { return std::sqrt((2 * l + 1) / (4 * PI)); };
-        for (int l = 0; l < MAX_DEGREES; ++l) {
-            rising[l] = T((2 * l + 1.0) / (l + 1) * norm(l + 1) / norm(l));
-            falling[l] = l > 0 ? T(l / (l + 1.0) * norm(l + 1) / norm(l - 1)) : 0;
-        }
-        lowest = T(norm(0));
     }
 
     // False if edges, local edges or angles are not sorted by where they lead.
@@ -218,7 +212,7 @@ template <class T> class MXMNet {
     long Hp, Rp, Fp; // padded widths
     Waves<T> waves, local_waves;
     Pieces<T> pieces;
-    T lowest, rising[MAX_DEGREES], falling[MAX_DEGREES]; // as geometry.legendre
+    Legendre<T> legendre;
     Buffer<T> elements;
     Dense<T> to_edge, to_local_edge, to_angle[2]; // of two-hop angles, of one-hop angles
     std::vector<Layer<T>> layers;
@@ -253,14 +247,6 @@ template <class T> class MXMNet {
         Buffer<T> u, v, w, ends, parts, sent, to_sent, f, sbf;
     };
     std::vector<Scratch> scratch; // a thread each
-
-    static int thread() {
-#ifdef _OPENMP
-        return omp_get_thread_num();
-#else
-        return 0;
-#endif
-    }
 
     // First row of each group of sorted ones, and one past the last.
     template <class F> static void starts(std::vector<long> &to, long groups, long rows, F group) {
@@ -412,21 +398,12 @@ template <class T> class MXMNet {
     }
 
     // Y_l0 of an angle and its derivative by the cosine.
-    struct Legendre {
+    struct Angle {
         T y[MAX_DEGREES], slope[MAX_DEGREES];
 
-        Legendre(const MXMNet &of, long k) {
+        Angle(const MXMNet &of, long k) {
             const Line<T> a = of.local_line(of.sender[k]), b = of.local_line(of.receiver[k]);
-            const T cosine = a.x * b.x + a.y * b.y + a.z * b.z;
-            y[0] = of.lowest, slope[0] = 0;
-            for (long l = 0; l < of.s.degrees - 1; ++l) {
-                y[l + 1] = of.rising[l] * cosine * y[l];
-                slope[l + 1] = of.rising[l] * (y[l] + cosine * slope[l]);
-                if (l > 0) {
-                    y[l + 1] -= of.falling[l] * y[l - 1];
-                    slope[l + 1] -= of.falling[l] * slope[l - 1];
-                }
-            }
+            of.legendre.at(a.x * b.x + a.y * b.y + a.z * b.z, of.s.degrees, y, slope);
         }
     };
 
@@ -435,7 +412,7 @@ template <class T> class MXMNet {
         Scratch &own = scratch[thread()];
         T *f = own.f(), *u = own.u();
         for (long k = 0; k < rows; ++k) {
-            const Legendre angular(*this, k0 + k);
+            const Angle angular(*this, k0 + k);
             const T *of = radial() + local_pairs.of[sender[k0 + k]] * Fp;
             T *sbf = own.sbf() + k * Fp;
             for (long l = 0; l < s.degrees; ++l)
@@ -477,7 +454,7 @@ template <class T> class MXMNet {
                 rows, f, Hp, {own.sbf(), Fp, nullptr, nullptr, 0, nullptr, 0, own.sbf(), Fp});
         }
         for (long k = 0; k < rows; ++k) {
-            const Legendre angular(*this, k0 + k);
+            const Angle angular(*this, k0 + k);
             const long q = local_pairs.of[sender[k0 + k]], R = s.spherical_radial;
             T by_length = 0, by_cosine = 0;
             for (long l = 0; l < s.degrees; ++l) {
@@ -520,45 +497,31 @@ template <class T> class MXMNet {
 
     // ---- blocks of atoms ------------------------------------------------------------------------
 
-    // Residual(z), in place.
-    void residual(const Update<T> &layer, Slopes<T> &slopes, int which, long a0, long rows, T *z,
-                  T *u) {
-        const Dense<T> *pair = &layer.residual[2 * which];
-        Buffer<T> *slope = &slopes.residual[2 * which];
-        pair[0].forth.times(rows, z, Hp, {u, Hp, pair[0].bias(), slope[0]() + a0 * Hp, Hp});
-        pair[1].forth.times(rows, u, Hp,
-                            {z, Hp, pair[1].bias(), slope[1]() + a0 * Hp, Hp, nullptr, 0, z, Hp});
-    }
-    void residual_back(const Update<T> &layer, Slopes<T> &slopes, int which, long a0, long rows,
-                       T *g, T *u, T *v) {
-        const Dense<T> *pair = &layer.residual[2 * which];
-        Buffer<T> *slope = &slopes.residual[2 * which];
-        product(rows, Hp, g, Hp, slope[1]() + a0 * Hp, Hp, v, Hp);
-        pair[1].back.times(rows, v, Hp, {u, Hp, nullptr, nullptr, 0, slope[0]() + a0 * Hp, Hp});
-        pair[0].back.times(rows, u, Hp, {g, Hp, nullptr, nullptr, 0, nullptr, 0, g, Hp});
+    Residual<T> residual(const Update<T> &layer, Slopes<T> &slopes, int which, long a0) const {
+        return {&layer.residual[2 * which], &slopes.residual[2 * which], a0, Hp};
     }
 
     // Update of z with the features before, whose place may be that of the outcome; z is used up.
     void update(const Update<T> &layer, Slopes<T> &slopes, long a0, long rows, T *z,
                 const T *before, T *out) {
         T *u = scratch[thread()].u();
-        residual(layer, slopes, 0, a0, rows, z, u);
+        residual(layer, slopes, 0, a0).forth(rows, z, u);
         layer.mlp.forth.times(
             rows, z, Hp,
             {out, Hp, layer.mlp.bias(), slopes.mlp() + a0 * Hp, Hp, nullptr, 0, before, Hp});
-        residual(layer, slopes, 1, a0, rows, out, u);
-        residual(layer, slopes, 2, a0, rows, out, u);
+        residual(layer, slopes, 1, a0).forth(rows, out, u);
+        residual(layer, slopes, 2, a0).forth(rows, out, u);
     }
     // From the gradient by the outcome to that by z, in place, and that by the features before.
     void update_back(const Update<T> &layer, Slopes<T> &slopes, long a0, long rows, T *g) {
         Scratch &own = scratch[thread()];
         T *u = own.u(), *v = own.v();
-        residual_back(layer, slopes, 2, a0, rows, g, u, v);
-        residual_back(layer, slopes, 1, a0, rows, g, u, v);
+        residual(layer, slopes, 2, a0).back(rows, g, u, v);
+        residual(layer, slopes, 1, a0).back(rows, g, u, v);
         std::copy_n(g, rows * Hp, to_before() + a0 * Hp);
         product(rows, Hp, g, Hp, slopes.mlp() + a0 * Hp, Hp, v, Hp);
         layer.mlp.back.times(rows, v, Hp, {g, Hp});
-        residual_back(layer, slopes, 0, a0, rows, g, u, v);
+        residual(layer, slopes, 0, a0).back(rows, g, u, v);
     }
 
     // ---- the global graph -----------------------------------------------------------------------

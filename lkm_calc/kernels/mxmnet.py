@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ..graph import Graph, LocalIndices
-from ..layers import Head, Residual
+from ..layers import Head
 from ..models import MXMNet
-from ..models.mxmnet import GlobalPass, LocalPass, Update
-from .interface import Interface, linear
+from ..models.mxmnet import GlobalPass, LocalPass
+from .interface import Interface, linears, of_distances
 
 HYPERS = (
     "hidden",
@@ -42,14 +42,9 @@ def lengths(model: MXMNet) -> list[float]:
 def arrays(model: MXMNet) -> Iterator[Tensor]:
     """Yield the weights in the order in which they are read."""
     basis = model.basis
-    yield basis.radial_wide.frequencies
-    yield basis.radial_local.frequencies
-    yield basis.spherical.pieces
-    yield model.embedding.weight
-    yield basis.to_wide.weight
-    yield basis.to_local.weight
-    yield from _dense(cast(nn.Sequential, basis.to_two_hop))
-    yield from _dense(basis.to_one_hop)
+    yield from of_distances(basis, model.embedding)
+    yield from linears(cast(nn.Module, basis.to_two_hop))
+    yield from linears(basis.to_one_hop)
     for global_pass, local_pass, head in zip(
         cast(Iterable[GlobalPass], model.global_passes),
         cast(Iterable[LocalPass], model.local_passes),
@@ -57,22 +52,15 @@ def arrays(model: MXMNet) -> Iterator[Tensor]:
         strict=True,
     ):
         messages = global_pass.messages
-        yield from _dense(global_pass.mlp)
+        yield from linears(global_pass.mlp)
         yield from _parts(messages.message, messages.gate)
-        yield from _update(global_pass.update)
-        yield from _dense(local_pass.mlp)
+        yield from linears(global_pass.update)
+        yield from linears(local_pass.mlp)
         yield from _parts(local_pass.messages, local_pass.gates)
         for mlp in (local_pass.again, local_pass.two_hop, local_pass.one_hop):
-            yield from _dense(mlp)
-        yield from _update(local_pass.update)
-        yield from _dense(head.mlp)
-        yield from linear(head.value)
-
-
-def _dense(layers: nn.Sequential) -> Iterator[Tensor]:
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            yield from linear(layer)
+            yield from linears(mlp)
+        yield from linears(local_pass.update)
+        yield from linears(head)
 
 
 def _parts(message: nn.Linear, gate: nn.Linear) -> Iterator[Tensor]:
@@ -81,13 +69,6 @@ def _parts(message: nn.Linear, gate: nn.Linear) -> Iterator[Tensor]:
     yield torch.cat([to_target, to_source])
     yield torch.cat([of_edge, gate.weight])
     yield torch.cat([message.bias, message.bias.new_zeros(gate.out_features)])
-
-
-def _update(update: Update) -> Iterator[Tensor]:
-    yield from _dense(update.mlp)
-    for residual in cast(Iterable[Residual], update.residuals):
-        yield from linear(residual.first)
-        yield from linear(residual.second)
 
 
 def embeddings(model: MXMNet) -> tuple[int, int]:

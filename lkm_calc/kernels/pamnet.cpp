@@ -110,11 +110,6 @@ template <class T> class PAMNet {
             set_rows(one.score, 1, next());
         }
         kept.resize(passes.size());
-        const auto norm = [](long l) { return std::sqrt((2 * l + 1) / (4 * PI)); };
-        for (long l = 0; l < MAX_DEGREES; ++l) {
-            rising[l] = T(l > 0 ? (2 * l - 1.0) / l * norm(l) / norm(l - 1) : norm(0));
-            falling[l] = T(l > 1 ? (l - 1.0) / l * norm(l) / norm(l - 2) : 0);
-        }
     }
 
     // False if the edges are not sorted by target.
@@ -172,7 +167,7 @@ template <class T> class PAMNet {
     Buffer<T> embedding;
     Dense<T> features[2];
     std::vector<Pass<T>> passes;
-    T rising[MAX_DEGREES], falling[MAX_DEGREES];
+    Legendre<T> legendre;
 
     // What follows belongs to one call.
     std::mutex mutex;
@@ -199,13 +194,7 @@ template <class T> class PAMNet {
     static long messages(long p) { return is_local(p) ? 2 : 1; }
     Edges<T> &graph(long g) { return g ? local : wide; }
 
-    Scratch &own() {
-#ifdef _OPENMP
-        return scratch[omp_get_thread_num()];
-#else
-        return scratch[0];
-#endif
-    }
+    Scratch &own() { return scratch[thread()]; }
 
     // work(first row, rows) for every tile.
     template <class F> void tiles(long rows, long tile, F work) {
@@ -363,16 +352,6 @@ template <class T> class PAMNet {
     }
     Tail<T> added(T *to) const { return {to, Hp, nullptr, nullptr, 0, nullptr, 0, to, Hp}; }
 
-    // Y_l0 of a cosine and their derivatives, as `legendre` in geometry.py.
-    void zonal(T x, T *y, T *slope) const {
-        y[0] = rising[0], slope[0] = 0;
-        for (long l = 1; l < s.degrees; ++l) {
-            y[l] = rising[l] * x * y[l - 1];
-            slope[l] = rising[l] * (y[l - 1] + x * slope[l - 1]);
-            if (l > 1)
-                y[l] -= falling[l] * y[l - 2], slope[l] -= falling[l] * slope[l - 2];
-        }
-    }
     T cosine(long q) const {
         const Line<T> a = line(local, sender[q]), b = line(local, receiver[q]);
         return a.x * b.x + a.y * b.y + a.z * b.z;
@@ -382,7 +361,7 @@ template <class T> class PAMNet {
     void angles_forth(long q0, long rows) {
         T *sbf = own().basis(), *h = own().h(), *u = own().u(), y[MAX_DEGREES], dy[MAX_DEGREES];
         for (long q = q0; q < q0 + rows; ++q) {
-            zonal(cosine(q), y, dy);
+            legendre.at(cosine(q), s.degrees, y, dy);
             const T *f = radial() + local.pair[sender[q]] * Sp;
             T *to = sbf + (q - q0) * Sp;
             for (long l = 0, j = 0; l < s.degrees; ++l)
@@ -422,7 +401,7 @@ template <class T> class PAMNet {
                 rows, h + k * Hp, ld,
                 {to_sbf, Sp, nullptr, nullptr, 0, nullptr, 0, k ? to_sbf : nullptr, Sp});
         for (long q = q0; q < q0 + rows; ++q) {
-            zonal(cosine(q), y, dy);
+            legendre.at(cosine(q), s.degrees, y, dy);
             const long p = local.pair[sender[q]];
             const T *f = radial() + p * Sp, *df = radial_slope() + p * Sp;
             const T *to = to_sbf + (q - q0) * Sp;
@@ -463,20 +442,8 @@ template <class T> class PAMNet {
 
     // ---- atoms ----------------------------------------------------------------------------------
 
-    // h + σ(W₂ σ(W₁ h)), in place.
-    void residual(long p, long which, long a0, long rows, T *h, T *u) {
-        const Dense<T> *pair = &passes[p].update[which];
-        Buffer<T> *slope = &kept[p].update[which];
-        pair[0].forth.times(rows, h, Hp, {u, Hp, pair[0].bias(), slope[0]() + a0 * Hp, Hp});
-        pair[1].forth.times(rows, u, Hp,
-                            {h, Hp, pair[1].bias(), slope[1]() + a0 * Hp, Hp, nullptr, 0, h, Hp});
-    }
-    void residual_back(long p, long which, long a0, long rows, T *g, T *u, T *v) {
-        const Dense<T> *pair = &passes[p].update[which];
-        Buffer<T> *slope = &kept[p].update[which];
-        product(rows, Hp, g, Hp, slope[1]() + a0 * Hp, Hp, v, Hp);
-        pair[1].back.times(rows, v, Hp, {u, Hp, nullptr, nullptr, 0, slope[0]() + a0 * Hp, Hp});
-        pair[0].back.times(rows, u, Hp, added(g));
+    Residual<T> residual(long p, long which, long a0) {
+        return {&passes[p].update[which], &kept[p].update[which], a0, Hp};
     }
 
     // What atoms give to the messages of a pass.
@@ -526,11 +493,11 @@ template <class T> class PAMNet {
         const Dense<T> &first = pass.update[0];
         first.forth.times(rows, middle() + a0 * Hp, Hp,
                           {h, Hp, first.bias(), k.update[0]() + a0 * Hp, Hp});
-        residual(p, 1, a0, rows, h, u);
+        residual(p, 1, a0).forth(rows, h, u);
         for (long c = 0; c < rows * Hp; c += W<T>)
             store(x + c, load(h + c) + load(x + c));
-        residual(p, 3, a0, rows, x, u);
-        residual(p, 5, a0, rows, x, u);
+        residual(p, 3, a0).forth(rows, x, u);
+        residual(p, 5, a0).forth(rows, x, u);
         const T *in = x;
         for (long d = 0; d < HEAD; ++d) {
             T *out = d % 2 ? u : h;
@@ -559,10 +526,10 @@ template <class T> class PAMNet {
             product(rows, Hp, h, Hp, k.head[d]() + a0 * Hp, Hp, h, Hp);
             pass.head[d].back.times(rows, h, Hp, d ? Tail<T>{u, Hp} : added(g));
         }
-        residual_back(p, 5, a0, rows, g, u, v);
-        residual_back(p, 3, a0, rows, g, u, v);
+        residual(p, 5, a0).back(rows, g, u, v);
+        residual(p, 3, a0).back(rows, g, u, v);
         std::copy_n(g, rows * Hp, h);
-        residual_back(p, 1, a0, rows, h, u, v);
+        residual(p, 1, a0).back(rows, h, u, v);
         product(rows, Hp, h, Hp, k.update[0]() + a0 * Hp, Hp, h, Hp);
         pass.update[0].back.times(rows, h, Hp, {to_middle() + a0 * Hp, Hp});
     }

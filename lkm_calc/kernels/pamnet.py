@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ..graph import Graph
-from ..layers import EdgeLinear, Residual
+from ..layers import EdgeLinear
 from ..models import PAMNet
-from ..models.pamnet import GlobalPass, LocalPass, ScoredHead, Update
-from .interface import Interface, linear
+from ..models.pamnet import GlobalPass, LocalPass, ScoredHead
+from .interface import Interface, linears, of_distances
 
 HYPERS = (
     "hidden",
@@ -41,16 +41,10 @@ def lengths(model: PAMNet) -> list[float]:
 
 def arrays(model: PAMNet) -> Iterator[Tensor]:
     """Yield the weights in the order in which they are read."""
-    basis = model.basis
-    yield basis.radial_wide.frequencies
-    yield basis.radial_local.frequencies
-    yield basis.spherical.pieces
-    yield model.embedding.weight
-    yield basis.to_wide.weight
-    yield basis.to_local.weight
-    for features in (basis.to_one_hop, basis.to_two_hop):
+    yield from of_distances(model.basis, model.embedding)
+    for features in (model.basis.to_one_hop, model.basis.to_two_hop):
         if features is not None:
-            yield from _linear(features)
+            yield from linears(features)
     heads = iter(cast(Iterable[ScoredHead], model.heads))
     for layer in zip(model.global_passes, model.local_passes, strict=True):
         for part in cast(tuple[GlobalPass, LocalPass], layer):
@@ -60,7 +54,7 @@ def arrays(model: PAMNet) -> Iterator[Tensor]:
 
 def _pass(part: GlobalPass | LocalPass) -> Iterator[Tensor]:
     """Yield the weights of a pass, those of layers side by side one above the other."""
-    yield from _linear(part.mlp)
+    yield from linears(part.mlp)
     message: EdgeLinear
     gates: nn.Linear
     if isinstance(part, LocalPass):
@@ -72,25 +66,13 @@ def _pass(part: GlobalPass | LocalPass) -> Iterator[Tensor]:
     yield torch.cat([of_edge, gates.weight])
     yield message.bias
     if isinstance(part, LocalPass):
-        yield from _linear(part.angles)
-    update: Update = part.update
-    yield from _linear(update.mlp)
-    for residual in cast(Iterable[Residual], update.residuals):
-        yield from linear(residual.first)
-        yield from linear(residual.second)
+        yield from linears(part.angles)
+    yield from linears(part.update)
 
 
 def _head(head: ScoredHead) -> Iterator[Tensor]:
-    yield from _linear(head.head.mlp)
-    yield from linear(head.head.value)
+    yield from linears(head.head)
     yield head.score.weight
-
-
-def _linear(layers: nn.Module) -> Iterator[Tensor]:
-    """Yield the weights of the dense layers among others."""
-    for layer in layers.children():
-        if isinstance(layer, nn.Linear):
-            yield from linear(layer)
 
 
 def embeddings(model: PAMNet) -> tuple[int, int]:

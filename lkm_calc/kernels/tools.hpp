@@ -298,6 +298,39 @@ void product(long rows, long columns, const T *a, long lda, const T *b, long ldb
         }
 }
 
+// Residual of layers.py: two layers, and where the slopes of their activations are kept, of the rows
+// from `row` on.
+template <class T> struct Residual {
+    const Dense<T> *layers;
+    Buffer<T> *slopes;
+    long row, ld;
+
+    // h + σ(W₂ σ(W₁ h)), in place.
+    void forth(long rows, T *h, T *u) const {
+        layers[0].forth.times(rows, h, ld, {u, ld, layers[0].bias(), slope(0), ld});
+        layers[1].forth.times(rows, u, ld,
+                              {h, ld, layers[1].bias(), slope(1), ld, nullptr, 0, h, ld});
+    }
+    // From the gradient by the outcome to that by h, in place.
+    void back(long rows, T *g, T *u, T *v) const {
+        product(rows, ld, g, ld, slope(1), ld, v, ld);
+        layers[1].back.times(rows, v, ld, {u, ld, nullptr, nullptr, 0, slope(0), ld});
+        layers[0].back.times(rows, u, ld, {g, ld, nullptr, nullptr, 0, nullptr, 0, g, ld});
+    }
+
+  private:
+    T *slope(int k) const { return slopes[k]() + row * ld; }
+};
+
+// Number of the thread within a parallel region.
+inline int thread() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
 // ---- bases of a distance, as in basis.py --------------------------------------------------------
 
 // Length and direction of an edge's vector.
@@ -390,6 +423,28 @@ template <class T> struct Pieces {
                                 q * (T(3) * k3 + q * (T(4) * k4 + q * (T(5) * k5))));
             store(f + j, y * u);
             store(df + j, dy * (steps * u) + y * du);
+        }
+    }
+};
+
+// Y_l0 of a cosine and their derivatives, as `legendre` in geometry.py.
+template <class T> struct Legendre {
+    T rising[MAX_DEGREES], falling[MAX_DEGREES];
+
+    Legendre() {
+        const auto norm = [](long l) { return std::sqrt((2 * l + 1) / (4 * PI)); };
+        for (long l = 0; l < MAX_DEGREES; ++l) {
+            rising[l] = T(l > 0 ? (2 * l - 1.0) / l * norm(l) / norm(l - 1) : norm(0));
+            falling[l] = T(l > 1 ? (l - 1.0) / l * norm(l) / norm(l - 2) : 0);
+        }
+    }
+    void at(T x, long degrees, T *y, T *slope) const {
+        y[0] = rising[0], slope[0] = 0;
+        for (long l = 1; l < degrees; ++l) {
+            y[l] = rising[l] * x * y[l - 1];
+            slope[l] = rising[l] * (y[l - 1] + x * slope[l - 1]);
+            if (l > 1)
+                y[l] -= falling[l] * y[l - 2], slope[l] -= falling[l] * slope[l - 2];
         }
     }
 };
