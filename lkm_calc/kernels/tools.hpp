@@ -235,7 +235,7 @@ template <class T> class Buffer {
             std::free(data);
             data = nullptr;
             size = 0;
-            long bytes = (n + n / 8) * long(sizeof(T)) / 64 * 64 + 128;
+            long bytes = (n + n / 16) * long(sizeof(T)) / 64 * 64 + 128;
             data = static_cast<T *>(std::aligned_alloc(64, bytes));
             if (!data)
                 throw std::bad_alloc();
