@@ -235,7 +235,8 @@ template <class T> class Buffer {
             std::free(data);
             data = nullptr;
             size = 0;
-            long bytes = (n + n / 16) * long(sizeof(T)) / 64 * 64 + 128;
+            n += n / 16; // atoms come closer together now and then
+            const long bytes = n * long(sizeof(T)) / 64 * 64 + 128;
             data = static_cast<T *>(std::aligned_alloc(64, bytes));
             if (!data)
                 throw std::bad_alloc();
