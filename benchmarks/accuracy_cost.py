@@ -20,6 +20,7 @@ import ase
 import torch
 from ase.calculators.calculator import Calculator
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lkm_calc import LKMCalculator
 from train.evaluate import errors_of, predict
@@ -107,8 +108,9 @@ def plot(paths: list[Path], output: Path) -> None:
                 color=colour,
                 markerfacecolor="none" if not own else None,
             )
-            if not compiled:
-                label = point["size"] if own else f"{point['name']}, published"
+            if compiled or not own:
+                file = Path(point["name"].split(" (")[0]).stem
+                label = f"{file}, {point['size']}" if own else f"{file}, published"
                 axes.annotate(label, at, xytext=(5, 4), textcoords="offset points", fontsize=7)
         for shape, colour, label in (
             *(("o", f"C{n}", name) for n, name in enumerate(architectures)),
@@ -135,9 +137,11 @@ def plot(paths: list[Path], output: Path) -> None:
             xlabel=f"time of a step / {BASELINE} of published size",
             ylabel="force MAE on test frames, meV/Å",
         )
+        axes.margins(x=0.25)
         for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
             axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter("{x:.1g}")
+            axis.set_minor_formatter(NullFormatter())
         axes.legend(fontsize=7, loc="lower left")
     figure.savefig(output, dpi=130)
 
