@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .calibration import calibration_of
-from .compiled import compiled_forces, ordinary
+from .compiled import ordinary
 from .disagreement import layer_disagreement
 from .energy import EnergyModel
 from .forces import EnergyForces
 from .graph import Graph
+from .kernel_forces import compiled_forces
 from .neighbours import Search, neighbour_list
 from .precision import deterministic
 

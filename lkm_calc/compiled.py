@@ -1,14 +1,12 @@
-"""Energy and forces as compiled programs.
+"""Energy and forces as programs compiled for a structure, where there is no kernel for any.
 
-For DimeNet++ and MXMNet on a CPU there are kernels, see :mod:`lkm_calc.kernels`, for structures of
-any sizes. Otherwise the energy and its gradient are traced together into one graph of tensor
-operations, for shapes that hold a little more than the structure at hand. On a CPU the graph is
-compiled ahead of time to machine code (torch's AOTInductor), on a GPU the work is recorded as a
-CUDA graph.
+The energy and its gradient are traced together into one graph of tensor operations, for shapes that
+hold a little more than the structure at hand. On a CPU the graph is compiled ahead of time to
+machine code (torch's AOTInductor, which needs a C++ compiler), and kept in a folder of the user, to
+be loaded in milliseconds by the next process. On a GPU the work is recorded as a CUDA graph.
 
-What the C++ compiler makes is kept in a folder of the user, to be loaded in milliseconds by the
-next process. It is no model file: it is code, made on this machine, and is loaded only from a
-folder and files that belong to the user.
+A compiled program is no model file: it is code, made on this machine from the model's weights, and
+is loaded only from a folder and files that belong to the user.
 """
 
 import hashlib
@@ -34,7 +32,6 @@ from .atomic import replacing
 from .energy import EnergyModel
 from .forces import EnergyForces, energy_and_forces
 from .graph import Graph
-from .kernels import Kernel, has_kernel
 from .padding import Capacity, pad, unpad
 from .precision import fast_matmul
 from .program_files import CompileError, check_owner, first_line, open_folder, processor
@@ -53,8 +50,6 @@ WASTE = 1.2
 MAX_PROGRAMS = 8
 """Programs kept in memory; more shapes are computed in the ordinary way."""
 
-CHECKED = 200
-"""Atoms of the first structure on which a kernel is checked."""
 TRIALS = 3
 """Calls of a new program and of the model that are timed, to take the faster one."""
 
@@ -69,63 +64,6 @@ class Choice(NamedTuple):
     stress: bool
     program: Program | None
     """None where the ordinary way is the faster one."""
-
-
-class KernelForces:
-    """Energy and forces of a model by the kernel that is written for its architecture.
-
-    It takes structures of any sizes, and several at once. Before the first of them the kernel is
-    compared with the ordinary computation, its numbers and its speed, on at most
-    :data:`CHECKED` atoms. Where there is no compiler, or the numbers differ, one warning says so,
-    and all goes on in the ordinary way; so it does where the kernel is no faster.
-
-    Args:
-        model: One that has a kernel; its weights must stay as they are.
-        folder: Where the kernel is kept, that of :func:`cache_folder` if not given.
-    """
-
-    batches = True
-    """Whether several structures at once are computed by a program."""
-
-    def __init__(self, model: EnergyModel, folder: Path | None = None) -> None:
-        self.model = model
-        self.folder = folder
-        self.kernel: Kernel | None = None
-        self.failed = False
-        self.used = False
-        """Whether the last call was made by the kernel."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the kernel out of copies, which load their own."""
-        return vars(self) | {"kernel": None}
-
-    def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
-        """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU."""
-        if self.kernel is None and not self.failed:
-            self._start(first_atoms(graph, CHECKED), stress)
-        self.used = self.kernel is not None
-        if self.kernel is None:
-            return ordinary(self.model, graph, stress)
-        return self.kernel(graph, stress)
-
-    def _start(self, graph: Graph, stress: bool) -> None:
-        """Load the kernel and compare it on a graph."""
-        self.failed = True
-        try:
-            kernel = Kernel(self.model, self.folder)
-            check(kernel(graph, stress), ordinary(self.model, graph, stress))
-        except CompileError as error:
-            warnings.warn(f"Computing without compilation: {error}", stacklevel=3)
-            return
-        if self._is_faster(kernel, graph, stress):
-            self.kernel, self.failed = kernel, False
-
-    def _is_faster(self, kernel: Kernel, graph: Graph, stress: bool) -> bool:
-        return is_faster(
-            partial(kernel, graph, stress),
-            partial(ordinary, self.model, graph, stress),
-            len(graph.numbers),
-        )
 
 
 class CompiledForces:
@@ -253,34 +191,6 @@ class CompiledForces:
             return results
 
         return capacity, run
-
-
-def compiled_forces(model: EnergyModel) -> KernelForces | CompiledForces:
-    """Return the fastest way to energy and forces of a model where it is."""
-    return KernelForces(model) if has_kernel(model) else CompiledForces(model)
-
-
-def first_atoms(graph: Graph, atoms: int) -> Graph:
-    """Return the graph of the first atoms alone, prepared for nothing; itself if it has no more."""
-    if len(graph.numbers) <= atoms:
-        return graph
-    kept = (graph.edge_index < atoms).all(0)
-    place = kept.cumsum(0) - 1
-    structures = int(graph.graph_index[atoms - 1]) + 1
-    return replace(
-        graph,
-        numbers=graph.numbers[:atoms],
-        positions=graph.positions[:atoms],
-        edge_index=graph.edge_index[:, kept],
-        reverse=place[graph.reverse[kept]],
-        graph_index=graph.graph_index[:atoms],
-        n_graphs=structures,
-        shifts=None if graph.shifts is None else graph.shifts[kept],
-        cell=None if graph.cell is None else graph.cell[:structures],
-        slot=None,
-        max_neighbours=None,
-        local=None,
-    )
 
 
 def is_faster(

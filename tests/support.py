@@ -10,7 +10,7 @@ import pytest
 import torch
 from ase.build import molecule
 
-from lkm_calc import EnergyModel, Graph, build_model
+from lkm_calc import EnergyModel, Graph, LKMCalculator, build_model
 from lkm_calc.units import KCAL_PER_MOL
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +104,13 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the largest difference over the largest expected magnitude."""
     found, expected = found.cpu(), expected.cpu()
     return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def assert_same_numbers(found: LKMCalculator, expected: LKMCalculator) -> None:
+    """Check that results and extras of two calculators are equal but for rounding."""
+    for mine, other in ((found.results, expected.results), (found.extras, expected.extras)):
+        for name, value in other.items():
+            np.testing.assert_allclose(mine[name], value, rtol=1e-8, atol=1e-9, err_msg=name)
 
 
 def spring_labels(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from ase.calculators.fd import calculate_numerical_forces
 from lkm_calc import LKMCalculator, committee, save_model
 from lkm_calc.compiled import CompiledForces
 
-from .support import FINITE_DIFFERENCE, crystal, rattled, small_model
+from .support import FINITE_DIFFERENCE, assert_same_numbers, crystal, rattled, small_model
 from .test_compiled import stand_in
 
 
@@ -187,7 +187,5 @@ def test_each_member_has_a_program_of_its_own(monkeypatch):
         quick.calculate(atoms)
         plain.calculate(atoms)
         assert not quick.ordinary
-        for found, expected in ((quick.results, plain.results), (quick.extras, plain.extras)):
-            for name, value in expected.items():
-                np.testing.assert_allclose(found[name], value, rtol=1e-8, atol=1e-9, err_msg=name)
+        assert_same_numbers(quick, plain)
     assert plain.ordinary

@@ -19,7 +19,7 @@ LAYERS = [
     {"models"},
     {"forces", "calibration", "checkpoint", "hessian", "dispersion"},
     {"padding", "kernels"},
-    {"compiled", "guards", "zbl"},
+    {"compiled", "kernel_forces", "guards", "zbl"},
     {"committee"},
     {"calculator"},
     {"torchsim"},

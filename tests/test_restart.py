@@ -17,8 +17,8 @@ from ase.constraints import FixAtoms, FixBondLengths
 
 from lkm_calc import LKMCalculator
 from lkm_calc.__main__ import main
-from lkm_calc.compiled import KernelForces
 from lkm_calc.ensembles import ENSEMBLES, MDSettings
+from lkm_calc.kernel_forces import KernelForces
 from lkm_calc.md import Simulation
 from lkm_calc.md_record import RestartError
 

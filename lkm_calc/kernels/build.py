@@ -13,7 +13,14 @@ from functools import cache
 from pathlib import Path
 
 from ..atomic import replacing
-from ..program_files import CompileError, check_owner, first_line, open_folder, processor
+from ..program_files import (
+    CompileError,
+    cache_folder,
+    check_owner,
+    first_line,
+    open_folder,
+    processor,
+)
 
 logger = logging.getLogger("lkm_calc")
 
@@ -47,7 +54,10 @@ def library(name: str, folder: Path | None) -> ctypes.CDLL:
         check_owner(path)
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise CompileError(f"the program cannot be used ({first_line(error)}).") from error
+        raise CompileError(
+            f"the program cannot be used ({first_line(error)}). "
+            f"Delete it from {folder or cache_folder()}, or name another folder in $LKM_CACHE."
+        ) from error
 
 
 def _compiler() -> str:
@@ -93,7 +103,10 @@ def _build(name: str, compiler: str, path: Path) -> None:
             if found.returncode == 0:
                 break
         else:
-            raise CompileError(f"{' '.join(command)} failed: {found.stderr.strip()[-1000:]}")
+            raise CompileError(
+                f"{' '.join(command)} failed: {found.stderr.strip()[-1000:]}. Name another C++ "
+                "compiler in $CXX, such as g++ 12, or do without compile."
+            )
         with replacing(path) as temporary:
             temporary.touch(mode=0o600)
             temporary.write_bytes(made.read_bytes())
