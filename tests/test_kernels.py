@@ -1,10 +1,13 @@
 """The kernels: their models' numbers for any sizes, and what happens without them."""
 
 import copy
+import importlib.machinery
 import logging
 import os
 import pickle
+import sys
 import threading
+import types
 import warnings
 from dataclasses import replace
 from itertools import accumulate
@@ -287,9 +290,21 @@ def computes_in_the_ordinary_way(match, model, **options):
 def test_without_a_compiler(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
     monkeypatch.setenv("CXX", "none-either")
+    monkeypatch.setitem(sys.modules, "ziglang", None)
     computes_in_the_ordinary_way(
         r"no C\+\+ compiler.*Install", small_model(), folder=tmp_path / "a"
     )
+
+
+def test_the_compiler_of_pypi_where_there_is_no_other(monkeypatch):
+    monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.setenv("CXX", "none-either")
+    installed = types.ModuleType("ziglang")
+    installed.__spec__ = importlib.machinery.ModuleSpec("ziglang", None)
+    monkeypatch.setitem(sys.modules, "ziglang", installed)
+    assert build._compiler() == (sys.executable, "-m", "ziglang", "c++")
+    monkeypatch.setenv("CXX", sys.executable)
+    assert build._compiler() == (sys.executable,)
 
 
 def test_with_a_compiler_that_fails(tmp_path, monkeypatch):

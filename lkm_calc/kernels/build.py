@@ -2,11 +2,13 @@
 
 import ctypes
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from functools import cache
@@ -28,7 +30,7 @@ SOURCES = Path(__file__).parent
 SHARED = SOURCES / "tools.hpp"
 """What every source includes."""
 COMPILERS = ("c++", "g++", "clang++")
-"""Tried in this order, after $CXX."""
+"""Tried in this order, after $CXX; then that of the extra ``compiler``, without OpenMP."""
 OPTIONS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
 CHOICES = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
 """Options of which the first that a compiler takes are used."""
@@ -60,24 +62,27 @@ def library(name: str, folder: Path | None) -> ctypes.CDLL:
         ) from error
 
 
-def _compiler() -> str:
-    """Return the path of a C++ compiler.
+def _compiler() -> tuple[str, ...]:
+    """Return the command of a C++ compiler.
 
     Raises:
         CompileError: There is none.
     """
     for name in (os.environ.get("CXX", ""), *COMPILERS):
         if name and (path := shutil.which(name)):
-            return path
+            return (path,)
+    if importlib.util.find_spec("ziglang"):
+        return (sys.executable, "-m", "ziglang", "c++")
     raise CompileError(
-        f"there is no C++ compiler, neither $CXX nor {', '.join(COMPILERS)}. Install g++ or clang."
+        f"there is no C++ compiler, neither $CXX nor {', '.join(COMPILERS)}. Install g++ or clang, "
+        'or take one from PyPI: pip install "lkm-calc[compiler]".'
     )
 
 
 @cache
-def _fingerprint(name: str, compiler: str) -> str:
+def _fingerprint(name: str, compiler: tuple[str, ...]) -> str:
     """Return a name that changes with the sources, the compiler and the processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
     about = repr([OPTIONS, CHOICES, compiler, version, platform.machine(), processor()])
     source = SHARED.read_bytes() + _source(name).read_bytes()
     return hashlib.sha256(source + about.encode()).hexdigest()[:24]
@@ -87,7 +92,7 @@ def _source(name: str) -> Path:
     return SOURCES / f"{name}.cpp"
 
 
-def _build(name: str, compiler: str, path: Path) -> None:
+def _build(name: str, compiler: tuple[str, ...], path: Path) -> None:
     """Write the library, whole or not at all.
 
     Raises:
@@ -98,7 +103,7 @@ def _build(name: str, compiler: str, path: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / path.name
         for choice in CHOICES:
-            command = [compiler, *OPTIONS, *choice, str(_source(name)), "-o", str(made)]
+            command = [*compiler, *OPTIONS, *choice, str(_source(name)), "-o", str(made)]
             found = subprocess.run(command, capture_output=True, text=True, check=False)
             if found.returncode == 0:
                 break
