@@ -33,7 +33,7 @@ from tqdm import tqdm
 from lkm_calc import MODELS, Graph, LKMCalculator, build_model, energy_and_forces
 from lkm_calc.precision import fast_matmul
 
-from . import peers, pyg
+from . import official, peers, pyg
 
 BASELINE = "PyG DimeNet++"
 MOVE = 0.005
@@ -56,13 +56,16 @@ def water(molecules: int = 333, seed: int = 0) -> ase.Atoms:
     return box
 
 
-def calculators(dtype: torch.dtype, chosen: str, atoms: ase.Atoms) -> dict[str, Calculator]:
+def calculators(
+    dtype: torch.dtype, chosen: str, atoms: ase.Atoms, clones: Path | None = None
+) -> dict[str, Calculator]:
     """Return what there is to compare for a structure, by name.
 
     Args:
         dtype: Of the weights.
         chosen: "ours", "peers" or "all"; the baseline is always there.
         atoms: A large one is given to torch-geometric with its 32 neighbours.
+        clones: Where the repositories of the published networks are, see benchmarks/official.py.
     """
     large = len(atoms) > 500
     found: dict[str, Calculator] = {BASELINE: pyg.PyGCalculator(dtype, 32 if large else None)}
@@ -75,6 +78,9 @@ def calculators(dtype: torch.dtype, chosen: str, atoms: ase.Atoms) -> dict[str, 
     if chosen in ("all", "peers"):
         for name, build in peers.available().builders.items():
             found[name] = build(dtype)
+    if clones is not None and not atoms.pbc.any():
+        for name, published in official.OFFICIAL.items():
+            found[name] = official.OfficialCalculator(published(clones), dtype)
     return found
 
 
@@ -162,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", nargs="*", help="structures; with --plot, JSON files")
     parser.add_argument("--which", choices=("all", "ours", "peers"), default="all")
+    parser.add_argument("--official", type=Path, help="folder of clones: benchmarks/official.py")
     parser.add_argument("--water", type=int, default=0, help="molecules of water in a box, or none")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
@@ -183,7 +190,7 @@ def main() -> None:
         structures[f"water, {3 * options.water} atoms"] = water(options.water)
     results: dict[str, Any] = {}
     for label, atoms in structures.items():
-        found = calculators(dtype, options.which, atoms)
+        found = calculators(dtype, options.which, atoms, options.official)
         steps = measure(atoms, found, options.budget, label)
         results[label] = {"atoms": len(atoms), "steps": steps}
         if options.which != "peers" and options.dtype == "float32" and options.threads == 1:
