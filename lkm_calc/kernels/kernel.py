@@ -116,17 +116,16 @@ class Kernel:
 
     def run(self, graph: Graph, vectors: Float[Tensor, "edges 3"]) -> ByEdges:
         """Return what follows from the vectors in Å of a graph's edges; errors as of a call."""
-        vectors = vectors.contiguous()
-        source, target = (ends.contiguous() for ends in graph.edge_index)
         indices = self.interface.indices(self.model, graph)
         atoms, edges = len(graph.numbers), len(vectors)
         values = torch.empty(atoms, dtype=self.model.dtype)
         layers, width = self._embeddings
         embeddings = values.new_empty(layers, atoms, width)
-        gradient = torch.empty_like(vectors)
+        gradient = vectors.new_empty(edges, 3)
         sizes = [atoms, edges, threads_worth(edges), *map(len, indices)]
         counts = np.array(sizes, dtype=np.int64)
-        inputs = (graph.numbers, source, target, graph.reverse, vectors, *indices)
+        inputs = (graph.numbers, *graph.edge_index, graph.reverse, vectors, *indices)
+        inputs = tuple(tensor.contiguous() for tensor in inputs)
         problem = self._run(
             self._handle,
             counts.ctypes.data,
