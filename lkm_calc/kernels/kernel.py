@@ -47,8 +47,8 @@ class ByEdges(NamedTuple):
     atom_energies: Float[Tensor, " atoms"]
     """In eV, float64, reference energies included."""
     gradient: Float[Tensor, "edges 3"]
-    """Of their sum by the vectors, in eV/Å, float64; where two edges are each other's reverse, what
-    depends on their common length may stand at either of them."""
+    """Of their sum by the vectors, in eV/Å, float64; what comes of the length that an edge shares
+    with its reverse may stand at either of the two."""
     embeddings: tuple[Float[Tensor, "atoms dim"], ...]
     """Per-atom embeddings of each layer."""
 

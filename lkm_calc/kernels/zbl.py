@@ -48,8 +48,8 @@ class ZBLKernel:
     ) -> ByEdges:
         """Run the kernel with near edges held, and lead its gradient back to their vectors.
 
-        By the length of a pair the kernel may give the gradient to either edge. The derivatives of
-        what is seen are the same for both, so what is led back can too.
+        What the kernel gives to an edge instead of its reverse arrives as it should: the derivative
+        of what is seen of an edge is that of its reverse.
         """
         with torch.enable_grad():
             close = vectors.index_select(0, near).requires_grad_()
