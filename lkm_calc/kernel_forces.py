@@ -1,7 +1,8 @@
 """Energy and forces by a kernel where there is one, and by compiled programs elsewhere.
 
 For DimeNet++, MXMNet and PAMNet on a CPU there are kernels, see :mod:`lkm_calc.kernels`, for
-structures of any sizes. Other models, and GPUs, take :mod:`lkm_calc.compiled`.
+structures of any sizes, also for models with a ZBL core. Other models, and GPUs, take
+:mod:`lkm_calc.compiled`.
 """
 
 import warnings
@@ -14,8 +15,9 @@ from .compiled import CompiledForces, check, is_faster, ordinary
 from .energy import EnergyModel
 from .forces import EnergyForces
 from .graph import Graph
-from .kernels import Kernel, has_kernel
+from .kernels import Kernel, ZBLKernel, has_kernel, kernel_of
 from .program_files import CompileError
+from .zbl import ZBLModel
 
 CHECKED = 200
 """Atoms of the first structure on which a kernel is checked."""
@@ -30,7 +32,7 @@ class KernelForces:
     and all goes on in the ordinary way; so it does where the kernel is no faster.
 
     Args:
-        model: One that has a kernel; its weights must stay as they are.
+        model: One that has a kernel, with a ZBL core or without; its weights must stay as they are.
         folder: Where the kernel is kept, that of :func:`cache_folder` if not given.
     """
 
@@ -40,7 +42,7 @@ class KernelForces:
     def __init__(self, model: EnergyModel, folder: Path | None = None) -> None:
         self.model = model
         self.folder = folder
-        self.kernel: Kernel | None = None
+        self.kernel: Kernel | ZBLKernel | None = None
         self.failed = False
         self.used = False
         """Whether the last call was made by the kernel."""
@@ -62,7 +64,7 @@ class KernelForces:
         """Load the kernel and compare it on a graph."""
         self.failed = True
         try:
-            kernel = Kernel(self.model, self.folder)
+            kernel = kernel_of(self.model, self.folder)
             check(kernel(graph, stress), ordinary(self.model, graph, stress))
         except CompileError as error:
             warnings.warn(f"Computing without compilation: {error}", stacklevel=3)
@@ -70,7 +72,7 @@ class KernelForces:
         if self._is_faster(kernel, graph, stress):
             self.kernel, self.failed = kernel, False
 
-    def _is_faster(self, kernel: Kernel, graph: Graph, stress: bool) -> bool:
+    def _is_faster(self, kernel: Kernel | ZBLKernel, graph: Graph, stress: bool) -> bool:
         return is_faster(
             partial(kernel, graph, stress),
             partial(ordinary, self.model, graph, stress),
@@ -80,7 +82,8 @@ class KernelForces:
 
 def compiled_forces(model: EnergyModel) -> KernelForces | CompiledForces:
     """Return the fastest way to energy and forces of a model where it is."""
-    return KernelForces(model) if has_kernel(model) else CompiledForces(model)
+    within = model.model if isinstance(model, ZBLModel) else model
+    return KernelForces(model) if has_kernel(within) else CompiledForces(model)
 
 
 def first_atoms(graph: Graph, atoms: int) -> Graph:

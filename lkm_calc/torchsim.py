@@ -5,6 +5,7 @@ in the library imports this module.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from torch_sim.state import SimState
 from .calculator import LKMCalculator
 from .compiled import ordinary
 from .energy import EnergyModel
+from .forces import EnergyForces
 from .graph import Graph
+from .kernel_forces import compiled_forces
 
 
 class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
@@ -33,6 +36,9 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
         model: Name of a bundled model, path of a model file, or a model object.
         device: "auto" takes CUDA when there is one.
         dtype: "float32", "float64", or None for the type of the model's weights.
+        compile: On a CPU, compute with a kernel in C++, which the first call builds in ten seconds
+            with the compiler of the machine, once for all, see :mod:`lkm_calc.kernel_forces`; on a
+            GPU, and for models without a kernel, nothing changes.
         compute_forces: Return the forces.
         compute_stress: Return the stress, which integrators at constant pressure and cell filters
             ask for.
@@ -53,12 +59,15 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
         device: torch.device | str = "auto",
         dtype: str | None = None,
         *,
+        compile: bool = False,
         compute_forces: bool = True,
         compute_stress: bool = False,
         neighbor_list_fn: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch_nl_linked_cell,
     ) -> None:
         super().__init__()
         self.model = LKMCalculator(model, str(device), dtype).model
+        compiled = compiled_forces(self.model) if compile else None
+        self._compiled = compiled if compiled is not None and compiled.batches else None
         self.neighbor_list_fn = neighbor_list_fn
         self._device = self.model.device
         self._dtype = torch.float64
@@ -97,9 +106,9 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
         self.model.check_elements(state.atomic_numbers.unique().tolist())
         graph, has_stress = _graph(state, self.model.cutoff, self.neighbor_list_fn)
         results: dict[str, Tensor] = {}
-        if self.compute_forces or self.compute_stress:
+        if self._compiled is not None or self.compute_forces or self.compute_stress:
             stress = self.compute_stress and bool(has_stress.any())
-            out = ordinary(self.model, graph, stress)
+            out = self._computed(graph, stress)
             results["energy"] = out.energy
             if self.compute_forces:
                 results["forces"] = out.forces
@@ -110,6 +119,12 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
             with torch.no_grad():
                 results["energy"] = self.model(graph).energy
         return {name: value.to(state.dtype) for name, value in results.items()}
+
+    def _computed(self, graph: Graph, stress: bool) -> EnergyForces:
+        """Return the results of a graph, by the kernel if there is one."""
+        if self._compiled is None:
+            return ordinary(self.model, graph, stress)
+        return self._compiled(_sorted(graph), stress)
 
 
 def _graph(
@@ -155,6 +170,18 @@ def _graph(
             "Å). Remove the duplicate, or check the cell if one is an image of the other."
         )
     return graph, has_stress
+
+
+def _sorted(graph: Graph) -> Graph:
+    """Return the graph with its edges sorted by target, as kernels want them."""
+    order = torch.argsort(graph.edge_index[1], stable=True)
+    place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order)))
+    return replace(
+        graph,
+        edge_index=graph.edge_index[:, order],
+        reverse=place[graph.reverse[order]],
+        shifts=None if graph.shifts is None else graph.shifts[order],
+    )
 
 
 def _cells(state: SimState, pbc: Tensor) -> tuple[Tensor, Tensor]:

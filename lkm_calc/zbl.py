@@ -14,6 +14,7 @@ Energy and forces stay each other's derivative and are continuous, and so are se
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -106,8 +107,41 @@ def outer_radii(closest: Mapping[str, float], cutoff: float) -> Float[Tensor, "n
     return torch.from_numpy(table.clip(max=cutoff))
 
 
+class Pairs(NamedTuple):
+    """What the core is told of edges beside their vectors."""
+
+    z_i: Int[Tensor, " edges"]
+    """Atomic numbers of the targets."""
+    z_j: Int[Tensor, " edges"]
+    """Those of the sources."""
+    outer: Float[Tensor, " edges"]
+    """Outer radii in Å."""
+
+    def select(self, rows: Int[Tensor, " rows"]) -> "Pairs":
+        """Return what is told of some of the edges."""
+        return Pairs(*(values.index_select(0, rows) for values in self))
+
+
+class Held(NamedTuple):
+    """What the core makes of edges."""
+
+    vectors: Float[Tensor, "edges 3"]
+    """The vectors in Å that the model sees, those of the edges beyond the outer radii."""
+    repulsion: Float[Tensor, " edges"]
+    """An edge's part of the repulsion in eV, half of that of its pair."""
+
+
+def hold(vectors: Float[Tensor, "edges 3"], pairs: Pairs) -> Held:
+    """Return what the model sees of edge vectors in Å, and the repulsion."""
+    r, directions = lengths_and_directions(vectors)
+    outer = pairs.outer
+    seen = held(r, outer).unsqueeze(-1) * directions
+    repulsion = faded(r, outer) * zbl_energy(pairs.z_i, pairs.z_j, r) / 2
+    return Held(torch.where((r < outer).unsqueeze(-1), seen, vectors), repulsion)
+
+
 @dataclass(frozen=True, eq=False)
-class _HeldGraph(Graph):
+class HeldGraph(Graph):
     """A graph whose edges are not the differences of its positions."""
 
     vectors: Float[Tensor, "edges 3"] | None = None
@@ -142,16 +176,17 @@ class ZBLModel(EnergyModel):
         """Return the graph as the model needs it."""
         return self.model.prepare(graph)
 
+    def pairs(self, graph: Graph, dtype: torch.dtype) -> Pairs:
+        """Return what the core is told of a graph's edges, radii in a type."""
+        z_j, z_i = (graph.numbers.index_select(0, end) for end in graph.edge_index)
+        outer = self.outer.flatten().index_select(0, z_j * len(self.outer) + z_i)
+        return Pairs(z_i, z_j, outer.to(dtype))
+
     def atom_output(self, graph: Graph) -> AtomOutput:
         """Return the held model's output with half the repulsion of each edge added to its atom."""
         vectors = graph.edge_vectors()
-        r, directions = lengths_and_directions(vectors)
-        z_j, z_i = (graph.numbers.index_select(0, end) for end in graph.edge_index)
-        outer = self.outer.flatten().index_select(0, z_j * len(self.outer) + z_i).to(r)
-        near = (r < outer).unsqueeze(-1)
-        seen = torch.where(near, held(r, outer).unsqueeze(-1) * directions, vectors)
-        output = self.model.atom_output(_HeldGraph(**vars(graph), vectors=seen))
-        repulsion = faded(r, outer) * zbl_energy(z_i, z_j, r) / 2
+        seen, repulsion = hold(vectors, self.pairs(graph, vectors.dtype))
+        output = self.model.atom_output(HeldGraph(**vars(graph), vectors=seen))
         atoms = sum_to(repulsion, graph.edge_index[1], len(graph.numbers))
         return output._replace(values=output.values + atoms / self.scale)
 

@@ -19,10 +19,11 @@ import torch
 
 from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces, with_zbl
 from lkm_calc.kernel_forces import KernelForces, first_atoms
-from lkm_calc.kernels import Kernel, build, has_kernel, kernel
+from lkm_calc.kernels import Kernel, ZBLKernel, build, has_kernel, kernel
 
 from .support import ROUND_OFF, assert_same_numbers, crystal, graph_of, rattled, small_model
 from .test_compiled import assert_equal
+from .test_zbl import CLOSEST, IN_CRYSTAL, pushed_together
 
 SIZES = {
     "dimenet++": [
@@ -124,6 +125,55 @@ def test_float32_is_as_good_as_that_of_the_model(name, folder):
         )
     )
     assert off < 3 * usual + 1e-6
+
+
+def colliding():
+    """Return molecules with pairs held in all but the first, and once nearly on each other."""
+    (pressed, _), (struck, _) = pushed_together(rattled(), 4, 6, (0.9, 0.2))
+    return [rattled("N2", amplitude=0.0), pressed, struck, rattled(seed=2)]
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("local_cutoff", [3.0, 1.2])  # some edges are held beyond the shorter one
+def test_a_core_around_the_model(name, local_cutoff, folder):
+    hypers = {} if name == "dimenet++" else {"local_cutoff": local_cutoff}
+    core = with_zbl(small_model(name, **hypers), CLOSEST)
+    compute, inner = ZBLKernel(core, folder), Kernel(core.model, folder)
+    graphs = [graph_of(atoms, core) for atoms in colliding()]
+    together = core.prepare(Graph.collate(graphs))
+    found = compute(together)
+    assert_equal(found, energy_and_forces(core, together))
+    alone = [compute(graph).forces for graph in graphs]
+    assert torch.equal(found.forces, torch.cat(alone))
+    free = [torch.equal(inner(g).forces, forces) for g, forces in zip(graphs, alone, strict=True)]
+    assert free == [True, False, False, False]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_core_in_periodic_structures_with_stress(name, folder):
+    core = with_zbl(small_model(name), IN_CRYSTAL)
+    graph = Graph.collate([graph_of(crystal(seed), core) for seed in range(3)])
+    expected = energy_and_forces(core, graph, stress=True)
+    assert_equal(ZBLKernel(core, folder)(graph, stress=True), expected)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_core_in_float32(name, folder):
+    exact = with_zbl(small_model(name), CLOSEST)
+    core = copy.deepcopy(exact).float()
+    for atoms in colliding():
+        graph = graph_of(atoms, core)
+        expected = energy_and_forces(exact, graph).forces
+        usual = (energy_and_forces(core, graph).forces - expected).abs().max() + 1e-6
+        assert (ZBLKernel(core, folder)(graph).forces - expected).abs().max() < 3 * usual
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_core_that_nothing_meets_changes_no_bit(name, folder):
+    core = with_zbl(small_model(name), {}).float()
+    graph = graph_of(crystal(), core)
+    expected = Kernel(core.model, folder)(graph, stress=True)
+    assert_equal(ZBLKernel(core, folder)(graph, stress=True), expected, 1e-300)
 
 
 def test_activations_far_from_zero(folder):
@@ -247,8 +297,9 @@ def test_it_is_built_once(tmp_path, caplog, monkeypatch):
 
 
 @pytest.mark.usefixtures("_kept")
-def test_the_calculator_takes_it_for_one_structure_and_for_many():
-    model = small_model()
+@pytest.mark.parametrize("core", [False, True])
+def test_the_calculator_takes_it_for_one_structure_and_for_many(core):
+    model = with_zbl(small_model(), CLOSEST) if core else small_model()
     quick, plain = LKMCalculator(model, "cpu", compile=True), LKMCalculator(model, "cpu")
     structures = [rattled(), rattled("H2O"), rattled(seed=1), crystal()]
     for atoms in structures:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from lkm_calc import LKMCalculator
+from lkm_calc import LKMCalculator, with_zbl
+from lkm_calc.kernel_forces import KernelForces
 
 from .support import ROUND_OFF, SMALL, crystal, rattled, relative_error, small_model
 
@@ -40,9 +41,29 @@ def wrapped(name="dimenet++", **options):
     return LKMTorchSimModel(small_model(name), "cpu", **options)
 
 
+def kernel_used(model):
+    return model._compiled is not None and model._compiled.used
+
+
+@pytest.fixture(scope="module")
+def _kernels(tmp_path_factory):
+    """Keep kernels, which take the compiler ten seconds each, and take them, faster or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LKM_CACHE", str(tmp_path_factory.mktemp("kernels")))
+        patch.setattr(KernelForces, "_is_faster", lambda *arguments: True)
+        yield
+
+
+compiled_too = pytest.mark.parametrize("compile", [False, True], ids=["", "compiled"])
+pytestmark = pytest.mark.usefixtures("_kernels")
+
+
+@compiled_too
 @pytest.mark.parametrize("name", SMALL)
-def test_torch_sims_conformance_test(name):
-    validate_model_outputs(wrapped(name), CPU, torch.float64)
+def test_torch_sims_conformance_test(name, compile):
+    model = wrapped(name, compile=compile)
+    validate_model_outputs(model, CPU, torch.float64)
+    assert kernel_used(model) == compile
 
 
 def test_conformance_of_float32_weights():
@@ -51,22 +72,24 @@ def test_conformance_of_float32_weights():
     validate_model_outputs(model, CPU, model.dtype)
 
 
+@compiled_too
 @pytest.mark.parametrize("system", [*SIMSTATE_BULK_GENERATORS, *SIMSTATE_MOLECULE_GENERATORS])
-def test_torch_sims_consistency_test(system):
+def test_torch_sims_consistency_test(system, compile):
     model = small_model()
     bulk = SIMSTATE_BULK_GENERATORS.get(system)
     state = (bulk or SIMSTATE_MOLECULE_GENERATORS[system])(CPU, torch.float64)
     tight = ModelTolerance.VERY_TIGHT
     assert_model_calculator_consistency(
-        LKMTorchSimModel(model, "cpu", compute_stress=bulk is not None),
+        LKMTorchSimModel(model, "cpu", compile=compile, compute_stress=bulk is not None),
         LKMCalculator(model, "cpu"),
         state,
         *(tight,) * 6,
     )
 
 
+@compiled_too
 @pytest.mark.parametrize("name", SMALL)
-def test_a_mixed_batch_has_the_numbers_of_the_calculator(name):
+def test_a_mixed_batch_has_the_numbers_of_the_calculator(name, compile):
     outside = crystal(seed=1)
     outside.positions[0] += 3 * outside.cell[0] - 2 * outside.cell[2]
     slab = crystal(seed=2, pbc=[True, True, False])
@@ -80,7 +103,9 @@ def test_a_mixed_batch_has_the_numbers_of_the_calculator(name):
         rattled("H2O"),
     ]
     model = small_model(name)
-    out = LKMTorchSimModel(model, "cpu", compute_stress=True)(state_of(structures))
+    batched = LKMTorchSimModel(model, "cpu", compile=compile, compute_stress=True)
+    out = batched(state_of(structures))
+    assert kernel_used(batched) == compile
     expected = LKMCalculator(model, "cpu").evaluate(structures)
     energies = torch.tensor([one["energy"] for one in expected], dtype=torch.float64)
     assert relative_error(out["energy"], energies) < ROUND_OFF
@@ -94,8 +119,47 @@ def test_a_mixed_batch_has_the_numbers_of_the_calculator(name):
             assert stress.isnan().all()
 
 
-def test_only_what_is_asked_for_comes():
-    model = wrapped(compute_forces=False)
+@pytest.mark.parametrize("name", SMALL)
+def test_kernels_take_any_states_one_after_the_other(name):
+    model = with_zbl(small_model(name), {"O-H": 1.0, "H-C": 1.1, "Si-C": 2.4})
+    compiled = LKMTorchSimModel(model, "cpu", compile=True)
+    plain = LKMTorchSimModel(model, "cpu")
+    for structures in (
+        [rattled("H2O")],
+        [rattled(seed=k) for k in range(30)],
+        [crystal(), crystal(1, pbc=[True, False, True])],
+        [ase.Atoms("H"), rattled("C6H6")],
+    ):
+        state = state_of(structures)
+        for compiled.compute_stress in (True, False):
+            for compiled.compute_forces in (True, False):
+                plain.compute_stress = compiled.compute_stress
+                plain.compute_forces = compiled.compute_forces
+                found, expected = compiled(state), plain(state)
+                assert found.keys() == expected.keys()
+                for key, value in expected.items():
+                    finite = value.isfinite()
+                    assert torch.equal(found[key].isfinite(), finite)
+                    if finite.any():
+                        assert relative_error(found[key][finite], value[finite]) < ROUND_OFF
+    assert kernel_used(compiled)
+
+
+def test_models_without_a_kernel_go_the_ordinary_way():
+    class Other(type(small_model())):
+        """An architecture that has no kernel."""
+
+    model = small_model()
+    model.__class__ = Other
+    found = LKMTorchSimModel(model, "cpu", compile=True)
+    state = state_of([rattled()])
+    assert torch.equal(found(state)["forces"], wrapped()(state)["forces"])
+    assert not kernel_used(found)
+
+
+@compiled_too
+def test_only_what_is_asked_for_comes(compile):
+    model = wrapped(compile=compile, compute_forces=False)
     state = state_of([rattled(), rattled("H2O")])
     assert set(model(state)) == {"energy"}
     energy = model(state)["energy"]
@@ -188,8 +252,9 @@ def test_constant_energy_run_conserves_it_for_each_replica():
     assert (spread < 0.01 * exchanged).all()
 
 
-def test_langevin_of_a_hundred_replicas():
-    model = LKMTorchSimModel("rmd17-ethanol", "cpu")
+@compiled_too
+def test_langevin_of_a_hundred_replicas(compile):
+    model = LKMTorchSimModel("rmd17-ethanol", "cpu", compile=compile)
     state = ts.initialize_state([rattled(amplitude=0.0)] * 100, CPU, model.dtype)
     state.rng = 0
     state = ts.integrate(
@@ -206,8 +271,9 @@ def test_langevin_of_a_hundred_replicas():
     assert state.positions.isfinite().all()
 
 
-def test_relaxation_of_a_batch_and_in_parts():
-    model = LKMTorchSimModel("rmd17-ethanol", "cpu", "float64")
+@compiled_too
+def test_relaxation_of_a_batch_and_in_parts(compile):
+    model = LKMTorchSimModel("rmd17-ethanol", "cpu", "float64", compile=compile)
     replicas = [rattled(seed=k, amplitude=0.05) for k in range(3)]
     batcher = ts.InFlightAutoBatcher(
         model, memory_scales_with=model.memory_scales_with, cutoff=5.0, max_memory_scaler=150.0
@@ -225,3 +291,4 @@ def test_relaxation_of_a_batch_and_in_parts():
     spread = whole.energy.max() - whole.energy.min()
     assert spread < 0.01, "eV: the same minimum"
     torch.testing.assert_close(parts.energy, whole.energy, rtol=0, atol=5e-3)
+    assert kernel_used(model) == compile

@@ -36,6 +36,8 @@ LAMMPS = {
 
 CLOSEST = {"H-H": 1.5, "H-C": 1.1, "C-O": 1.4, "C-C": 1.5, "O-H": 1.0}
 """Radii that overlap with the distances of rattled ethanol, for tests of what lies below them."""
+IN_CRYSTAL = {"Si-C": 2.4, "Si-O": 2.6, "Si-H": 2.3}
+"""Likewise, with the distances of the crystal."""
 
 
 @pytest.mark.parametrize("pair", LAMMPS)
@@ -82,8 +84,7 @@ def test_nothing_changes_beyond_the_radii(name, atoms):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("atoms", [rattled("CH3OH"), crystal()], ids=["molecule", "crystal"])
 def test_forces_are_the_gradient(name, atoms):
-    closest = CLOSEST | {"Si-C": 2.4, "Si-O": 2.6, "Si-H": 2.3}
-    core = with_zbl(small_model(name), closest)
+    core = with_zbl(small_model(name), CLOSEST | IN_CRYSTAL)
     graph = graph_of(atoms, core)
     found = energy_and_forces(core, graph)
     assert not torch.equal(found.forces, energy_and_forces(core.model, graph).forces)
@@ -93,7 +94,7 @@ def test_forces_are_the_gradient(name, atoms):
 
 
 def test_stress_is_the_derivative_by_strain():
-    core = with_zbl(small_model(), {"Si-C": 2.4, "Si-O": 2.6, "Si-H": 2.3})
+    core = with_zbl(small_model(), IN_CRYSTAL)
     atoms = crystal()
     found = energy_and_forces(core, graph_of(atoms, core), stress=True).stress
 

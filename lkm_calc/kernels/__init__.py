@@ -7,3 +7,5 @@ programs.
 
 from .kernel import Kernel as Kernel
 from .kernel import has_kernel as has_kernel
+from .zbl import ZBLKernel as ZBLKernel
+from .zbl import kernel_of as kernel_of

@@ -5,9 +5,12 @@ import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ..energy import EnergyModel
 from ..forces import EnergyForces, volumes
@@ -36,6 +39,33 @@ _MEMORY, _ORDER = 1, 2
 def has_kernel(model: EnergyModel) -> bool:
     """Tell whether there is a kernel for a model where it is."""
     return type(model) in INTERFACES and model.device.type == "cpu" and model.dtype in _TYPES
+
+
+class ByEdges(NamedTuple):
+    """What a kernel computes of edge vectors."""
+
+    atom_energies: Float[Tensor, " atoms"]
+    """In eV, float64, reference energies included."""
+    gradient: Float[Tensor, "edges 3"]
+    """Of their sum by the vectors, in eV/Å, float64; what comes of the length that an edge shares
+    with its reverse may stand at either of the two."""
+    embeddings: tuple[Float[Tensor, "atoms dim"], ...]
+    """Per-atom embeddings of each layer."""
+
+    def assembled(
+        self, graph: Graph, vectors: Float[Tensor, "edges 3"], stress: bool
+    ) -> EnergyForces:
+        """Return energies, forces and stress of a graph with these edge vectors in Å."""
+        (source, target), atoms = graph.edge_index, len(graph.numbers)
+        gradient = self.gradient
+        forces = sum_to(gradient, source, atoms).index_add_(0, target, gradient, alpha=-1)
+        virial = None
+        if stress and graph.cell is not None:
+            outer = torch.einsum("ea,eb->eab", gradient, vectors)
+            by_strain = sum_to(outer, graph.graph_index.index_select(0, source), graph.n_graphs)
+            virial = (by_strain + by_strain.mT) / (2 * volumes(graph.cell))
+        energy = sum_to(self.atom_energies, graph.graph_index, graph.n_graphs)
+        return EnergyForces(energy, forces, virial, self.atom_energies, self.embeddings)
 
 
 class Kernel:
@@ -81,17 +111,21 @@ class Kernel:
             MemoryError: There is not enough for the graph.
             ValueError: Its edges are not sorted by target as those of neighbour lists are.
         """
-        vectors = graph.edge_vectors().contiguous()
-        source, target = (ends.contiguous() for ends in graph.edge_index)
+        vectors = graph.edge_vectors()
+        return self.run(graph, vectors).assembled(graph, vectors, stress)
+
+    def run(self, graph: Graph, vectors: Float[Tensor, "edges 3"]) -> ByEdges:
+        """Return what follows from the vectors in Å of a graph's edges; errors as of a call."""
         indices = self.interface.indices(self.model, graph)
         atoms, edges = len(graph.numbers), len(vectors)
         values = torch.empty(atoms, dtype=self.model.dtype)
         layers, width = self._embeddings
         embeddings = values.new_empty(layers, atoms, width)
-        gradient = torch.empty_like(vectors)
+        gradient = vectors.new_empty(edges, 3)
         sizes = [atoms, edges, threads_worth(edges), *map(len, indices)]
         counts = np.array(sizes, dtype=np.int64)
-        inputs = (graph.numbers, source, target, graph.reverse, vectors, *indices)
+        inputs = (graph.numbers, *graph.edge_index, graph.reverse, vectors, *indices)
+        inputs = tuple(tensor.contiguous() for tensor in inputs)
         problem = self._run(
             self._handle,
             counts.ctypes.data,
@@ -103,18 +137,10 @@ class Kernel:
         if problem == _ORDER:
             raise ValueError("The edges are not sorted by target; take those of a neighbour list.")
         scale = self.model.scale
-        gradient = gradient * scale
         reference = self.model.reference_energies.index_select(0, graph.numbers)
         atom_energies = values.double() * scale + reference
-        forces = sum_to(gradient, source, atoms).index_add_(0, target, gradient, alpha=-1)
-        virial = None
-        if stress and graph.cell is not None:
-            outer = torch.einsum("ea,eb->eab", gradient, vectors)
-            by_strain = sum_to(outer, graph.graph_index.index_select(0, source), graph.n_graphs)
-            virial = (by_strain + by_strain.mT) / (2 * volumes(graph.cell))
-        energy = sum_to(atom_energies, graph.graph_index, graph.n_graphs)
-        return EnergyForces(energy, forces, virial, atom_energies, tuple(embeddings))
+        return ByEdges(atom_energies, gradient * scale, tuple(embeddings))
 
 
-def _pointers(tensors: Sequence[torch.Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
