@@ -1,13 +1,9 @@
 """The kernels: their models' numbers for any sizes, and what happens without them."""
 
 import copy
-import importlib.machinery
 import logging
-import os
 import pickle
-import sys
 import threading
-import types
 import warnings
 from dataclasses import replace
 from itertools import accumulate
@@ -19,10 +15,11 @@ import torch
 
 from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces, with_zbl
 from lkm_calc.kernel_forces import KernelForces, first_atoms
-from lkm_calc.kernels import Kernel, ZBLKernel, build, has_kernel, kernel
+from lkm_calc.kernels import Kernel, ZBLKernel, has_kernel, kernel
 
 from .support import ROUND_OFF, assert_same_numbers, crystal, graph_of, rattled, small_model
 from .test_compiled import assert_equal
+from .test_kernel_build import computes_in_the_ordinary_way
 from .test_zbl import CLOSEST, IN_CRYSTAL, pushed_together
 
 SIZES = {
@@ -281,21 +278,6 @@ def test_the_first_atoms_of_a_graph():
     assert first_atoms(graph, 8) is graph
 
 
-def test_it_is_built_once(tmp_path, caplog, monkeypatch):
-    model, place = small_model(), tmp_path / "new"
-    with caplog.at_level(logging.WARNING):
-        Kernel(model, place)
-        assert caplog.text.count("Compiled in") == 1
-        monkeypatch.setattr(build, "_build", None)  # calling it would fail
-        Kernel(model.float(), place)
-    assert len(list(place.iterdir())) == 1
-    monkeypatch.setattr(build, "processor", lambda: "another one")
-    build._fingerprint.cache_clear()
-    with pytest.raises(TypeError):
-        Kernel(model, place)
-    build._fingerprint.cache_clear()
-
-
 @pytest.mark.usefixtures("_kept")
 @pytest.mark.parametrize("core", [False, True])
 def test_the_calculator_takes_it_for_one_structure_and_for_many(core):
@@ -324,63 +306,6 @@ def test_copies_load_their_own(way):
     other = way(forces)
     del forces
     assert torch.equal(other(graph).forces, expected)
-
-
-def computes_in_the_ordinary_way(match, model, **options):
-    """Check that there is one warning, and the model's numbers."""
-    forces, graph = KernelForces(model, **options), graph_of(rattled(), model)
-    with pytest.warns(UserWarning, match=match):
-        found = forces(graph)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        forces(graph)
-    assert not forces.used
-    assert torch.equal(found.forces, energy_and_forces(model, graph).forces)
-
-
-def test_without_a_compiler(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
-    monkeypatch.setenv("CXX", "none-either")
-    monkeypatch.setitem(sys.modules, "ziglang", None)
-    computes_in_the_ordinary_way(
-        r"no C\+\+ compiler.*Install", small_model(), folder=tmp_path / "a"
-    )
-
-
-def test_the_compiler_of_pypi_where_there_is_no_other(monkeypatch):
-    monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
-    monkeypatch.setenv("CXX", "none-either")
-    installed = types.ModuleType("ziglang")
-    installed.__spec__ = importlib.machinery.ModuleSpec("ziglang", None)
-    monkeypatch.setitem(sys.modules, "ziglang", installed)
-    assert build._compiler() == (sys.executable, "-m", "ziglang", "c++")
-    monkeypatch.setenv("CXX", sys.executable)
-    assert build._compiler() == (sys.executable,)
-
-
-def test_with_a_compiler_that_fails(tmp_path, monkeypatch):
-    broken = tmp_path / "c++"
-    broken.write_text("#!/bin/sh\necho no space left >&2; exit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("CXX", str(broken))
-    computes_in_the_ordinary_way("failed: no space left", small_model(), folder=tmp_path / "a")
-    assert list((tmp_path / "a").iterdir()) == []
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no users to tell apart")
-def test_one_that_others_can_write_is_not_loaded(tmp_path, folder):
-    tmp_path.chmod(0o777)
-    computes_in_the_ordinary_way("LKM_CACHE", small_model(), folder=tmp_path)
-
-
-def test_a_damaged_one_is_told_of(tmp_path, monkeypatch):
-    def write_nothing(name, compiler, path):
-        path.touch(mode=0o600)
-        path.write_bytes(b"no program")
-
-    monkeypatch.setattr(build, "_build", write_nothing)
-    place = tmp_path / "a"
-    computes_in_the_ordinary_way("the program cannot be used", small_model(), folder=place)
 
 
 def test_one_that_computes_something_else_is_not_used(folder, monkeypatch):
