@@ -1,5 +1,6 @@
 """Work on a GPU recorded once and replayed: one launch instead of thousands."""
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor
 Work = Callable[[], tuple[Tensor, ...]]
 Recorder = Callable[[Work, torch.device], tuple[tuple[Tensor, ...], Callable[[], None]]]
 """Runs a function and returns what it returned, and a function that computes it again, in place."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""torch records one graph at a time in a process."""
 
 
 def record_cuda_graph(
@@ -20,14 +24,20 @@ def record_cuda_graph(
         device: The GPU it runs on, whichever is the current one.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device):
+    with (
+        _ONE_AT_A_TIME,
+        torch.cuda.device(device),
+        torch.cuda.stream(torch.cuda.current_stream()),  # set back even if a recording fails
+    ):
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(3):
                 work()
         torch.cuda.current_stream().wait_stream(aside)
-        with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
+        # Other threads may go on using the GPU.
+        own = torch.cuda.Stream(device)
+        with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
             output = work()
 
     def replay() -> None:
