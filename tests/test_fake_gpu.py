@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lkm_calc import MODELS, LKMCalculator, load_model
+from lkm_calc import MODELS, Graph, LKMCalculator, energy_and_forces, load_model
 from lkm_calc.compiled import CompiledForces
 from lkm_calc.hessian import hessian
 from lkm_calc.recording import record_cuda_graph
@@ -159,20 +159,17 @@ def test_a_compiled_step_waits_once(name, gpu, monkeypatch):
             assert_same_numbers(quick, plain)
 
 
-def test_extras_are_of_their_own_step(gpu, monkeypatch):
-    """They are computed when they are read, when other steps may have been made."""
+def test_results_of_a_replay_are_left_by_the_next(gpu, monkeypatch):
+    """The calculator reads the embeddings when it is asked for extras, maybe steps later."""
     monkeypatch.setattr(CompiledForces, "_is_faster", lambda *arguments: True)
-    model = shallow("dimenet++")
-    quick, plain = compiled_calculator(model), LKMCalculator(model, "cpu")
-    steps = [rattled(seed=k, amplitude=0.02) for k in range(3)]
-    found, expected = [], []
-    for atoms in steps:
-        for calculator, extras in ((quick, found), (plain, expected)):
-            calculator.calculate(atoms)
-            extras.append(calculator.extras)
-    for mine, other in zip(found, expected, strict=True):
-        for key, value in other.items():
-            np.testing.assert_allclose(mine[key], value, rtol=ROUND_OFF)
+    model = shallow("dimenet++").to(GPU)
+    forces = CompiledForces(model, record=run_again)
+    first, _ = (forces(Graph.from_atoms(rattled(seed=k), model.cutoff)) for k in range(2))
+    assert forces.used
+    expected = energy_and_forces(model, graph_of(rattled(), model))
+    assert relative_error(first.forces, expected.forces) < ROUND_OFF
+    for layer, other in zip(first.embeddings, expected.embeddings, strict=True):
+        assert relative_error(layer, other) < ROUND_OFF
 
 
 def test_committees_and_guards(gpu):
