@@ -1,7 +1,9 @@
 """Work on a GPU recorded once and replayed: one launch instead of thousands."""
 
+import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -37,7 +39,10 @@ def record_cuda_graph(
         torch.cuda.current_stream().wait_stream(aside)
         # Other threads may go on using the GPU.
         own = torch.cuda.Stream(device)
-        with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
+        with (
+            _no_garbage_collection(),
+            torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"),
+        ):
             output = work()
 
     def replay() -> None:
@@ -45,3 +50,16 @@ def record_cuda_graph(
             graph.replay()
 
     return output, replay
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect garbage now and not for a while: older graphs in it would break a recording."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -4,6 +4,8 @@ On a fake GPU that holds real values, and refuses what a real one would: see tes
 """
 
 import copy
+import gc
+import weakref
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -370,3 +372,31 @@ def test_a_recording_that_fails_leaves_the_current_stream(monkeypatch):
         record_cuda_graph(work, GPU)
     assert current[0] is usual
     record_cuda_graph(lambda: (torch.ones(1),), GPU)  # nothing is held up
+
+
+def test_no_older_graph_is_destroyed_while_one_is_recorded(monkeypatch):
+    """It would be an operation that is not permitted then."""
+    fake_streams(monkeypatch)
+    collecting, alive = [], []
+
+    class Graph:
+        pass
+
+    def work():
+        collecting.append(gc.isenabled())
+        alive.append(older() is not None)
+        return (torch.ones(1),)
+
+    gc.disable()
+    try:
+        garbage = Graph()
+        garbage.itself, older = garbage, weakref.ref(garbage)
+        del garbage
+        record_cuda_graph(work, GPU)
+        assert alive[-1] is False
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    record_cuda_graph(work, GPU)
+    assert collecting[-1] is False
+    assert gc.isenabled()
