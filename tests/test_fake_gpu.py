@@ -148,7 +148,7 @@ def compiled_calculator(model):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_compiled_step_waits_once(name, gpu, monkeypatch):
     monkeypatch.setattr(CompiledForces, "_is_faster", lambda *arguments: True)
-    model = shallow(name)
+    model = with_zbl(shallow(name), {"H-H": 1.5, "C-H": 1.2})
     quick, plain = compiled_calculator(model), LKMCalculator(model, "cpu")
     for structures in ([rattled(seed=k, amplitude=0.02) for k in range(3)], [crystal()] * 2):
         for k, atoms in enumerate(structures):
