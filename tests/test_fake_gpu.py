@@ -4,9 +4,6 @@ On a fake GPU that holds real values, and refuses what a real one would: see tes
 """
 
 import copy
-import gc
-import weakref
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -18,7 +15,6 @@ import torch
 from lkm_calc import MODELS, Graph, LKMCalculator, energy_and_forces, load_model
 from lkm_calc.compiled import CompiledForces
 from lkm_calc.hessian import hessian
-from lkm_calc.recording import record_cuda_graph
 from lkm_calc.zbl import with_zbl
 from train.calibrate import calibrate
 from train.config import Config, LossConfig, OptimiserConfig, RunConfig
@@ -136,12 +132,20 @@ def test_calculations_give_the_numbers_of_the_cpu(name, gpu):
                 np.testing.assert_allclose(part[key], value, rtol=ROUND_OFF, atol=ROUND_OFF)
 
 
-def compiled_calculator(model):
+def compiled_calculator(model, gpu):
     """Return a calculator that takes programs, run again where a GPU replays them."""
+
+    def record(work, device):
+        before = list(gpu.waits)
+        recorded = run_again(work, device)
+        assert device == GPU
+        assert gpu.waits == before, "what waits cannot be recorded"
+        return recorded
+
     calculator = LKMCalculator(model, str(GPU), compile=True)
     for forces in calculator._committee.compiled:
         assert isinstance(forces, CompiledForces)
-        forces.record = run_again
+        forces.record = record
     return calculator
 
 
@@ -149,7 +153,7 @@ def compiled_calculator(model):
 def test_a_compiled_step_waits_once(name, gpu, monkeypatch):
     monkeypatch.setattr(CompiledForces, "_is_faster", lambda *arguments: True)
     model = with_zbl(shallow(name), {"H-H": 1.5, "C-H": 1.2})
-    quick, plain = compiled_calculator(model), LKMCalculator(model, "cpu")
+    quick, plain = compiled_calculator(model, gpu), LKMCalculator(model, "cpu")
     for structures in ([rattled(seed=k, amplitude=0.02) for k in range(3)], [crystal()] * 2):
         for k, atoms in enumerate(structures):
             gpu.waits.clear()
@@ -301,102 +305,3 @@ def test_several_processes_agree_to_stop_without_waiting(gpu, monkeypatch):
         stop.agree(torch.full((1,), asked, device=GPU))
         assert bool(stop) == told, "a step later"
     assert gpu.waits == []
-
-
-def fake_streams(monkeypatch):
-    """Let torch.cuda have streams without a GPU, and return a list that holds the current one."""
-    current = ["default"]
-
-    @contextmanager
-    def stream(new):
-        before, current[0] = current[0], new
-        try:
-            yield
-        finally:
-            current[0] = before
-
-    @contextmanager
-    def graph(recording, stream, capture_error_mode="global"):
-        before, current[0] = current[0], stream
-        yield
-        # As in torch: not where it fails.
-        current[0] = before
-
-    class Stream:
-        def __init__(self, device=None):
-            self.device = device
-
-        def wait_stream(self, other):
-            pass
-
-    current[0] = Stream()
-    cuda = {
-        "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
-        "Stream": Stream,
-        "current_stream": lambda: current[0],
-        "device": lambda device: nullcontext(),
-        "graph": graph,
-        "stream": stream,
-    }
-    for name, value in cuda.items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    return current
-
-
-def test_a_recording_runs_on_streams_of_its_own_and_leaves_the_current_one(monkeypatch):
-    current = fake_streams(monkeypatch)
-    usual, streams = current[0], []
-
-    def work():
-        streams.append(current[0])
-        return (torch.ones(1),)
-
-    record_cuda_graph(work, GPU)
-    assert len(streams) > 1
-    assert usual not in streams
-    assert streams[0] is not streams[-1]
-    assert current[0] is usual
-
-
-def test_a_recording_that_fails_leaves_the_current_stream(monkeypatch):
-    current = fake_streams(monkeypatch)
-    usual, runs = current[0], []
-
-    def work():
-        runs.append(1)
-        if len(runs) > 3:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        return (torch.ones(1),)
-
-    with pytest.raises(RuntimeError, match="not permitted"):
-        record_cuda_graph(work, GPU)
-    assert current[0] is usual
-    record_cuda_graph(lambda: (torch.ones(1),), GPU)  # nothing is held up
-
-
-def test_no_older_graph_is_destroyed_while_one_is_recorded(monkeypatch):
-    """It would be an operation that is not permitted then."""
-    fake_streams(monkeypatch)
-    collecting, alive = [], []
-
-    class Graph:
-        pass
-
-    def work():
-        collecting.append(gc.isenabled())
-        alive.append(older() is not None)
-        return (torch.ones(1),)
-
-    gc.disable()
-    try:
-        garbage = Graph()
-        garbage.itself, older = garbage, weakref.ref(garbage)
-        del garbage
-        record_cuda_graph(work, GPU)
-        assert alive[-1] is False
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-    record_cuda_graph(work, GPU)
-    assert collecting[-1] is False
-    assert gc.isenabled()
