@@ -171,7 +171,7 @@ def trainer(model: torch.nn.Module, name: str = OURS) -> Callable[[Batch], None]
         for optimiser in changing:
             optimiser.step()
         if batch.energies.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(batch.energies.device)
 
     return step
 
@@ -190,7 +190,7 @@ def replayed(model: EnergyModel, data: GraphFrames) -> Callable[[torch.Tensor], 
     def step(indices: torch.Tensor) -> None:
         stepper.step(indices, 1e-4, Stop([], Workers()))
         if on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(model.device)
 
     return step
 

@@ -21,6 +21,9 @@ from .kernel_forces import compiled_forces
 from .neighbours import Search, neighbour_list
 from .precision import deterministic
 
+NO_MEMORY = ("allocate", "out of memory", "ALLOC_FAILED")
+"""What errors of torch, CUDA and its libraries say where memory is short."""
+
 
 class Extras(Mapping[str, Any]):
     """What is told of a structure beside its results, computed when it is first read.
@@ -69,7 +72,7 @@ class Output(NamedTuple):
     stress: NDArray[np.float64] | None
     """(6) in Voigt's order."""
     embeddings: tuple[Tensor, ...]
-    """(atoms, dim) a layer, on the model's device, valid until its next call."""
+    """(atoms, dim) a layer, on the model's device."""
 
 
 class Committee:
@@ -145,7 +148,7 @@ class Committee:
                 members.append(_split(out, [len(atoms) for atoms in structures], periodic))
             except (RuntimeError, MemoryError) as error:
                 short = isinstance(error, torch.OutOfMemoryError | MemoryError)
-                if not short and "allocate" not in str(error):
+                if not short and not any(words in str(error) for words in NO_MEMORY):
                     raise
                 edges = sum(graph.edge_index.shape[1] for graph in parts)
                 raise MemoryError(
@@ -154,14 +157,10 @@ class Committee:
                     "Take a smaller batch_size, or a model with a shorter cut-off or fewer "
                     "features."
                 ) from error
-        found = [
+        return [
             Evaluation(_mean(outputs), Extras(partial(self._extras, atoms.numbers.copy(), outputs)))
             for atoms, outputs in zip(structures, zip(*members, strict=True), strict=True)
         ]
-        if self.models[0].device.type != "cpu":
-            for _, extras in found:
-                len(extras)  # now: the next call may write where the embeddings are
-        return found
 
     def _compute(self, place: int, graphs: Sequence[Graph], stress: bool) -> EnergyForces:
         """Return the results of one model, compiled where it is wanted and can be."""
@@ -224,14 +223,15 @@ def _mean(outputs: Sequence[Output]) -> dict[str, Any]:
 def _split(out: EnergyForces, atoms: Sequence[int], periodic: Sequence[bool]) -> list[Output]:
     """Return the results of each structure, all but the embeddings on the CPU."""
     sizes = list(atoms)
-    energies = out.energy.tolist()
-    forces = out.forces.cpu().split(sizes)
-    shares = out.atom_energies.cpu().split(sizes)
+    energies, all_forces, all_shares, *virial = _fetched(
+        [out.energy, out.forces, out.atom_energies, *([] if out.stress is None else [out.stress])]
+    )
+    forces, shares = all_forces.split(sizes), all_shares.split(sizes)
     layers = [layer.split(sizes) for layer in out.embeddings]
-    stress = None if out.stress is None else out.stress.cpu().numpy()
+    stress = virial[0].numpy() if virial else None
     return [
         Output(
-            energies[k],
+            energies[k].item(),
             forces[k].numpy(),
             shares[k].numpy(),
             full_3x3_to_voigt_6_stress(stress[k]) if stress is not None and periodic[k] else None,
@@ -239,3 +239,12 @@ def _split(out: EnergyForces, atoms: Sequence[int], periodic: Sequence[bool]) ->
         )
         for k in range(len(sizes))
     ]
+
+
+def _fetched(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return tensors of one type on the CPU, for all of which a GPU is waited for once."""
+    if tensors[0].device.type == "cpu":
+        return tensors
+    parts = torch.cat([tensor.flatten() for tensor in tensors]).cpu()
+    sizes = [tensor.numel() for tensor in tensors]
+    return [part.view_as(one) for part, one in zip(parts.split(sizes), tensors, strict=True)]

@@ -101,10 +101,7 @@ class CompiledForces:
         return vars(self) | {"choices": []}
 
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
-        """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU.
-
-        On a GPU the results stand in memory that the next call writes to.
-        """
+        """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU."""
         graph = self.model.prepare(graph)
         choice = None if self.failed else self._choice(graph, stress)
         self.used = choice is not None and choice.program is not None
@@ -326,7 +323,7 @@ class _Recorded:
         for own, new in zip(self.inputs, tensors, strict=True):
             own.copy_(new, non_blocking=True)
         self.replay()
-        return self.outputs
+        return [output.clone() for output in self.outputs]  # the next replay writes there
 
 
 def _recorded(model: EnergyModel, padded: Graph, stress: bool, record: Recorder) -> _Recorded:

@@ -70,14 +70,15 @@ class LatentSpace:
         """
         features = torch.cat(list(embeddings), 1).double()
         found = features.new_empty(len(features))
-        for number in np.unique(numbers).tolist():
+        present, counts = np.unique(numbers, return_counts=True)
+        order = torch.from_numpy(np.argsort(numbers, kind="stable")).to(features.device)
+        for number, rows in zip(present.tolist(), order.split(counts.tolist()), strict=True):
             one = self.elements[number]
             if len(one.mean) != features.shape[1]:
                 raise ValueError(
                     f"The latent statistics are of {len(one.mean)} features an atom, and there are "
                     f"{features.shape[1]}. Make them again with lkm-train calibrate."
                 )
-            rows = torch.from_numpy(np.flatnonzero(numbers == number)).to(features.device)
             found[rows] = one.distance(features[rows])
         return found
 

@@ -1,6 +1,9 @@
 """Work on a GPU recorded once and replayed: one launch instead of thousands."""
 
-from collections.abc import Callable
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -8,6 +11,9 @@ from torch import Tensor
 Work = Callable[[], tuple[Tensor, ...]]
 Recorder = Callable[[Work, torch.device], tuple[tuple[Tensor, ...], Callable[[], None]]]
 """Runs a function and returns what it returned, and a function that computes it again, in place."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""torch records one graph at a time in a process."""
 
 
 def record_cuda_graph(
@@ -20,14 +26,23 @@ def record_cuda_graph(
         device: The GPU it runs on, whichever is the current one.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device):
+    with (
+        _ONE_AT_A_TIME,
+        torch.cuda.device(device),
+        torch.cuda.stream(torch.cuda.current_stream()),  # set back even if a recording fails
+    ):
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(3):
                 work()
         torch.cuda.current_stream().wait_stream(aside)
-        with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
+        # Other threads may go on using the GPU.
+        own = torch.cuda.Stream(device)
+        with (
+            _no_garbage_collection(),
+            torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"),
+        ):
             output = work()
 
     def replay() -> None:
@@ -35,3 +50,16 @@ def record_cuda_graph(
             graph.replay()
 
     return output, replay
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect garbage now and not for a while: older graphs in it would break a recording."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

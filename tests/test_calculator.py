@@ -205,10 +205,12 @@ def test_progress_is_shown_on_request(capsys):
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory"),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]
 
 
-@pytest.fixture(params=OUT_OF_MEMORY, ids=["GPU", "CPU"])
+@pytest.fixture(params=OUT_OF_MEMORY, ids=["GPU", "CPU", "driver", "cuBLAS"])
 def room_for(request, monkeypatch):
     """Return a function that sets how many atoms fit into the memory, and lists what is tried."""
     inner = compiled.energy_and_forces

@@ -176,8 +176,8 @@ class _Run:
                 counters.step += 1
                 bar.update()
                 if position == self.per_epoch - 1:
+                    means = (state.loss_sums / self.per_epoch).tolist()  # a GPU has finished then
                     counters.seconds += time.perf_counter() - began
-                    means = (state.loss_sums / self.per_epoch).tolist()
                     state.loss_sums.zero_()
                     losses = {f"train_{n}": v for n, v in zip(Losses._fields, means, strict=True)}
                     self._check_finite(means[0])
