@@ -15,9 +15,9 @@ def layer_disagreement(embeddings: Sequence[Float[Tensor, "atoms dim"]]) -> Floa
     returns its embeddings with every prediction, so it costs nothing. Its unit is the network's
     own.
 
-    As an estimate of the force error of an atom it is poor, no better than the size of the force
-    itself; large values tell of foreign molecules with some models and not with others. The
-    distance of the same embeddings from those of the training set tells far more, see
+    As an estimate of the force error of an atom it is worth about as much as the size of the force,
+    by model a little more or less; large values tell of foreign molecules with some models and not
+    with others. The distance of the same embeddings from those of the training set tells more, see
     :mod:`lkm_calc.latent`: ``python -m benchmarks.uncertainty``.
 
     Args:

@@ -6,8 +6,9 @@ at the first structure that is outside what the model was trained on (ethanol at
 
 What you should see: up to some 600 K nothing; then, now and then, an atom's embeddings lie farther
 from those of the training frames than the threshold, more often as it gets hotter. That is hundreds
-of fs before the molecule falls apart, at about 1700 K, when also atoms come too close. It is the
-model that fails there: the genuine molecule holds together for longer.
+of fs before the molecule falls apart, at about 1700 K, when also atoms come too close (with
+--quick, which heats faster, some 90 fs). It is the model that fails there: the genuine molecule
+holds together for longer.
 
 Of several models of your own the spread of their forces is watched instead of the embeddings:
 

@@ -5,7 +5,7 @@ steps of 0.5 fs in float64. Prints the drift of the total energy, the slope of a
 
 What you should see: kinetic and potential energy, about 0.35 eV each, exchange some tenths of an
 eV, while their sum stays level within a few tenths of a meV per atom; the drift over 20 ps is below
-0.01 meV/atom/ps.
+0.01 meV/atom/ps (half a picosecond, --quick, is too short to tell it).
 
     python md_examples/nve_ethanol.py             20 ps, about five minutes on one core
     python md_examples/nve_ethanol.py --quick     0.5 ps

@@ -6,7 +6,7 @@ frames that were kept apart, and simulate with the guard on. For frames of your 
 that ASE reads (extended XYZ, trajectories, outputs of codes), give --data.
 
 What you should see: no fault in the data; errors on the test frames of 2.5 meV and 13 meV/Å in the
-mean (with --quick about 120 meV/Å); a simulation of some 300 K in which no structure is unlike the
+mean (with --quick some 70 meV/Å); a simulation of some 300 K in which no structure is unlike the
 training frames. Any that are lie in extrapolation.extxyz: label them, add them to your frames and
 train again, as active_learning.py does.
 

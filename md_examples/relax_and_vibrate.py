@@ -4,8 +4,8 @@ Relaxes ethanol with the bundled model in float64 and takes the second derivativ
 automatic differentiation. Prints every frequency with the share of each element in the motion,
 writes one mode as a trajectory, and plots the frequencies.
 
-What you should see: six frequencies within 1 cm⁻¹ of zero (translation and rotation), given with a
-minus where imaginary; two soft torsions between 200 and 300 cm⁻¹; C-C, C-O and bending modes up to
+What you should see: six frequencies within 1 cm⁻¹ of zero (translation and rotation; some 10 cm⁻¹
+with --quick, which relaxes less far), given with a minus where imaginary; two soft torsions between 200 and 300 cm⁻¹; C-C, C-O and bending modes up to
 1500; five C-H stretches from 2850 to 3100; the O-H stretch near 3700, which is nearly hydrogen's
 alone. The zero-point energy is 2.11 eV. They are harmonic, so stretches come out above experiment.
 
