@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lkm_calc import load_model
-from train.parallel import Workers
+from train.parallel import Workers, own_device
 
 from .support import ROOT, SMALL, rmd17_arrays, write_npz
 
@@ -175,3 +175,12 @@ def test_one_process_alone_shares_with_nobody():
     assert tensor.tolist() == [1, 1, 1]
     assert Workers(1, 3).part(indices).tolist() == [1, 4]
     assert Workers(2, 3).part(indices[:2]).tolist() == []
+
+
+@pytest.mark.parametrize(("shown", "rank", "expected"), [(4, 3, "cuda:3"), (1, 3, "cuda:0")])
+def test_each_process_takes_a_gpu_that_it_is_shown(shown, rank, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: shown)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    found = [own_device(name) for name in ("auto", "cuda", "cuda:1", "cpu")]
+    assert found == [expected, expected, "cuda:1", "cpu"]

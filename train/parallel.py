@@ -92,9 +92,12 @@ class Stop:
 
 
 def own_device(name: str) -> str:
-    """Return the name of this process's GPU, where several on a machine would take the same."""
+    """Return the name of this process's GPU, where several on a machine would take the same.
+
+    A scheduler may show each process one GPU alone, which is the first one for all of them.
+    """
     if name in ("auto", "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        return f"cuda:{os.environ['LOCAL_RANK']}"
+        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     return name
 
 
