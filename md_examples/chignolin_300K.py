@@ -8,9 +8,9 @@ hydrogens added by a program such as PDBFixer or reduce, or the file that comes 
 torchmd-net. The model that comes along is one of GFN2-xTB with implicit water.
 
 What you should see in 1 ps: 300 K after some tenths of a ps, all 171 bonds whole, the backbone
-within 0.5 Å of the start, the radius of gyration near 6.0 Å and the ends 3.7 to 3.9 Å from each other. A
-hairpin takes far longer to unfold; one that does so here, or breaks a bond, tells of a model that
-needs more frames.
+within 0.5 Å of the start, the radius of gyration near 6.0 Å and the ends 3.7 to 3.9 Å from each
+other. A hairpin takes far longer to unfold; one that does so here, or breaks a bond, tells of a
+model that needs more frames.
 
     python md_examples/chignolin_300K.py --start cln025.pdb
     python md_examples/chignolin_300K.py ... --ps 10      goes on from there

@@ -5,9 +5,10 @@ automatic differentiation. Prints every frequency with the share of each element
 writes one mode as a trajectory, and plots the frequencies.
 
 What you should see: six frequencies within 1 cm⁻¹ of zero (translation and rotation; some 10 cm⁻¹
-with --quick, which relaxes less far), given with a minus where imaginary; two soft torsions between 200 and 300 cm⁻¹; C-C, C-O and bending modes up to
-1500; five C-H stretches from 2850 to 3100; the O-H stretch near 3700, which is nearly hydrogen's
-alone. The zero-point energy is 2.11 eV. They are harmonic, so stretches come out above experiment.
+with --quick, which relaxes less far), given with a minus where imaginary; two soft torsions between
+200 and 300 cm⁻¹; C-C, C-O and bending modes up to 1500; five C-H stretches from 2850 to 3100; the
+O-H stretch near 3700, which is nearly hydrogen's alone. The zero-point energy is 2.11 eV. They are
+harmonic, so stretches come out above experiment.
 
     python md_examples/relax_and_vibrate.py             a few seconds
     python md_examples/relax_and_vibrate.py --mode 6    writes another mode, the softest
