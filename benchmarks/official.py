@@ -10,6 +10,7 @@ local graph of the radius that ours have.
 """
 
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import ase
+import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, all_changes
 from torch import Tensor, nn
@@ -38,7 +40,8 @@ def pamnet(folder: Path) -> nn.Module:
 
 def mxmnet(folder: Path) -> nn.Module:
     """Return MXMNet, 6 layers of 128 features, from a clone of its repository."""
-    with _package(folder / "MXMNet", "model") as module:
+    # Their layers write into parameters, which torch refuses where gradients are recorded.
+    with _package(folder / "MXMNet", "model") as module, torch.no_grad():
         return module.MXMNet(module.Config(128, 6, CUTOFF))
 
 
@@ -59,8 +62,13 @@ def _package(folder: Path, name: str) -> Iterator[ModuleType]:
         if known.split(".")[0] in names:
             del sys.modules[known]
     sys.path.insert(0, str(folder))
+    if not hasattr(np, "math"):
+        np.math = math  # type: ignore[attr-defined]  # theirs asks numpy for it, which dropped it
     try:
-        yield importlib.import_module(name)
+        module = importlib.import_module(name)
+        # torch-geometric 2.8 takes pyg-lib instead, of which PyPI has no build for torch 2.13.
+        module.radius = importlib.import_module("torch_cluster").radius
+        yield module
     finally:
         sys.path.remove(str(folder))
         for known in set(sys.modules) - set(before):
