@@ -106,7 +106,8 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
         self.model.check_elements(state.atomic_numbers.unique().tolist())
         graph, has_stress = _graph(state, self.model.cutoff, self.neighbor_list_fn)
         results: dict[str, Tensor] = {}
-        if self._compiled is not None or self.compute_forces or self.compute_stress:
+        by_kernel = self._compiled is not None and not self._compiled.failed
+        if by_kernel or self.compute_forces or self.compute_stress:
             stress = self.compute_stress and bool(has_stress.any())
             out = self._computed(graph, stress)
             results["energy"] = out.energy

@@ -3,7 +3,8 @@
 Within :func:`fake_gpu` every tensor made on, or moved to, a CUDA device holds real values and obeys
 the rules of a real one. An operation that joins it with tensors of the CPU is refused, but for
 numbers (tensors without dimensions) in pointwise operations and for indices; and all that makes the
-processor wait is noted. So whole calculations can be run, data-dependent sizes included.
+processor wait is noted (copies that are sent from pageable memory are not: a real one may stage
+them first). So whole calculations can be run, data-dependent sizes included.
 
 To torch's C++, which knows no CUDA on such machines, they are tensors on the device "meta".
 """
@@ -22,12 +23,17 @@ CPU = torch.device("cpu")
 aten = torch.ops.aten
 
 WAITING = {
+    aten._linalg_eigh.default,
     aten._local_scalar_dense.default,
     aten._unique2.default,
+    aten.allclose.default,
     aten.bincount.default,
     aten.equal.default,
+    aten.linalg_inv_ex.default,
     aten.masked_select.default,
     aten.nonzero.default,
+    aten.unique_consecutive.default,
+    aten.unique_dim.default,
 }
 """Operations whose result, or its size, the processor must know."""
 COPYING = {aten._to_copy.default, aten.copy_.default}
@@ -141,8 +147,9 @@ class FakeGPU(TorchDispatchMode):
             self.waits += [str(func)] * sum(i.dtype == torch.bool for i in indices)
             self.waits += ["copy of an index to the GPU"] * sum(i.device == CPU for i in indices)
             strange = [tensor for tensor in strange if not any(tensor is i for i in indices)]
+        written = args[0] if func._schema.is_mutable else None
         if torch.Tag.pointwise in func.tags:
-            strange = [tensor for tensor in strange if tensor.dim() > 0]
+            strange = [one for one in strange if one.dim() > 0 or one is written]
         if strange:
             raise RuntimeError(f"{func}: expected all tensors to be on the same device")
 

@@ -93,16 +93,15 @@ def test_active_learning(tmp_path):
     assert (tmp_path / "run" / "active_learning.png").stat().st_size > 10_000
 
 
-def test_replicas_torchsim(tmp_path, monkeypatch):
+def test_replicas_torchsim(tmp_path):
     pytest.importorskip("torch_sim", reason="torch-sim is not installed (needs Python 3.12)")
-    monkeypatch.setenv("LKM_CACHE", str(tmp_path / "kernels"))
-    printed = run("replicas_torchsim.py", tmp_path, "--replicas", "24")
-    assert float(re.search(r"Batch of 24: (\S+) times", printed)[1]) > 1
+    printed = run("replicas_torchsim.py", tmp_path, "--replicas", "12", "--no-compile")
+    assert float(re.search(r"Batch of 12: (\S+) times", printed)[1]) > 1
     log = read_log(tmp_path / "log.csv")
     assert len(log) == 20
     assert 150 < log[-1, 3] < 600
     last = read(tmp_path / "last.xyz", ":")
-    assert len({atoms.get_distance(0, 1) for atoms in last}) == 24, "no two alike"
+    assert len({atoms.get_distance(0, 1) for atoms in last}) == 12, "no two alike"
     assert (tmp_path / "dihedrals.png").stat().st_size > 10_000
 
 

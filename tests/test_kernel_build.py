@@ -13,6 +13,7 @@ import torch
 from lkm_calc import energy_and_forces
 from lkm_calc.kernel_forces import KernelForces
 from lkm_calc.kernels import Kernel, build
+from lkm_calc.program_files import CompileError
 
 from .support import graph_of, rattled, small_model
 
@@ -44,24 +45,52 @@ def computes_in_the_ordinary_way(match, model, **options):
     assert torch.equal(found.forces, energy_and_forces(model, graph).forces)
 
 
-def test_without_a_compiler(tmp_path, monkeypatch):
+def without_a_system_compiler(monkeypatch):
     monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
-    monkeypatch.setenv("CXX", "none-either")
+    monkeypatch.delenv("CXX", raising=False)
+
+
+def test_without_a_compiler(tmp_path, monkeypatch):
+    without_a_system_compiler(monkeypatch)
     monkeypatch.setitem(sys.modules, "ziglang", None)
     computes_in_the_ordinary_way(
         r"no C\+\+ compiler.*Install", small_model(), folder=tmp_path / "a"
     )
 
 
-def test_the_compiler_of_pypi_where_there_is_no_other(monkeypatch):
-    monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
-    monkeypatch.setenv("CXX", "none-either")
+def test_a_compiler_that_is_asked_for_and_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -m64")
+    computes_in_the_ordinary_way("names no-such-compiler", small_model(), folder=tmp_path / "a")
+
+
+def test_a_compiler_may_come_with_options(monkeypatch):
+    monkeypatch.setenv("CXX", f"{sys.executable} -m64 'a b'")
+    assert build._compiler() == (sys.executable, "-m64", "a b")
+
+
+@pytest.mark.parametrize(("origin", "found"), [("ziglang/__init__.py", True), (None, False)])
+def test_the_compiler_of_pypi_where_there_is_no_other(origin, found, monkeypatch):
+    """A folder of its name, which has no origin, is none."""
+    without_a_system_compiler(monkeypatch)
     installed = types.ModuleType("ziglang")
-    installed.__spec__ = importlib.machinery.ModuleSpec("ziglang", None)
+    installed.__spec__ = importlib.machinery.ModuleSpec("ziglang", None, origin=origin)
     monkeypatch.setitem(sys.modules, "ziglang", installed)
-    assert build._compiler() == (sys.executable, "-m", "ziglang", "c++")
-    monkeypatch.setenv("CXX", sys.executable)
-    assert build._compiler() == (sys.executable,)
+    if found:
+        assert build._compiler() == (sys.executable, "-m", "ziglang", "c++")
+    else:
+        with pytest.raises(CompileError, match="pip install"):
+            build._compiler()
+
+
+def test_the_compiler_of_pypi_is_told_of_a_folder(tmp_path, monkeypatch):
+    """Which it asks for where there is no home."""
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\necho "$ZIG_GLOBAL_CACHE_DIR" >&2; exit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.delenv("ZIG_GLOBAL_CACHE_DIR", raising=False)
+    with pytest.raises(CompileError, match=f"failed: {tmp_path}/a/zig"):
+        Kernel(small_model(), tmp_path / "a")
 
 
 def test_with_a_compiler_that_fails(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import torch
 from lkm_calc import Graph, LKMCalculator, compiled, energy_and_forces, with_zbl
 from lkm_calc.kernel_forces import KernelForces, first_atoms
 from lkm_calc.kernels import Kernel, ZBLKernel, has_kernel, kernel
+from lkm_calc.zbl import hold
 
 from .support import ROUND_OFF, assert_same_numbers, crystal, graph_of, rattled, small_model
 from .test_compiled import assert_equal
@@ -131,13 +132,16 @@ def colliding():
 
 
 @pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("local_cutoff", [3.0, 1.2])  # some edges are held beyond the shorter one
+@pytest.mark.parametrize("local_cutoff", [3.0, 1.0])
 def test_a_core_around_the_model(name, local_cutoff, folder):
     hypers = {} if name == "dimenet++" else {"local_cutoff": local_cutoff}
     core = with_zbl(small_model(name, **hypers), CLOSEST)
     compute, inner = ZBLKernel(core, folder), Kernel(core.model, folder)
     graphs = [graph_of(atoms, core) for atoms in colliding()]
     together = core.prepare(Graph.collate(graphs))
+    lengths = together.edge_vectors().norm(dim=1)
+    held = hold(together.edge_vectors(), core.pairs(together, torch.float64)).vectors.norm(dim=1)
+    assert ((lengths < 1.0) & (held > 1.0)).any(), "edges are held beyond the shorter local cut-off"
     found = compute(together)
     assert_equal(found, energy_and_forces(core, together))
     alone = [compute(graph).forces for graph in graphs]

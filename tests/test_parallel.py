@@ -177,10 +177,20 @@ def test_one_process_alone_shares_with_nobody():
     assert Workers(2, 3).part(indices[:2]).tolist() == []
 
 
-@pytest.mark.parametrize(("shown", "rank", "expected"), [(4, 3, "cuda:3"), (1, 3, "cuda:0")])
-def test_each_process_takes_a_gpu_that_it_is_shown(shown, rank, expected, monkeypatch):
+def processes_of_a_machine(monkeypatch, shown, rank):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: shown)
     monkeypatch.setenv("LOCAL_RANK", str(rank))
+
+
+@pytest.mark.parametrize(("shown", "rank", "expected"), [(4, 3, "cuda:3"), (1, 3, "cuda:0")])
+def test_each_process_takes_a_gpu_that_it_is_shown(shown, rank, expected, monkeypatch):
+    processes_of_a_machine(monkeypatch, shown, rank)
     found = [own_device(name) for name in ("auto", "cuda", "cuda:1", "cpu")]
     assert found == [expected, expected, "cuda:1", "cpu"]
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    processes_of_a_machine(monkeypatch, 3, 3)
+    with pytest.raises(ValueError, match="there are 3"):
+        own_device("auto")

@@ -1,6 +1,8 @@
 """How CUDA graphs are recorded, with a stand-in for torch's streams."""
 
 import gc
+import threading
+import time
 import weakref
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -14,8 +16,12 @@ GPU = torch.device("cuda", 0)
 
 
 def fake_streams(monkeypatch):
-    """Let torch.cuda have streams without a GPU, and return a list that holds the current one."""
-    current = ["default"]
+    """Let torch.cuda have streams without a GPU.
+
+    Returns:
+        A list that holds the current one, and one of the pairs of which one waited for the other.
+    """
+    current, waits = ["default"], []
 
     @contextmanager
     def stream(new):
@@ -27,6 +33,7 @@ def fake_streams(monkeypatch):
 
     @contextmanager
     def graph(recording, stream, capture_error_mode="global"):
+        assert capture_error_mode == "thread_local", "other threads could not use the GPU"
         before, current[0] = current[0], stream
         yield
         # As in torch: not where it fails.
@@ -37,7 +44,7 @@ def fake_streams(monkeypatch):
             self.device = device
 
         def wait_stream(self, other):
-            pass
+            waits.append((self, other))
 
     current[0] = Stream()
     cuda = {
@@ -50,11 +57,11 @@ def fake_streams(monkeypatch):
     }
     for name, value in cuda.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    return current
+    return current, waits
 
 
 def test_a_recording_runs_on_streams_of_its_own_and_leaves_the_current_one(monkeypatch):
-    current = fake_streams(monkeypatch)
+    current, waits = fake_streams(monkeypatch)
     usual, streams = current[0], []
 
     def work():
@@ -66,10 +73,30 @@ def test_a_recording_runs_on_streams_of_its_own_and_leaves_the_current_one(monke
     assert usual not in streams
     assert streams[0] is not streams[-1]
     assert current[0] is usual
+    assert waits == [(streams[0], usual), (usual, streams[0])], "before the trials, and after them"
+
+
+def test_recordings_of_several_threads_follow_each_other(monkeypatch):
+    fake_streams(monkeypatch)
+    running, together = [], []
+
+    def work():
+        running.append(1)
+        together.append(len(running))
+        time.sleep(0.01)
+        running.pop()
+        return (torch.ones(1),)
+
+    threads = [threading.Thread(target=record_cuda_graph, args=(work, GPU)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == [1] * 12
 
 
 def test_a_recording_that_fails_leaves_the_current_stream(monkeypatch):
-    current = fake_streams(monkeypatch)
+    current, _ = fake_streams(monkeypatch)
     usual, runs = current[0], []
 
     def work():

@@ -95,10 +95,21 @@ def own_device(name: str) -> str:
     """Return the name of this process's GPU, where several on a machine would take the same.
 
     A scheduler may show each process one GPU alone, which is the first one for all of them.
+
+    Raises:
+        ValueError: There are more processes than GPUs.
     """
-    if name in ("auto", "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    return name
+    if name not in ("auto", "cuda") or "LOCAL_RANK" not in os.environ:
+        return name
+    if not torch.cuda.is_available():
+        return name
+    rank, shown = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if 1 < shown <= rank:
+        raise ValueError(
+            f"Process {rank} (counted from 0) of this machine has no GPU of its own: there are "
+            f"{shown}. Start as many processes as there are GPUs (--nproc-per-node {shown})."
+        )
+    return f"cuda:{rank if shown > 1 else 0}"
 
 
 def first_process() -> bool:

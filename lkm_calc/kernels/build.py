@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,9 @@ SOURCES = Path(__file__).parent
 SHARED = SOURCES / "tools.hpp"
 """What every source includes."""
 COMPILERS = ("c++", "g++", "clang++")
-"""Tried in this order, after $CXX; then that of the extra ``compiler``, without OpenMP."""
+"""Tried in this order where $CXX is not set."""
+PACKAGE = "ziglang"
+"""Where none of them is there: a compiler from PyPI (extra ``compiler``), without OpenMP."""
 OPTIONS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
 CHOICES = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
 """Options of which the first that a compiler takes are used."""
@@ -66,16 +69,22 @@ def _compiler() -> tuple[str, ...]:
     """Return the command of a C++ compiler.
 
     Raises:
-        CompileError: There is none.
+        CompileError: There is none, or not the one that $CXX names.
     """
-    for name in (os.environ.get("CXX", ""), *COMPILERS):
-        if name and (path := shutil.which(name)):
+    if asked := shlex.split(os.environ.get("CXX", "")):
+        path = shutil.which(asked[0])
+        if path is None:
+            raise CompileError(f"$CXX names {asked[0]}, which is not there. Correct or unset it.")
+        return (path, *asked[1:])
+    for name in COMPILERS:
+        if path := shutil.which(name):
             return (path,)
-    if importlib.util.find_spec("ziglang"):
-        return (sys.executable, "-m", "ziglang", "c++")
+    package = importlib.util.find_spec(PACKAGE)
+    if package is not None and package.origin is not None and sys.executable:
+        return (sys.executable, "-m", PACKAGE, "c++")
     raise CompileError(
-        f"there is no C++ compiler, neither $CXX nor {', '.join(COMPILERS)}. Install g++ or clang, "
-        'or take one from PyPI: pip install "lkm-calc[compiler]".'
+        f"there is no C++ compiler: $CXX is not set, and {', '.join(COMPILERS)} are not there. "
+        'Install g++ or clang, or take one from PyPI: pip install "lkm-calc[compiler]".'
     )
 
 
@@ -98,13 +107,20 @@ def _build(name: str, compiler: tuple[str, ...], path: Path) -> None:
     Raises:
         CompileError: The compiler fails.
     """
-    logger.warning("Compiling %s for this processor: seconds, once; kept in %s.", name, path.parent)
+    how_long = "a minute or two" if PACKAGE in compiler else "seconds"
+    logger.warning(
+        "Compiling %s for this processor: %s, once; kept in %s.", name, how_long, path.parent
+    )
     began = time.perf_counter()
+    # Without a home it knows no folder of its own.
+    surroundings = {"ZIG_GLOBAL_CACHE_DIR": str(path.parent / "zig"), **os.environ}
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / path.name
         for choice in CHOICES:
             command = [*compiler, *OPTIONS, *choice, str(_source(name)), "-o", str(made)]
-            found = subprocess.run(command, capture_output=True, text=True, check=False)
+            found = subprocess.run(
+                command, capture_output=True, text=True, check=False, env=surroundings
+            )
             if found.returncode == 0:
                 break
         else:

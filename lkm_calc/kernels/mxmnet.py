@@ -78,8 +78,7 @@ def embeddings(model: MXMNet) -> tuple[int, int]:
 
 def indices(model: MXMNet, graph: Graph) -> tuple[Tensor, ...]:
     """Return the local edges, their reverses, and senders and receivers of angles."""
-    local = cast(LocalIndices, model.prepare(graph).local)
-    return tuple(index.contiguous() for index in local)
+    return tuple(cast(LocalIndices, model.prepare(graph).local))
 
 
 INTERFACE = Interface("mxmnet", sizes, lengths, arrays, embeddings, indices)

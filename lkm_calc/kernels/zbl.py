@@ -1,6 +1,5 @@
 """Models with a ZBL core by the kernel of the model within."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -55,8 +54,7 @@ class ZBLKernel:
             close = vectors.index_select(0, near).requires_grad_()
             seen, repulsion = hold(close, pairs)
         everything = vectors.index_copy(0, near, seen.detach())
-        # Local edges are found anew: one that is held may be longer than their cut-off.
-        apart = HeldGraph(**vars(replace(graph, local=None)), vectors=everything)
+        apart = HeldGraph(**vars(graph), vectors=everything)
         energies, gradient, embeddings = self.kernel.run(apart, everything)
         (by_close,) = torch.autograd.grad(
             [seen, repulsion],
