@@ -58,8 +58,9 @@ class LKMCalculator(Calculator):
             atoms and the reference energies are float64 either way; float64 throughout makes MD
             conserve energy better than float32, at 1.5 to 2 times the cost.
         compile: On a CPU, compute with a kernel in C++, which the first call builds in ten seconds
-            with the compiler of the machine, once for all; on a GPU, single structures, as in MD,
-            with CUDA graphs. See :mod:`lkm_calc.kernel_forces`, also for models without a kernel.
+            with the compiler of the machine (or that of the extra ``compiler``), once for all; on a
+            GPU, single structures, as in MD, with CUDA graphs. See :mod:`lkm_calc.kernel_forces`,
+            also for models without a kernel.
         skin: Å by which the neighbour search of single structures reaches beyond the cut-off, so
             that it serves until an atom has moved half of it; 0 searches anew at every call. The
             numbers are the same, see :class:`lkm_calc.skin.VerletList`.

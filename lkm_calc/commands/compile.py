@@ -17,7 +17,7 @@ logger = logging.getLogger("lkm_calc")
 MANUAL = """\
 Build the kernel of a model's architecture for this processor, so that
 LKMCalculator(MODEL, "cpu", compile=True) starts at once, and print what it brings for a structure.
-Needs a C++ compiler and ten seconds.
+Needs ten seconds and a C++ compiler (pip install "lkm-calc[compiler]" if there is none).
 
   lkm-calc compile rmd17-aspirin aspirin.xyz
 """
