@@ -7,9 +7,9 @@ steps of one of them with ASE, to compare the speed.
 What you should see: the replicas relax into the minima of the two conformers, trans (180°, which is
 also −180°) and gauche (about ±60°) of C-C-O-H, but for one or two that rest on the way between two
 of them; in the dynamics the angles spread by some 30° about these, and the temperature over all
-replicas comes near the one asked for (328 K after 0.1 ps). On one CPU core the batch makes two to
-three times as many replica steps a second as one replica after the other, and three times as many
-as with --no-compile.
+replicas comes near the one asked for (328 K after 0.1 ps). On one CPU core the batch makes one
+and a half to three times as many replica steps a second as one replica after the other, and two to
+three times as many as with --no-compile.
 
     python md_examples/replicas_torchsim.py             0.5 ps, some minutes on one core
     python md_examples/replicas_torchsim.py --quick     10 fs
