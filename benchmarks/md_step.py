@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from lkm_calc import MODELS, Graph, LKMCalculator, build_model, energy_and_forces
+from lkm_calc.device import choose_device
 from lkm_calc.precision import fast_matmul
 
 from . import official, peers, pyg
@@ -57,7 +58,11 @@ def water(molecules: int = 333, seed: int = 0) -> ase.Atoms:
 
 
 def calculators(
-    dtype: torch.dtype, chosen: str, atoms: ase.Atoms, clones: Path | None = None
+    dtype: torch.dtype,
+    chosen: str,
+    atoms: ase.Atoms,
+    clones: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Calculator]:
     """Return what there is to compare for a structure, by name.
 
@@ -66,15 +71,17 @@ def calculators(
         chosen: "ours", "peers" or "all"; the baseline is always there.
         atoms: A large one is given to torch-geometric with its 32 neighbours.
         clones: Where the repositories of the published networks are, see benchmarks/official.py.
+        device: Where ours and the baseline compute; the others take the CPU.
     """
     large = len(atoms) > 500
-    found: dict[str, Calculator] = {BASELINE: pyg.PyGCalculator(dtype, 32 if large else None)}
+    baseline = pyg.PyGCalculator(dtype, 32 if large else None, device)
+    found: dict[str, Calculator] = {BASELINE: baseline}
     if chosen in ("all", "ours"):
         for name in MODELS:
             torch.manual_seed(0)
             model = build_model(name).to(dtype).requires_grad_(False)
-            found[name] = LKMCalculator(model, "cpu")
-            found[f"{name}, compiled"] = LKMCalculator(model, "cpu", compile=True)
+            found[name] = LKMCalculator(model, str(device))
+            found[f"{name}, compiled"] = LKMCalculator(model, str(device), compile=True)
     if chosen in ("all", "peers"):
         for name, build in peers.available().builders.items():
             found[name] = build(dtype)
@@ -170,6 +177,7 @@ def main() -> None:
     parser.add_argument("--which", choices=("all", "ours", "peers"), default="all")
     parser.add_argument("--official", type=Path, help="folder of clones: benchmarks/official.py")
     parser.add_argument("--water", type=int, default=0, help="molecules of water in a box, or none")
+    parser.add_argument("--device", default="cpu", help="of ours and of torch-geometric's")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--budget", type=float, default=30, help="seconds a structure, at least")
@@ -181,7 +189,7 @@ def main() -> None:
         return
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
-    dtype = getattr(torch, options.dtype)
+    dtype, device = getattr(torch, options.dtype), choose_device(options.device)
     structures: dict[str, ase.Atoms] = {"ethanol": molecule("CH3CH2OH")}
     for name in options.files:
         structures[Path(name).stem] = ase.io.read(name, index=0)
@@ -190,10 +198,11 @@ def main() -> None:
         structures[f"water, {3 * options.water} atoms"] = water(options.water)
     results: dict[str, Any] = {}
     for label, atoms in structures.items():
-        found = calculators(dtype, options.which, atoms, options.official)
+        found = calculators(dtype, options.which, atoms, options.official, device)
         steps = measure(atoms, found, options.budget, label)
         results[label] = {"atoms": len(atoms), "steps": steps}
-        if options.which != "peers" and options.dtype == "float32" and options.threads == 1:
+        alone = options.threads == 1 and device.type == "cpu"
+        if options.which != "peers" and options.dtype == "float32" and alone:
             results[label]["floor seconds"] = floors(atoms)
         print(f"\n{label}, {len(atoms)} atoms: ms a step, times faster than {BASELINE}")
         for name, row in sorted(steps.items(), key=lambda item: item[1]["seconds"]):
@@ -207,6 +216,7 @@ def main() -> None:
             "machine": platform.processor() or platform.machine(),
             "dtype": options.dtype,
             "threads": options.threads,
+            "device": str(device),
         }
         options.output.write_text(json.dumps(about | {"structures": results}, indent=1) + "\n")
 

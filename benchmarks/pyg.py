@@ -70,16 +70,23 @@ class PyGCalculator(Calculator):
     Args:
         dtype: Of the weights, drawn from seed 0.
         neighbours: Largest number an atom, 32 in their code; None for all.
+        device: Where it computes.
     """
 
     implemented_properties = ["energy", "forces"]  # noqa: RUF012
 
-    def __init__(self, dtype: torch.dtype = torch.float32, neighbours: int | None = None) -> None:
+    def __init__(
+        self,
+        dtype: torch.dtype = torch.float32,
+        neighbours: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.model = dimenetpp().to(dtype).eval().requires_grad_(False)
+            self.model = dimenetpp().to(device, dtype).eval().requires_grad_(False)
         self.neighbours = neighbours
+        self.device = torch.device(device)
 
     def calculate(
         self,
@@ -91,8 +98,8 @@ class PyGCalculator(Calculator):
         graph = Graph.from_atoms(self.atoms, 5.0)
         if self.neighbours is not None:
             graph = capped(graph, self.neighbours)
-        out = energy_and_forces(self.model, graph)
-        self.results = {"energy": out.energy.item(), "forces": out.forces.numpy()}
+        out = energy_and_forces(self.model, graph.to(self.device))
+        self.results = {"energy": out.energy.item(), "forces": out.forces.cpu().numpy()}
 
 
 def energy_and_forces(
