@@ -31,7 +31,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python md_examples/langevin_aspirin.py --output demo
+	$(BIN)/python md_examples/langevin_aspirin.py --compile --output demo
 
 train-demo: $(INSTALLED)
 	$(BIN)/lkm-train check-data md_examples/ethanol_gfn2.h5
