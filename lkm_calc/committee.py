@@ -53,6 +53,10 @@ class Extras(Mapping[str, Any]):
     def __repr__(self) -> str:
         return repr(self._values)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Compute before a copy is made, which then holds no embeddings, on a GPU perhaps."""
+        return {"_compute": None, "_found": self._values}
+
 
 class Evaluation(NamedTuple):
     """What is computed for one structure."""

@@ -1,5 +1,7 @@
 """Committees: the mean of what each computes alone, and how far they differ."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,16 @@ def test_extras_belong_to_the_results():
     assert np.array_equal(kept["force_spread"], first)
     assert not np.array_equal(calc.extras["force_spread"], first)
     assert atoms.get_properties(["energy"])["energy"] == calc.results["energy"]
+
+
+def test_extras_are_sent_without_embeddings():
+    calc = LKMCalculator(members())
+    calc.calculate(rattled())
+    sent = pickle.dumps(calc._extras)  # calc.extras is read by the type checks of the tests
+    assert b"torch" not in sent
+    assert pickle.loads(sent).keys() == calc.extras.keys()
+    for name, value in pickle.loads(sent).items():
+        assert np.array_equal(value, calc.extras[name]), name
 
 
 def test_many_at_once_with_their_extras():
