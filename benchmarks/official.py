@@ -21,6 +21,7 @@ import ase
 import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, all_changes
+from ase.data import chemical_symbols
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -99,6 +100,12 @@ class OfficialCalculator(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         super().calculate(atoms, properties, system_changes)
+        strange = set(self.atoms.symbols) - {chemical_symbols[z] for z in ELEMENTS}
+        if strange:
+            raise RuntimeError(
+                f"The published networks know the elements of QM9 alone, not {', '.join(strange)}. "
+                "Take a structure of H, C, N, O and F, or leave --official out."
+            )
         kinds = torch.tensor([ELEMENTS[int(z)] for z in self.atoms.numbers])
         positions = torch.tensor(self.atoms.positions, dtype=self.dtype, requires_grad=True)
         batch = torch.zeros_like(kinds)
