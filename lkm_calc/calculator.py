@@ -305,5 +305,6 @@ def _load(source: Source, device: torch.device, dtype: str | None) -> EnergyMode
     weights_type = None if dtype is None else _DTYPES[dtype]
     if isinstance(source, EnergyModel):
         model = copy.deepcopy(source).to(device=device, dtype=weights_type)
+        model.measure_isolated_atoms()  # in the type that it now has
         return model.eval().requires_grad_(False)
     return load_model(source, device=device, dtype=weights_type)

@@ -78,6 +78,10 @@ def save_model(
         "reference_energies": {s: energies[atomic_numbers[s]] for s in model.elements},
         "provenance": entries,
     }
+    if model.isolated_elements:
+        binding = model.binding_energies.tolist()
+        symbols = [chemical_symbols[z] for z in model.isolated_elements]
+        header["binding_energies"] = {s: binding[atomic_numbers[s]] for s in symbols}
     weights = {
         name: value.detach().cpu().contiguous()
         for name, value in model.state_dict().items()
@@ -152,6 +156,7 @@ def load_model(
             header["scale"],
             {atomic_numbers[s]: e for s, e in header["reference_energies"].items()},
             [atomic_numbers[s] for s in header["elements"]],
+            {atomic_numbers[s]: e for s, e in header.get("binding_energies", {}).items()},
         )
         calibration = {name: model.state_dict()[name] for name in _CALIBRATION}
         model.load_state_dict(weights | calibration)
@@ -166,7 +171,9 @@ def load_model(
             "or written by a different version; get the original file again."
         ) from error
     model.provenance = header["provenance"]
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    model.measure_isolated_atoms()
+    return model
 
 
 def _resolve(source: str | Path) -> Path:
@@ -238,6 +245,9 @@ def _find_damage(header: Mapping[str, Any]) -> str:
     if not isinstance(header.get("provenance", {}), dict):
         return f"provenance is {header['provenance']!r}"
     known = chemical_symbols[1 : MAX_NUMBER + 1]
+    binding = header.get("binding_energies", {})  # older files, and most others, have none
+    if not isinstance(binding, dict) or not set(binding) <= set(header["reference_energies"]):
+        return f"binding_energies is {binding!r}"
     strange = {*header["elements"], *header["reference_energies"]} - {*known}
     if strange:
         return f"unknown elements {sorted(strange)}"

@@ -4,16 +4,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import ase
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .graph import Graph
+from .isolated import isolation
 from .latent import LatentSpace
 from .layers import MAX_NUMBER
 from .scatter import count, sum_to
@@ -57,6 +60,9 @@ class AtomOutput(NamedTuple):
 class EnergyModel(nn.Module, ABC):
     """A potential energy surface: E = Σ_i (scale · y_i + reference energy of element Z_i).
 
+    Of elements whose isolated atoms have a given energy, see :meth:`calibrate`, that is the reference
+    energy, and bonded atoms also have the element's binding energy.
+
     An architecture implements :meth:`atom_output`; everything that turns y_i into eV stands here.
     Forces and stress are functions over a model, see :func:`lkm_calc.energy_and_forces`.
 
@@ -69,6 +75,8 @@ class EnergyModel(nn.Module, ABC):
     scale: Tensor
     reference_energies: Tensor
     known_elements: Tensor
+    binding_energies: Tensor
+    isolated_shifts: Tensor
 
     def __init__(self, cutoff: float, hypers: Mapping[str, Any]) -> None:
         super().__init__()
@@ -85,6 +93,9 @@ class EnergyModel(nn.Module, ABC):
         known = torch.ones(MAX_NUMBER + 1, dtype=torch.bool)
         known[0] = False
         self.register_buffer("known_elements", known)
+        self.isolated_elements: tuple[int, ...] = ()
+        for name in ("binding_energies", "isolated_shifts"):
+            self.register_buffer(name, torch.zeros_like(reference), persistent=False)
 
     @abstractmethod
     def atom_output(self, graph: Graph) -> AtomOutput:
@@ -112,12 +123,54 @@ class EnergyModel(nn.Module, ABC):
         The sum over atoms and the reference energies are float64 in every dtype: a total energy
         of −10⁴ eV leaves no digits for the forces in float32.
         """
-        output = self.atom_output(self.prepare(graph))
-        reference = self.reference_energies.index_select(0, graph.numbers)
+        return self.summed(graph, self.atom_output(self.prepare(graph)), self.isolated_shifts)
+
+    def summed(
+        self, graph: Graph, output: AtomOutput, isolated_shifts: Float[Tensor, " numbers"]
+    ) -> Prediction:
+        """Return the prediction for a graph of what the architecture writes for its atoms.
+
+        Args:
+            graph: The structures.
+            output: Of each atom.
+            isolated_shifts: By atomic number, what isolated atoms have more than bonded ones, eV.
+        """
+        reference = self.offsets(graph.numbers)
+        if self.isolated_elements:
+            lengths = graph.edge_vectors().norm(dim=1)
+            weight = isolation(lengths, graph.edge_index[1], len(graph.numbers), self.cutoff)
+            reference = reference + weight * isolated_shifts.index_select(0, graph.numbers)
         atom_energies = output.values.double() * self.scale + reference
         energy = sum_to(atom_energies, graph.graph_index, graph.n_graphs)
         shares = LayerShares(output.layer_values, self.scale) if output.layer_values else None
         return Prediction(energy, atom_energies, output.embeddings, shares)
+
+    def offsets(self, numbers: Int[Tensor, " atoms"]) -> Float[Tensor, " atoms"]:
+        """Return what bonded atoms have for an energy in eV before the network says anything."""
+        reference = self.reference_energies.index_select(0, numbers)
+        if self.isolated_elements:
+            reference = reference + self.binding_energies.index_select(0, numbers)
+        return reference
+
+    def isolated_by_edges(
+        self, graph: Graph, vectors: Float[Tensor, "edges 3"]
+    ) -> tuple[Float[Tensor, " atoms"], Float[Tensor, "edges 3"]] | None:
+        """Return what a graph's atoms have more than bonded ones in eV, and its gradient.
+
+        For code that computes the network without torch. The gradient is that of the sum by the
+        edge vectors in Å; None where all atoms are bonded.
+        """
+        if not self.isolated_elements:
+            return None
+        with torch.enable_grad():
+            vectors = vectors.detach().requires_grad_()
+            lengths = vectors.norm(dim=1)
+            weight = isolation(lengths, graph.edge_index[1], len(graph.numbers), self.cutoff)
+            if not weight.any():
+                return None
+            shifts = weight * self.isolated_shifts.index_select(0, graph.numbers)
+            (gradient,) = torch.autograd.grad(shifts.sum(), vectors)
+        return shifts.detach(), gradient
 
     @property
     def dtype(self) -> torch.dtype:
@@ -135,7 +188,11 @@ class EnergyModel(nn.Module, ABC):
         return tuple(chemical_symbols[z] for z in self.known_elements.nonzero().flatten().tolist())
 
     def calibrate(
-        self, scale: float, reference_energies: Mapping[int, float], elements: Iterable[int]
+        self,
+        scale: float,
+        reference_energies: Mapping[int, float],
+        elements: Iterable[int],
+        binding_energies: Mapping[int, float] = MappingProxyType({}),
     ) -> None:
         """Set what a training set tells: energy scale, reference energies, known elements.
 
@@ -143,14 +200,34 @@ class EnergyModel(nn.Module, ABC):
             scale: Factor in eV on every atom's value.
             reference_energies: Energy in eV by atomic number.
             elements: Atomic numbers that occur in the training set.
+            binding_energies: Of elements whose isolated atoms have the reference energy exactly:
+                what bonded atoms have more, in eV by atomic number. An atom with a neighbour within
+                half the cut-off is a bonded one, and from there to the cut-off the energy goes over
+                smoothly: see :func:`lkm_calc.isolated.isolation`. After the weights are changed call
+                :meth:`measure_isolated_atoms`.
         """
         with torch.no_grad():
             self.scale.fill_(scale)
-            self.reference_energies.zero_()
-            for number, energy in reference_energies.items():
-                self.reference_energies[number] = energy
             self.known_elements.zero_()
             self.known_elements[sorted(set(elements))] = True
+            for buffer, energies in (
+                (self.reference_energies, reference_energies),
+                (self.binding_energies, binding_energies),
+            ):
+                buffer.zero_()
+                for number, energy in energies.items():
+                    buffer[number] = energy
+        self.isolated_elements = tuple(sorted(binding_energies))
+        self.isolated_shifts.zero_()
+        self.measure_isolated_atoms()
+
+    def measure_isolated_atoms(self) -> None:
+        """Find what the network writes for isolated atoms, so that their energy is free of it."""
+        with torch.no_grad():
+            for number in self.isolated_elements:
+                atom = Graph.from_atoms(ase.Atoms([number]), self.cutoff, self.device)
+                value = self.atom_output(self.prepare(atom)).values.double().squeeze()
+                self.isolated_shifts[number] = -self.binding_energies[number] - self.scale * value
 
     def check_elements(self, numbers: Iterable[int] | NDArray[np.integer]) -> None:
         """Raise a ValueError that names the elements the model was not trained on."""
@@ -165,7 +242,8 @@ class EnergyModel(nn.Module, ABC):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EnergyModel":
         """Move and cast like any module, but leave energies and their scale in float64."""
-        kept = {"scale": self.scale, "reference_energies": self.reference_energies}
+        names = ("scale", "reference_energies", "binding_energies", "isolated_shifts")
+        kept = {name: getattr(self, name) for name in names}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in kept.items():
             setattr(self, name, value.to(getattr(self, name).device))

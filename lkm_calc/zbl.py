@@ -170,6 +170,9 @@ class ZBLModel(EnergyModel):
         self.scale = model.scale
         self.reference_energies = model.reference_energies
         self.known_elements = model.known_elements
+        self.isolated_elements = model.isolated_elements
+        self.binding_energies = model.binding_energies
+        self.isolated_shifts = model.isolated_shifts
         self.register_buffer("outer", outer.to(model.device))
 
     def prepare(self, graph: Graph) -> Graph:

@@ -14,6 +14,7 @@ LAYERS = [
     {"program_files"},
     {"disagreement", "latent", "collection"},
     {"graph"},
+    {"isolated"},
     {"energy", "triplets", "angular"},
     {"multiplex"},
     {"models"},

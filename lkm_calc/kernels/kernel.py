@@ -52,6 +52,17 @@ class ByEdges(NamedTuple):
     embeddings: tuple[Float[Tensor, "atoms dim"], ...]
     """Per-atom embeddings of each layer."""
 
+    def with_isolated(
+        self, model: EnergyModel, graph: Graph, vectors: Float[Tensor, "edges 3"]
+    ) -> "ByEdges":
+        """Return it with what atoms that are not bonded have more than bonded ones."""
+        more = model.isolated_by_edges(graph, vectors)
+        if more is None:
+            return self
+        return self._replace(
+            atom_energies=self.atom_energies + more[0], gradient=self.gradient + more[1]
+        )
+
     def assembled(
         self, graph: Graph, vectors: Float[Tensor, "edges 3"], stress: bool
     ) -> EnergyForces:
@@ -112,10 +123,14 @@ class Kernel:
             ValueError: Its edges are not sorted by target as those of neighbour lists are.
         """
         vectors = graph.edge_vectors()
-        return self.run(graph, vectors).assembled(graph, vectors, stress)
+        found = self.run(graph, vectors).with_isolated(self.model, graph, vectors)
+        return found.assembled(graph, vectors, stress)
 
     def run(self, graph: Graph, vectors: Float[Tensor, "edges 3"]) -> ByEdges:
-        """Return what follows from the vectors in Å of a graph's edges; errors as of a call."""
+        """Return what follows from the vectors in Å of a graph's edges; errors as of a call.
+
+        All atoms are taken for bonded ones: see :meth:`ByEdges.with_isolated`.
+        """
         indices = self.interface.indices(self.model, graph)
         atoms, edges = len(graph.numbers), len(vectors)
         values = torch.empty(atoms, dtype=self.model.dtype)
@@ -137,8 +152,7 @@ class Kernel:
         if problem == _ORDER:
             raise ValueError("The edges are not sorted by target; take those of a neighbour list.")
         scale = self.model.scale
-        reference = self.model.reference_energies.index_select(0, graph.numbers)
-        atom_energies = values.double() * scale + reference
+        atom_energies = values.double() * scale + self.model.offsets(graph.numbers)
         return ByEdges(atom_energies, gradient * scale, tuple(embeddings))
 
 

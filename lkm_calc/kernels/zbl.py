@@ -36,6 +36,7 @@ class ZBLKernel:
             found = self._held(graph, vectors, near, pairs.select(near))
         else:
             found = self.kernel.run(graph, vectors)
+        found = found.with_isolated(self.model, graph, vectors)
         return found.assembled(graph, vectors, stress)
 
     def _held(
