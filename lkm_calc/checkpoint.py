@@ -4,6 +4,7 @@ Reading one parses data and never runs code from it.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -246,7 +247,11 @@ def _find_damage(header: Mapping[str, Any]) -> str:
         return f"provenance is {header['provenance']!r}"
     known = chemical_symbols[1 : MAX_NUMBER + 1]
     binding = header.get("binding_energies", {})  # older files, and most others, have none
-    if not isinstance(binding, dict) or not set(binding) <= set(header["reference_energies"]):
+    if (
+        not isinstance(binding, dict)
+        or not set(binding) <= set(header["reference_energies"])
+        or not all(isinstance(e, float) and math.isfinite(e) for e in binding.values())
+    ):
         return f"binding_energies is {binding!r}"
     strange = {*header["elements"], *header["reference_energies"]} - {*known}
     if strange:

@@ -60,8 +60,8 @@ class AtomOutput(NamedTuple):
 class EnergyModel(nn.Module, ABC):
     """A potential energy surface: E = Σ_i (scale · y_i + reference energy of element Z_i).
 
-    Of elements whose isolated atoms have a given energy, see :meth:`calibrate`, that is the reference
-    energy, and bonded atoms also have the element's binding energy.
+    Where an element's isolated atoms have a given energy, see :meth:`calibrate`, the reference
+    energy is that, and bonded atoms also have the element's binding energy.
 
     An architecture implements :meth:`atom_output`; everything that turns y_i into eV stands here.
     Forces and stress are functions over a model, see :func:`lkm_calc.energy_and_forces`.
@@ -203,8 +203,8 @@ class EnergyModel(nn.Module, ABC):
             binding_energies: Of elements whose isolated atoms have the reference energy exactly:
                 what bonded atoms have more, in eV by atomic number. An atom with a neighbour within
                 half the cut-off is a bonded one, and from there to the cut-off the energy goes over
-                smoothly: see :func:`lkm_calc.isolated.isolation`. After the weights are changed call
-                :meth:`measure_isolated_atoms`.
+                smoothly: see :func:`lkm_calc.isolated.isolation`. After the weights are changed
+                call :meth:`measure_isolated_atoms`.
         """
         with torch.no_grad():
             self.scale.fill_(scale)

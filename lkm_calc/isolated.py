@@ -7,7 +7,6 @@ write means anything, so both are taken off, by a weight that is 1 without neigh
 smoothly to 0 before any bond is formed.
 """
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 

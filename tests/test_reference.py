@@ -12,7 +12,7 @@ def test_reference_energies_of_several_compositions_are_exact():
     starts = np.concatenate([[0], counts.sum(1).cumsum()])
     xyz = np.zeros((len(numbers), 3))
     frames = Frames(numbers=numbers, positions=xyz, energies=counts @ expected, starts=starts)
-    elements, energies, rank, residuals = fit_reference_energies(frames)
+    elements, energies, rank, residuals, _ = fit_reference_energies(frames)
     assert elements == [1, 6, 8]
     np.testing.assert_allclose(energies, expected, rtol=1e-12)
     assert rank == 3
@@ -24,7 +24,7 @@ def test_reference_energies_of_one_composition_give_its_mean():
     xyz = np.zeros((9, 3))
     labels = np.array([-2081.0, -2082.0, -2084.5])
     frames = Frames(numbers=numbers, positions=xyz, energies=labels, starts=np.arange(4) * 3)
-    elements, energies, rank, residuals = fit_reference_energies(frames)
+    elements, energies, rank, residuals, _ = fit_reference_energies(frames)
     assert elements == [1, 8]
     assert 2 * energies[0] + energies[1] == pytest.approx(-2082.5, abs=1e-9)
     assert rank == 1

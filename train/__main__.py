@@ -21,6 +21,7 @@ from .doctor_report import report_text
 from .download import SOURCES, download
 from .evaluate import errors_of, predict
 from .frames import DataError, Frames
+from .isolated import atom_errors, isolated_atoms, structures_of
 from .loader import GraphFrames
 from .loop import TrainingDivergedError, device_of, fit, fit_members
 from .parallel import first_process
@@ -129,7 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",
         help="errors of a model on labelled frames",
-        description="Print the errors of a model on the frames of a file, as JSON.",
+        description="Print the errors of a model on the frames of a file, as JSON. Isolated atoms "
+        "are listed apart.",
     )
     evaluate.add_argument("model", metavar="MODEL", help="bundled name or model file")
     _add_data_options(evaluate)
@@ -293,7 +295,8 @@ def _model_and_frames(options: argparse.Namespace) -> tuple[EnergyModel, Frames]
             f"{options.data} holds energies in {frames.energy_unit}, but the model learnt a "
             f"property in {unit}. Choose the property with --target."
         )
-    check_elements(model, frames, options.data)
+    if not frames.isolated.all():
+        check_elements(model, structures_of(frames, options.data), options.data)
     return model, frames
 
 
@@ -303,7 +306,7 @@ def _calibrate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
             f"There is no file {str(options.model)!r}. Give the path of a model file."
         )
     model, frames = _model_and_frames(options)
-    held_out = training = frames
+    held_out = training = structures_of(frames, options.data)
     split = own_split(model, frames, options.data)
     if split is not None:
         training, held_out = frames.select(split.train), frames.select(split.validation)
@@ -314,7 +317,7 @@ def _calibrate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
         )
     if options.train:
         options.data = options.train
-        training = _model_and_frames(options)[1]
+        training = structures_of(_model_and_frames(options)[1], options.data)
     with fast_matmul():
         found = calibrate_file(
             options.model,
@@ -328,10 +331,15 @@ def _calibrate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
 
 def _evaluate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     model, frames = _model_and_frames(options)
-    data = GraphFrames(frames, model, model.device)
-    with fast_matmul():
-        errors = errors_of(predict(model, data, options.batch_size))
-    sys.stdout.write(json.dumps(errors.figures(), indent=1) + "\n")
+    isolated = isolated_atoms(frames, options.data)
+    figures: dict[str, Any] = {}
+    if isolated.n_frames < len(frames):
+        data = GraphFrames(structures_of(frames, options.data), model, model.device)
+        with fast_matmul():
+            figures |= errors_of(predict(model, data, options.batch_size)).figures()
+    if isolated.n_frames:
+        figures["isolated_atoms"] = atom_errors(model, isolated.energies)
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     return 0
 
 

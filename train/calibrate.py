@@ -18,6 +18,7 @@ from lkm_calc.latent import LatentSpace, fit_latent
 from lkm_calc.layers import MAX_NUMBER
 
 from .frames import DataError, Frames, Split, random_split
+from .isolated import split_structures
 from .loader import GraphFrames
 from .record import checksum
 
@@ -102,7 +103,10 @@ def own_split(model: EnergyModel, frames: Frames, path: str | Path) -> Split | N
     if training.get("files", {}).get("train", {}).get("sha256") != checksum(str(path)):
         return None
     data, run = (training["config"][section] for section in ("data", "run"))
-    return random_split(len(frames), data["n_train"], data["n_validation"], run["seed"])
+    sizes = data["n_train"], data["n_validation"], run["seed"]
+    if "isolated_atoms" in training:  # without them, or before they were told from other frames
+        return split_structures(frames, *sizes, str(path))
+    return random_split(len(frames), *sizes)
 
 
 def closest_distances(data: GraphFrames, model: EnergyModel, batch_size: int) -> dict[str, float]:

@@ -36,7 +36,7 @@ def model_card(header: Mapping[str, Any], title: str, command: str, picture: str
 | elements | {", ".join(header["elements"])} |
 | cut-off | {header["cutoff"]:g} Å |
 | units | energies {training.get("energy_unit", "eV")}, forces eV/Å |
-| trained on | {_data(training, config["data"])} |
+| trained on | {_data(training, config["data"])} |{_isolated(training, header)}
 | loss | {loss["kind"]}; weights: energy {loss["energy"]:g} (eV per structure), forces \
 {loss["forces"]:g} (eV/Å per component), LKM γ = {loss["gamma"]} ({loss["lkm_distance"]}) |
 | optimiser | {_OPTIMISERS[optimiser.get("kind", "adamw")]}, \
@@ -95,6 +95,16 @@ def _data(training: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         f"{data['n_train']} frames of {file['name']} ({labels}{data['n_validation']} more to "
         f"validate), SHA-256 {file['sha256'][:16]}…"
     )
+
+
+def _isolated(training: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+    """Return a row that tells of isolated atoms, if there were any."""
+    if "isolated_atoms" not in training:
+        return ""
+    energies = training["isolated_atoms"]["energies"]
+    listed = ", ".join(f"{s} {e:.4f} eV" for s, e in energies.items() if s in header["elements"])
+    frames = training["isolated_atoms"]["frames"]
+    return f"\n| isolated atoms | {listed}: exact, by {frames} more frame(s) of the file |"
 
 
 def _error_table(training: Mapping[str, Any]) -> str:

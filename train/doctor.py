@@ -10,6 +10,7 @@ from .doctor_energies import measure_energies
 from .doctor_figures import Figures, Report
 from .doctor_findings import Finding
 from .doctor_forces import judge_balance, mean_stiffness, measure_balance, measure_forces
+from .doctor_isolated import measure_isolated
 from .doctor_labels import judge_labels
 from .doctor_neighbours import compare_neighbours
 from .doctor_pairs import compare_pairs
@@ -30,6 +31,12 @@ def diagnose(frames: Frames) -> Report:
         )
         return Report(tuple(findings), len(frames), None)
     good = frames.select(usable)
+    isolated, atom_findings = measure_isolated(good, usable)
+    findings += atom_findings
+    usable = usable[~good.isolated]
+    if not len(usable):
+        return Report(tuple(findings), len(frames), None)
+    good = frames.select(usable)
     findings += find_duplicates(good, usable)
     closest, contacts, close = measure_distances(good, usable)
     findings += close
@@ -46,6 +53,7 @@ def diagnose(frames: Frames) -> Report:
     figures = Figures(
         usable=usable,
         compositions=list_compositions(good),
+        isolated=isolated,
         references=energies.references,
         residuals=energies.residuals,
         closest=closest,

@@ -22,7 +22,7 @@ class References(NamedTuple):
     """Energies of the elements that add up best to the energies of the frames."""
 
     energies: dict[str, float]
-    """eV per atom; the shortest of many solutions where the rank falls short."""
+    """eV per atom; of many solutions the nearest to free atoms where the rank falls short."""
     rank: int
     residual: float
     """Root mean square of what is left, eV per atom."""
@@ -41,7 +41,7 @@ class EnergyFigures(NamedTuple):
 def measure_energies(frames: Frames, usable: Ints) -> EnergyFigures:
     """Return reference energies, residuals, outliers and findings."""
     which = kinds_of(frames)
-    elements, reference, rank, residuals = fit_reference_energies(frames)
+    elements, reference, rank, residuals, _ = fit_reference_energies(frames)
     per_atom = residuals / frames.sizes
     names = {chemical_symbols[z]: e for z, e in zip(elements, reference, strict=True)}
     references = References(names, rank, float(np.sqrt(np.mean(per_atom**2))))

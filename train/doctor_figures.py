@@ -6,6 +6,7 @@ from .doctor_bonds import BondTest
 from .doctor_compositions import Composition
 from .doctor_energies import References
 from .doctor_findings import Finding, Floats, Ints
+from .doctor_isolated import IsolatedFigures
 from .doctor_neighbours import NeighbourTest
 from .doctor_pairs import PairTest
 from .doctor_potential import PotentialTest
@@ -16,8 +17,10 @@ class Figures:
     """What was measured; arrays run over the usable frames."""
 
     usable: Ints
-    """Indices in the file of the frames that are finite and made of elements."""
+    """Indices in the file of the frames that are finite and made of elements, without isolated
+    atoms."""
     compositions: list[Composition]
+    isolated: IsolatedFigures
     references: References
     residuals: Floats
     """(usable) energies less those of their atoms, eV."""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from .doctor_figures import Figures, Report
+from .doctor_isolated import IsolatedFigures
 
 
 def report_text(report: Report, source: str) -> str:
@@ -30,6 +31,7 @@ def _figure_lines(figures: Figures) -> list[str]:
         lines.append(f"and {len(figures.compositions) - MAX_COMPOSITIONS} more")
     reference = figures.references
     rows = [
+        *_isolated_row(figures.isolated),
         ("reference energies", f"rank {reference.rank} of {len(reference.energies)}, residual "
          f"{reference.residual:.4g} eV/atom"),
         ("shortest distance", f"{np.nanmin(figures.closest, initial=np.inf):.3f} Å, "
@@ -62,3 +64,14 @@ def _figure_lines(figures: Figures) -> list[str]:
         found = f"{len(n.suspects)} of {n.n_frames}, judged by similar frames"
         rows.append(("misplaced energies", found))
     return [*lines, "", *(f"{name:<24}{value}" for name, value in rows)]
+
+
+def _isolated_row(isolated: IsolatedFigures) -> list[tuple[str, str]]:
+    """Return the row on isolated atoms, if there are any."""
+    if not isolated.n_frames:
+        return []
+    text = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in isolated.energies.items())
+    text += " eV"
+    if not np.isnan(isolated.binding):
+        text += f"; other frames are bound by {isolated.binding:.3g} eV/atom"
+    return [("isolated atoms", f"{isolated.n_frames} frame(s): {text}")]

@@ -50,7 +50,7 @@ class Predictions(NamedTuple):
     """Number of atoms."""
     layers: LayerStatistics
     references: Float[Tensor, " frames"]
-    """The sums of the model's reference energies, about which energies are worth drawing."""
+    """The sums of the model's energies of bonded atoms, about which energies are worth drawing."""
     energy_unit: str = "eV"
 
 
@@ -100,7 +100,7 @@ def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictio
                     stress.append((batch.stress[labelled], out.stress[labelled]))
         layers.append(_layer_statistics(out.embeddings))
         numbers.append(batch.graph.numbers)
-        of_atoms = model.reference_energies.index_select(0, batch.graph.numbers)
+        of_atoms = model.offsets(batch.graph.numbers)
         references.append(sum_to(of_atoms, batch.graph.graph_index, batch.graph.n_graphs))
     atoms = torch.tensor([float(len(n)) for n in numbers], dtype=torch.float64)
     means = (torch.stack(layers).double().cpu() * atoms.unsqueeze(1)).sum(0) / atoms.sum()

@@ -5,10 +5,15 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
 from lkm_calc.layers import MAX_NUMBER
+
+LONE_BOX = 8.0
+"""Distance in Å of the images of an atom beyond which it is alone in a box, as plane-wave codes
+need it; no element's crystal has nearest neighbours farther apart than caesium's 5.3 Å."""
 
 
 class DataError(ValueError):
@@ -63,6 +68,19 @@ class Frames:
     def sizes(self) -> NDArray[np.int64]:
         """(frames) number of atoms of each frame."""
         return np.diff(self.starts)
+
+    @property
+    def isolated(self) -> NDArray[np.bool_]:
+        """(frames) whether a frame is an isolated atom: one atom without images, or far from them.
+
+        A crystal with one atom in its cell is none.
+        """
+        alone: NDArray[np.bool_] = self.sizes == 1
+        if self.cells is not None and self.pbc is not None:
+            for f in np.flatnonzero(alone & self.pbc.any(1)):
+                repeats = minkowski_reduce(self.cells[f], self.pbc[f])[0][self.pbc[f]]
+                alone[f] = np.linalg.norm(repeats, axis=1).min() >= LONE_BOX
+        return alone
 
     @property
     def usable_stress(self) -> NDArray[np.float64] | None:
@@ -129,7 +147,7 @@ def check_frames(frames: Frames, source: str, check_units: bool = True) -> None:
             "(Pu); check which array of the file holds them."
         )
     _check_distances(frames, source)
-    if check_units and frames.forces is not None:
+    if check_units and frames.forces is not None and not frames.isolated.all():
         _check_magnitudes(frames, frames.forces, source)
 
 
@@ -211,7 +229,7 @@ def _check_magnitudes(frames: Frames, forces: NDArray[np.float64], source: str) 
             f"{source}: the energy of frame {f} is {frames.energies[f]:.6g} eV after conversion, "
             f"below the {bound[f]:.6g} eV that its electrons can have. {hint}"
         )
-    _check_stiffness(frames, rms, source, hint)
+    _check_stiffness(frames.select(np.flatnonzero(~frames.isolated)), rms, source, hint)
 
 
 def _check_stiffness(frames: Frames, rms: float, source: str, hint: str) -> None:
@@ -249,17 +267,27 @@ class Split:
     validation: NDArray[np.int64]
 
 
-def random_split(n_frames: int, n_train: int, n_validation: int, seed: int) -> Split:
+def random_split(
+    n_frames: int, n_train: int, n_validation: int, seed: int, n_isolated: int = 0
+) -> Split:
     """Draw disjoint training and validation frames.
+
+    Args:
+        n_frames: Of the file, without isolated atoms.
+        n_train: For training.
+        n_validation: For validation.
+        seed: What the choice depends on.
+        n_isolated: Isolated atoms of the file, to be told of in the error.
 
     Raises:
         DataError: Fewer frames than asked for, or none on either side.
     """
+    not_counted = f" ({n_isolated} isolated atom(s) not counted)" if n_isolated else ""
     if n_train < 1 or n_validation < 1 or n_train + n_validation > n_frames:
         raise DataError(
             f"data.n_train = {n_train} and data.n_validation = {n_validation} do not fit the "
-            f"{n_frames} frames of the file. Each must be at least 1 and their sum at most "
-            f"{n_frames}."
+            f"{n_frames} frames of the file{not_counted}. Each must be at least 1 and their sum at "
+            f"most {n_frames}."
         )
     order = np.random.default_rng(seed).permutation(n_frames)
     return Split(np.sort(order[:n_train]), np.sort(order[n_train : n_train + n_validation]))

@@ -22,7 +22,8 @@ from .calibrate import calibrate_file
 from .compiled import Programs
 from .config import Config, ConfigError, DataConfig
 from .evaluate import Errors, errors_of, predict
-from .frames import Frames, random_split
+from .frames import Frames
+from .isolated import isolated_atoms, split_structures, structures_of
 from .loader import GraphFrames, epoch_order
 from .loss import Losses
 from .mixing import learned_teacher
@@ -93,14 +94,21 @@ class _Run:
         frames = read(config.data.train, config.data)
         self.test = read(config.data.test, config.data) if config.data.test else None
         self.config, self.team, self.programs = config, team, programs
-        self.record = Record(config)
-        self.split = random_split(
-            len(frames), config.data.n_train, config.data.n_validation, config.run.seed
+        isolated = isolated_atoms(frames, config.data.train)
+        self.record = Record(config, isolated)
+        self.split = split_structures(
+            frames,
+            config.data.n_train,
+            config.data.n_validation,
+            config.run.seed,
+            config.data.train,
         )
         chosen = frames.select(self.split.train)
         check_labels(chosen, config)
-        model = prepare_model(config, chosen).to(device)
+        model = prepare_model(config, chosen, isolated.energies).to(device)
         if self.test is not None:
+            self.record.tested = isolated_atoms(self.test, config.data.test)
+            self.test = structures_of(self.test, config.data.test)
             check_elements(model, self.test, config.data.test)
         learned = learned_teacher(config.loss, model)
         self.state = TrainingState.create(model, config.optimiser, learned)
@@ -212,6 +220,7 @@ class _Run:
         score, figures = 0.0, {}
         if first:
             size = config.run.eval_batch_size
+            state.averaged_model.measure_isolated_atoms()
             predictions = predict(state.averaged_model, self.validation, size)
             errors = errors_of(predictions)
             figures = {f"validation_{name}": value for name, value in errors.figures().items()}

@@ -20,6 +20,7 @@ from .card import model_card
 from .config import Config, ConfigError, to_table
 from .evaluate import Errors, errors_of, predict
 from .frames import Frames, Split
+from .isolated import IsolatedAtoms, atom_errors
 from .loader import GraphFrames
 from .plots import plot_learning_curves, plot_parity
 from .state import TrainingState
@@ -30,10 +31,14 @@ class Record:
 
     Args:
         config: The run; its directory is made when the run begins.
+        isolated: The isolated atoms of the training file.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, isolated: IsolatedAtoms | None = None) -> None:
         self.config = config
+        self.isolated = isolated or IsolatedAtoms({}, 0)
+        self.tested = IsolatedAtoms({}, 0)
+        """The isolated atoms of the test file."""
         self.directory = Path(config.run.directory)
         self.metrics = self.directory / "metrics.jsonl"
         self.state = self.directory / "state.pt"
@@ -56,6 +61,8 @@ class Record:
         table = to_table(self.config)
         table["data"]["train"] = f"SHA-256 {self.files['train']['sha256']}"
         del table["data"]["test"]
+        if self.isolated.n_frames:  # before there was a notion of them, they were frames as others
+            table["data"]["isolated_atoms"] = self.isolated.by_symbol()
         for key in ("directory", "device", "eval_batch_size", "checkpoint_every", "tensorboard"):
             del table["run"][key]
         return table
@@ -99,7 +106,11 @@ class Record:
         # Where things lay on the trainer's disk is nobody's business; names and checksums are.
         table["data"] |= {"train": "", "test": ""}
         table["run"] |= {"directory": "", "finetune": Path(self.config.run.finetune).name}
-        return {
+        more = {}
+        if self.isolated.n_frames:
+            energies = self.isolated.by_symbol()
+            more = {"isolated_atoms": {"frames": self.isolated.n_frames, "energies": energies}}
+        return more | {
             "date": datetime.date.today().isoformat(),
             "version": version(),
             "torch": torch.__version__,
@@ -115,6 +126,7 @@ class Record:
     def finish(self, state: TrainingState, validation: GraphFrames, test: Frames | None) -> None:
         """Measure the best model, write both models with their errors, the card and the plots."""
         size, device = self.config.run.eval_batch_size, validation.device
+        state.averaged_model.measure_isolated_atoms()
         last_errors = errors_of(predict(state.averaged_model, validation, size))
         save_model(state.averaged_model, self.last, self.provenance(state, validation, last_errors))
 
@@ -125,6 +137,8 @@ class Record:
         predictions = predict(model, measured, size)
         errors = errors_of(predictions)
         provenance = model.provenance | {"files": self.files, f"{name}_errors": errors.figures()}
+        if test is not None and self.tested.energies:
+            provenance["test_isolated_atoms"] = atom_errors(model, self.tested.energies)
         provenance["training_seconds"] = round(state.counters.seconds, 1)
         save_model(model, self.best, provenance)
 

@@ -11,6 +11,7 @@ from lkm_calc.padding import pad, unpad
 from .compiled import CompiledGradients, Programs, program_key
 from .config import Config
 from .evaluate import model_output
+from .isolated_training import as_trained
 from .loader import Batch, GraphFrames, Totals
 from .loss import Losses, training_loss
 from .parallel import Stop, Workers
@@ -46,6 +47,7 @@ class Stepper:
     ) -> None:
         self.state, self.data, self.config, self.team = state, data, config, team
         self.total = total
+        self.model = as_trained(state.model, data)
         self.parameters = list(state.trained.parameters())
         # One program serves every γ, 0 as well, with gradients of the mixing that 0 multiplies.
         self.loss = replace(config.loss, gamma="auto") if config.run.compile else config.loss
@@ -59,7 +61,7 @@ class Stepper:
                 self.losses,
                 self.gamma,
                 self.add_gradients,
-                program_key(config),
+                (*program_key(config), state.model.isolated_elements, self.model is state.model),
                 {} if programs is None else programs,
             )
 
@@ -133,7 +135,7 @@ class Stepper:
 
     def losses(self, batch: Batch, totals: Totals, gamma: Tensor) -> Losses:
         """Return the losses of a piece of a batch with a γ, to be differentiated."""
-        padded = model_output(self.state.model, batch, create_graph=True)
+        padded = model_output(self.model, batch, create_graph=True)
         predicted = unpad(padded, len(batch.energies), batch.atoms)
         return training_loss(predicted, batch, self.loss, totals, gamma, self.state.learned)
 

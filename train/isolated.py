@@ -1,0 +1,105 @@
+"""Isolated atoms among the frames of a file: they say what free atoms have for an energy."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import ase
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from lkm_calc import EnergyModel, Graph
+
+from .frames import DataError, Frames, Split, random_split
+
+MAX_DIFFERENCE = 1e-3
+"""Difference in eV up to which isolated atoms of an element are taken for the same."""
+
+
+class IsolatedAtoms(NamedTuple):
+    """What the isolated atoms of a file say."""
+
+    energies: dict[int, float]
+    """eV by atomic number."""
+    n_frames: int
+    """How many of the file's frames they are."""
+
+    def by_symbol(self) -> dict[str, float]:
+        """Return the energies by the symbol of the element."""
+        return {chemical_symbols[z]: energy for z, energy in self.energies.items()}
+
+
+def isolated_atoms(frames: Frames, source: str) -> IsolatedAtoms:
+    """Return the energies of the isolated atoms among the frames; forces on them are ignored.
+
+    Raises:
+        DataError: Those of one element differ.
+    """
+    alone = np.flatnonzero(frames.isolated)
+    numbers, energies = frames.numbers[frames.starts[alone]], frames.energies[alone]
+    found = {}
+    for number in np.unique(numbers).tolist():
+        values = energies[numbers == number]
+        if np.ptp(values) > MAX_DIFFERENCE:
+            listed = ", ".join(f"{value:.6f}" for value in values[:5])
+            raise DataError(
+                f"{source}: isolated atoms of {chemical_symbols[number]} have different energies "
+                f"({listed} eV, in frames {alone[numbers == number][:5].tolist()}). Keep the one "
+                "in its ground state, at the level of theory of the other frames."
+            )
+        found[number] = float(values.mean())
+    return IsolatedAtoms(found, len(alone))
+
+
+def structures_of(frames: Frames, source: str) -> Frames:
+    """Return the frames without isolated atoms.
+
+    Raises:
+        DataError: There are no others.
+    """
+    return frames.select(_structures(frames, source)) if frames.isolated.any() else frames
+
+
+def split_structures(
+    frames: Frames, n_train: int, n_validation: int, seed: int, source: str
+) -> Split:
+    """Draw training and validation frames as :func:`random_split`, isolated atoms left out.
+
+    Raises:
+        DataError: There are isolated atoms only, or as for random_split.
+    """
+    rows = _structures(frames, source)
+    split = random_split(len(rows), n_train, n_validation, seed, len(frames) - len(rows))
+    return Split(rows[split.train], rows[split.validation])
+
+
+def _structures(frames: Frames, source: str) -> NDArray[np.int64]:
+    """Return the indices of the frames that are not isolated atoms."""
+    rows = np.flatnonzero(~frames.isolated)
+    if not len(rows):
+        raise DataError(
+            f"{source} holds isolated atoms only ({len(frames)} frame(s)), which fix the energies "
+            "of the elements and teach nothing else. Add structures of two atoms or more."
+        )
+    return rows
+
+
+def atom_errors(model: EnergyModel, energies: Mapping[int, float]) -> dict[str, dict[str, float]]:
+    """Return label and prediction for isolated atoms in eV, and the error in meV, by symbol.
+
+    Elements that the model does not know are left out.
+    """
+    found = {}
+    for number, label in energies.items():
+        if not model.known_elements[number]:
+            continue
+        with torch.no_grad():
+            atom = Graph.from_atoms(ase.Atoms([number]), model.cutoff, model.device)
+            predicted = float(model(atom).energy)
+        found[chemical_symbols[number]] = {
+            "label": label,
+            "predicted": predicted,
+            "error": 1000 * (predicted - label),
+        }
+    return found
