@@ -21,6 +21,7 @@ from .doctor_report import report_text
 from .download import SOURCES, download
 from .evaluate import errors_of, predict
 from .frames import DataError, Frames
+from .label_names import LabelKeys
 from .loader import GraphFrames
 from .loop import TrainingDivergedError, device_of, fit, fit_members
 from .parallel import first_process
@@ -174,6 +175,10 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", help="of QM9: the property")
     parser.add_argument("--energy-unit", default="", help="of files that do not fix it")
     parser.add_argument("--length-unit", default="", help="of files that do not fix it")
+    for label in LabelKeys._fields:
+        parser.add_argument(
+            f"--{label}-key", metavar="NAME", help=f"name of the {label} in the file"
+        )
     parser.add_argument(
         "--no-check-units",
         dest="check_units",
@@ -187,6 +192,7 @@ def _read(
 ) -> Frames:
     """Read the data file; what is not said is as in the data section a model was learnt from."""
     learnt = learnt or {}
+    keys = [f"{label}_key" for label in LabelKeys._fields]
     return read_frames(
         options.data,
         options.format,
@@ -195,6 +201,7 @@ def _read(
         options.energy_unit,
         options.length_unit,
         check_units,
+        LabelKeys(*(getattr(options, key) or learnt.get(key, "") for key in keys)),
     )
 
 

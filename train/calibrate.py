@@ -40,13 +40,16 @@ def calibrate(
     if held_out.forces is None:
         raise DataError("The held-out frames have no forces, so there is no error to compare with.")
     latent = _latent_of(model, training, batch_size)
-    numbers, labels = held_out.numbers.cpu().numpy(), held_out.forces
-    forces, distances = [], []
-    for indices in held_out.in_order(batch_size):
-        batch = held_out.batch(indices)
-        out = energy_and_forces(model, batch.graph)
+    labelled = held_out.n_forces.nonzero().flatten()
+    elements, forces, distances = [], [], []
+    for indices in labelled.split(batch_size):
+        graph = held_out.batch(indices).graph
+        out = energy_and_forces(model, graph)
+        elements.append(graph.numbers.cpu())
         forces.append(out.forces)
-        distances.append(latent.distance(batch.graph.numbers.cpu().numpy(), out.embeddings))
+        distances.append(latent.distance(elements[-1].numpy(), out.embeddings))
+    numbers = torch.cat(elements).numpy()
+    labels = held_out.forces[~held_out.forces.isnan().all(1)]
     error = (torch.cat(forces) - labels).norm(dim=1).double().cpu().numpy()
     distance = torch.cat(distances).cpu().numpy()
     largest, expected = {}, {}
@@ -59,7 +62,7 @@ def calibrate(
         curve = _expected_error(distance[chosen] / largest[number], error[chosen])
         expected[chemical_symbols[number]] = curve
     calibration = Calibration(
-        frames=len(held_out),
+        frames=len(labelled),
         force_error=_quantiles(error),
         expected_error=expected,
         closest=closest_distances(training, model, batch_size),

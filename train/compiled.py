@@ -143,7 +143,8 @@ class CompiledGradients:
         Those with labels that are off: the gradients of a model that has learnt its frames are
         small differences of large terms, and would tell rounding from rounding.
         """
-        forces = None if batch.forces is None else torch.zeros_like(batch.forces)
+        # NaN stays NaN: a structure without the label.
+        forces = None if batch.forces is None else 0 * batch.forces
         batch = batch._replace(energies=batch.energies + 1, forces=forces)
         kept = [weight.grad for weight in self.weights]
         for weight in self.weights:

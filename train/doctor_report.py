@@ -3,6 +3,7 @@
 import numpy as np
 
 from .doctor_figures import Figures, Report
+from .label_counts import describe_labels
 
 
 def report_text(report: Report, source: str) -> str:
@@ -29,7 +30,10 @@ def _figure_lines(figures: Figures) -> list[str]:
     if len(figures.compositions) > MAX_COMPOSITIONS:
         lines.append(f"and {len(figures.compositions) - MAX_COMPOSITIONS} more")
     reference = figures.references
-    rows = [
+    rows = [("labels", describe_labels(figures.labels))]
+    if figures.config_types:
+        rows.append(("config_type", figures.config_types))
+    rows += [
         ("reference energies", f"rank {reference.rank} of {len(reference.energies)}, residual "
          f"{reference.residual:.4g} eV/atom"),
         ("shortest distance", f"{np.nanmin(figures.closest, initial=np.inf):.3f} Å, "

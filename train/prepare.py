@@ -34,7 +34,7 @@ def check_labels(frames: Frames, config: Config) -> None:
     """
     loss = config.loss
     weights = {"energy": loss.energy}
-    if frames.forces is not None:
+    if frames.has_forces.any():
         weights["forces"] = loss.forces
     if frames.usable_stress is not None:
         weights["stress"] = loss.stress
@@ -68,8 +68,9 @@ def prepare_model(config: Config, frames: Frames) -> EnergyModel:
     reference = fit_reference_energies(frames)
     logger.info("%s", reference)
     energies = dict(zip(reference.elements, reference.energies, strict=True))
-    if frames.forces is not None:
-        scale = float(np.sqrt(np.mean(frames.forces**2)))
+    forces = frames.labelled_forces
+    if forces is not None:
+        scale = float(np.sqrt(np.mean(forces**2)))
     else:
         scale = float(np.std(reference.residuals / np.sqrt(frames.sizes)))
     model.calibrate(scale or 1.0, energies, reference.elements)

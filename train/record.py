@@ -40,6 +40,8 @@ class Record:
         self.best = self.directory / "model.safetensors"
         self.last = self.directory / "last.safetensors"
         self.tensorboard: Any = None
+        self.labels: dict[str, dict[str, int]] = {}
+        """How many frames have which labels, by the part of the split."""
         # Once, when the files are read: they may be moved or changed while the run goes on.
         self.files = {
             name: {"name": Path(path).name, "sha256": checksum(path)}
@@ -108,6 +110,7 @@ class Record:
             "step": state.step,
             "training_seconds": round(state.counters.seconds, 1),
             "files": self.files,
+            "labels": self.labels,
             "config": table,
             "validation_errors": validation.figures(),
         }
