@@ -9,6 +9,7 @@ from .commands import compile as compile_
 from .commands import evaluate, info, md, models, relax, vib
 from .guards import ExtrapolationError
 from .md import MDError
+from .models import import_architectures
 
 logger = logging.getLogger("lkm_calc")
 
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parser().parse_args(arguments)
     try:
+        import_architectures(options.imports)
         return int(options.command(options))
     except (ExtrapolationError, MDError, MemoryError, OSError, ValueError) as error:
         logger.error("lkm-calc: %s", error)

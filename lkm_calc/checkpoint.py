@@ -1,6 +1,8 @@
 """Model files: weights as safetensors, everything else as JSON in the file's header.
 
-Reading one parses data and never runs code from it.
+Reading one parses data and never runs code from it. The architecture that it names is one that is
+registered, or one that an installed package offers, which is then imported; nothing else in a file
+leads to an import.
 """
 
 import json
@@ -19,7 +21,15 @@ from .calibration import KEY, Calibration
 from .energy import EnergyModel
 from .latent import PREFIX, LatentSpace, latent_from_tensors
 from .layers import MAX_NUMBER
-from .models import MODELS, build_model
+from .models import (
+    MODELS,
+    ArchitectureError,
+    build_model,
+    check_hypers,
+    is_registered,
+    missing_text,
+    origin_of,
+)
 
 FORMAT_VERSION = 2
 """Version of the files that this code writes. With 2 came the latent statistics."""
@@ -56,14 +66,17 @@ def save_model(
             if there is a calibration among them.
 
     Raises:
-        ValueError: It is not a model of :data:`lkm_calc.MODELS`, and could not be loaded again.
+        ValueError: It is not a model of :data:`lkm_calc.MODELS`, or its hypers are not its
+            arguments, so that it could not be loaded again.
     """
-    if model.name not in MODELS:
+    if not is_registered(model):
         raise ValueError(
-            f"{model.name!r} is none of the architectures {', '.join(MODELS)}, so a file of it "
-            "could not be loaded. Of a model with a ZBL core save .model, and add the core again "
-            "after loading."
+            f"{model.name!r} is none of the architectures {', '.join(MODELS)}, or "
+            f"{type(model).__name__} is not the class of that name, so a file of it could not be "
+            "loaded. Register a class of your own with register_model. Of a model with a ZBL core "
+            "save .model, and add the core again after loading."
         )
+    check_hypers(model)
     energies = model.reference_energies.tolist()
     entries = dict(model.provenance if provenance is None else provenance)
     header = {
@@ -78,6 +91,8 @@ def save_model(
         "reference_energies": {s: energies[atomic_numbers[s]] for s in model.elements},
         "provenance": entries,
     }
+    if origin := origin_of(type(model)):
+        header["origin"] = origin
     weights = {
         name: value.detach().cpu().contiguous()
         for name, value in model.state_dict().items()
@@ -136,14 +151,15 @@ def load_model(
         dtype: Type of its weights; that of the file where None.
 
     Raises:
-        ModelFileError: No such model or file, or the file is truncated, of another kind, of a
-            newer format, or does not fit its own header.
+        ModelFileError: No such model or file, its architecture is not installed, or the file is
+            truncated, of another kind, of a newer format, or does not fit its own header.
     """
     path = _resolve(source)
     with _open(path) as file:
         header = _parse_header(file.metadata(), path)
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     latent = {name: weights.pop(name) for name in [*weights] if name.startswith(PREFIX)}
+    _find_architecture(header, path)
     try:
         with torch.random.fork_rng(devices=[]):
             model = build_model(header["architecture"], **header["hypers"])
@@ -167,6 +183,20 @@ def load_model(
         ) from error
     model.provenance = header["provenance"]
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def _find_architecture(header: Mapping[str, Any], path: Path) -> None:
+    """Raise a ModelFileError if the architecture that a header names cannot be had."""
+    name = header["architecture"]
+    if name not in MODELS:
+        told = missing_text(name, header.get("origin"))
+        raise ModelFileError(
+            f"{path} holds a model of the architecture {name!r}, which is not known here. {told}"
+        )
+    try:
+        MODELS[name]
+    except ArchitectureError as error:
+        raise ModelFileError(f"{path} cannot be loaded: {error}") from error
 
 
 def _resolve(source: str | Path) -> Path:

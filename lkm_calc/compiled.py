@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import platform
+import sys
 import tempfile
 import time
 import warnings
@@ -349,6 +350,14 @@ def _fingerprint(model: EnergyModel, graph: Graph, stress: bool) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
     package = Path(__file__).parent
-    for source in sorted(package.rglob("*.py")):
+    for source in (*sorted(package.rglob("*.py")), *_other_sources(model, package)):
         digest.update(source.read_bytes())
     return f"{model.name.replace('+', 'p')}-{digest.hexdigest()[:24]}"
+
+
+def _other_sources(model: EnergyModel, package: Path) -> list[Path]:
+    """Return the files outside a package in which the classes of a model's parts are written."""
+    modules = {type(part).__module__ for part in model.modules()}
+    named = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
+    files = [Path(name) for name in named if name is not None]
+    return [file for file in files if file.suffix == ".py" and not file.is_relative_to(package)]

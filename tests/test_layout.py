@@ -25,6 +25,7 @@ LAYERS = [
     {"torchsim"},
     {"ensembles", "md_record", "plots"},
     {"md"},
+    {"testing"},
     {"commands"},
     {"__main__"},
 ]
@@ -62,7 +63,7 @@ def test_imports_of_lkm_calc_point_one_way():
 
 def test_architectures_do_not_import_each_other():
     for path in sorted((ROOT / "lkm_calc" / "models").glob("*.py")):
-        if path.stem != "__init__":
+        if path.stem not in ("__init__", "importing", "registry"):
             assert all(level != 1 for level, _ in imported(path)), path.name
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from lkm_calc import EnergyModel, load_model
 from lkm_calc.checkpoint import ModelFileError
+from lkm_calc.commands.common import add_import_option
+from lkm_calc.models import ArchitectureError, import_architectures
 from lkm_calc.precision import fast_matmul
 
 from .calibrate import calibrate_file, own_split
@@ -42,6 +44,7 @@ Train force fields with Layer-to-Layer Knowledge Mixing, and measure them.
   lkm-train fit rmd17 --molecule ethanol --data FILE   a configuration that comes with lkm-calc
   lkm-train fit CONFIG.toml --members 4            train a committee
   lkm-train fit CONFIG.toml --finetune MODEL       start from a trained model
+  lkm-train fit CONFIG.toml --import my_model.py   with an architecture of your own
   torchrun --nproc-per-node 4 -m lkm_train fit CONFIG.toml   on several GPUs
   lkm-train evaluate MODEL DATA                    errors on labelled frames
   lkm-train calibrate MODEL DATA                   put into a model file what its guards go by
@@ -87,8 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and options.command is not _fit:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     try:
+        import_architectures(options.imports)
         return int(options.command(options, rest))
     except (
+        ArchitectureError,
         ConfigError,
         DataError,
         ModelFileError,
@@ -103,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("lkm-train", description=DESCRIPTION, formatter_class=raw)
+    parser.set_defaults(imports=[])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     fit_parser = commands.add_parser(
         "fit", help="train a model", description=FIT, epilog=_defaults(), formatter_class=raw
@@ -126,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     fit_parser.add_argument(
         "--finetune", metavar="MODEL", help="model to start from; the same as --run.finetune"
     )
+    add_import_option(fit_parser)
     fit_parser.set_defaults(command=_fit)
     evaluate = commands.add_parser(
         "evaluate",
@@ -136,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data_options(evaluate)
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--batch-size", type=int, default=16)
+    add_import_option(evaluate)
     evaluate.set_defaults(command=_evaluate)
     calibrate = commands.add_parser(
         "calibrate",
@@ -150,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     calibrate.add_argument("--device", default="auto")
     calibrate.add_argument("--batch-size", type=int, default=16)
+    add_import_option(calibrate)
     calibrate.set_defaults(command=_calibrate)
     check = commands.add_parser(
         "check-data",

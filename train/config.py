@@ -59,7 +59,7 @@ class ModelConfig:
     """Which architecture to train."""
 
     name: str = "dimenet++"
-    """A key of lkm_calc.MODELS."""
+    """A key of lkm_calc.MODELS; one of your own after installing its package or with --import."""
     hypers: Mapping[str, Any] = field(default_factory=dict)
     """Its arguments that differ from the defaults, the table [model.hypers]."""
 
@@ -403,5 +403,6 @@ def _check(config: Config) -> None:
         raise ConfigError("data.train is missing: name the file with the training frames.")
     if config.model.name not in MODELS:
         raise ConfigError(
-            f"model.name is {config.model.name!r}; choose one of {', '.join(MODELS)}."
+            f"model.name is {config.model.name!r}; choose one of {', '.join(MODELS)}. For one of "
+            "your own install its package, or give its module with --import."
         )

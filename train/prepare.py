@@ -8,6 +8,7 @@ import torch
 
 from lkm_calc import EnergyModel, build_model, load_model
 from lkm_calc.checkpoint import ModelFileError
+from lkm_calc.models import ArchitectureError
 from lkm_calc.units import KCAL_PER_MOL
 
 from .config import Config, ConfigError
@@ -58,6 +59,8 @@ def prepare_model(config: Config, frames: Frames) -> EnergyModel:
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it is
             torch.default_generator.manual_seed(config.run.seed)
             model = build_model(config.model.name, **config.model.hypers)
+    except ArchitectureError as error:
+        raise ConfigError(f"model.name: {error}") from error
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model.hypers cannot be used: {error}") from error
     model.to(getattr(torch, config.run.dtype))

@@ -29,8 +29,20 @@ def add_command(
         description=manual,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, imports=[])
     return parser
+
+
+def add_import_option(parser: argparse.ArgumentParser) -> None:
+    """Add what makes architectures known that no installed package offers."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Python file or module that registers an architecture of your own, whose code is run",
+    )
 
 
 def add_calculator_options(parser: argparse.ArgumentParser, committee: bool = True) -> None:
@@ -46,6 +58,7 @@ def add_calculator_options(parser: argparse.ArgumentParser, committee: bool = Tr
         parser.add_argument(
             "models", nargs=1, metavar="MODEL", help="bundled model, or path of a model file"
         )
+    add_import_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="that of the weights")
 
