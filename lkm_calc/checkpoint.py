@@ -14,6 +14,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from .ambient import float32_by_default, own_settings
 from .atomic import replacing
 from .calibration import KEY, Calibration
 from .energy import EnergyModel
@@ -123,6 +124,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         return _parse_header(file.metadata(), Path(path))
 
 
+@own_settings
 def load_model(
     source: str | Path,
     device: torch.device | str = "cpu",
@@ -145,7 +147,7 @@ def load_model(
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     latent = {name: weights.pop(name) for name in [*weights] if name.startswith(PREFIX)}
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), float32_by_default():
             model = build_model(header["architecture"], **header["hypers"])
         model.to(getattr(torch, header["dtype"]))
         model.calibrate(

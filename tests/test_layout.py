@@ -11,6 +11,7 @@ from .support import ROOT
 LAYERS = [
     {"units", "geometry", "basis", "layers", "scatter", "lkm"},
     {"neighbours", "skin", "atomic", "precision", "device", "recording", "threads", "stopping"},
+    {"ambient"},
     {"program_files"},
     {"disagreement", "latent", "collection"},
     {"graph"},
