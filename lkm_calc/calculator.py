@@ -14,6 +14,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from .ambient import own_settings
 from .checkpoint import load_model
 from .committee import Committee, Evaluation, has_stress
 from .device import choose_device
@@ -92,6 +93,7 @@ class LKMCalculator(Calculator):
         "stress",
     ]
 
+    @own_settings
     def __init__(
         self,
         model: Source | Sequence[Source],
@@ -299,7 +301,6 @@ def _with_extras(found: Evaluation) -> Evaluation:
     return found
 
 
-@torch.inference_mode(False)  # weights made in that mode cannot be used outside of it
 def _load(source: Source, device: torch.device, dtype: str | None) -> EnergyModel:
     """Return a model of the calculator's own."""
     weights_type = None if dtype is None else _DTYPES[dtype]

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch._inductor import aoti_compile_and_package
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from .ambient import own_settings
 from .atomic import replacing
 from .energy import EnergyModel
 from .forces import EnergyForces, energy_and_forces
@@ -101,6 +102,7 @@ class CompiledForces:
         """Leave programs out of copies, which load or record their own."""
         return vars(self) | {"choices": []}
 
+    @own_settings
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
         """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU."""
         graph = self.model.prepare(graph)
@@ -129,7 +131,8 @@ class CompiledForces:
             if known[1:3] == kind and known.capacity.atoms == capacity.atoms:
                 capacity = capacity.joined(known.capacity)
         # From other positions than those it is checked with: a program that forgot them would pass.
-        shifts = 1e-3 * torch.arange(graph.positions.numel()).view_as(graph.positions).sin()
+        places = torch.arange(graph.positions.numel(), dtype=torch.float64)
+        shifts = 1e-3 * places.view_as(graph.positions).sin()
         example = replace(graph, positions=graph.positions + shifts)
         try:
             capacity, made = self._make(example, capacity, stress)
@@ -212,6 +215,7 @@ def is_faster(
     return best[0] < best[1]
 
 
+@own_settings
 def ordinary(model: EnergyModel, graph: Graph, stress: bool) -> EnergyForces:
     """Return the results of a graph on the CPU (eV, eV/Å, eV/Å³) without a program."""
     edges = graph.edge_index.shape[1]

@@ -1,20 +1,28 @@
 """The files of an MD run, and how they go back to where a restart file was written."""
 
 import json
+import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import ase
 import ase.io
+import numpy as np
 from ase.io.jsonio import decode, encode
 from ase.io.trajectory import Trajectory
 
 from .atomic import replacing
+from .checksum import checksum_of
 
-FORMAT_VERSION = 1
-"""Version of the restart file that this code writes."""
+logger = logging.getLogger("lkm_calc")
+
+FORMAT_VERSION = 2
+"""Version of the restart file that this code writes. With 2 came the checksum."""
+_CHECKSUM = "sha256"
 
 STATE = (
     "files",
@@ -52,6 +60,7 @@ class LogRow(NamedTuple):
 _HEAD = 48
 """Bytes at the start of a .traj file that say how many frames it holds and where they are listed;
 all else is only appended, as in a text file."""
+_HEX = re.compile(f"([0-9a-f]{{2}}){{0,{_HEAD}}}")
 
 
 class MDRecord:
@@ -114,11 +123,16 @@ class MDRecord:
             file.write(",".join("" if value is None else repr(value) for value in row) + "\n")
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write the restart file, whole or not at all, with the lengths of the other files."""
+        """Write the restart file, whole or not at all, with the lengths of the other files.
+
+        Its first entry is a checksum of the others.
+        """
         files = {path.name: _mark(path) for path in (self.trajectory, self.log)}
         content = {"format_version": FORMAT_VERSION, "files": files, **state}
+        text = encode(content)
+        first = json.dumps({_CHECKSUM: checksum_of(json.loads(text), {})})
         with replacing(self.restart) as temporary:
-            temporary.write_text(encode(content) + "\n", encoding="utf-8")
+            temporary.write_text(f"{first[:-1]}, {text[1:]}\n", encoding="utf-8")
 
     def load(self) -> dict[str, Any]:
         """Return the saved state.
@@ -126,23 +140,50 @@ class MDRecord:
         Raises:
             RestartError: The file is damaged or of a newer format.
         """
-        content: dict[str, Any]
+        text = self._checked_text()
         try:
-            content = decode(self.restart.read_text(encoding="utf-8"), always_array=False)
-            version = content["format_version"]
-            if version == FORMAT_VERSION:
-                content = {name: content[name] for name in STATE}
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise RestartError(
-                f"{self.restart} is not a readable restart file ({type(error).__name__}: {error}). "
-                "Remove it to start the run again, or choose another folder."
-            ) from error
-        if version != FORMAT_VERSION:
-            raise RestartError(
-                f"{self.restart} has format {version}; this lkm-calc reads {FORMAT_VERSION}. "
-                "Update it: pip install -U lkm-calc."
-            )
+            saved = decode(text, always_array=False)
+            content = {name: saved[name] for name in STATE}
+            np.random.default_rng().bit_generator.state = content["generator"]
+        except Exception as error:  # damaged files of before there was a checksum raise many kinds
+            raise self._unreadable(f"{type(error).__name__}: {error}") from error
+        problem = _find_damage(content, {self.trajectory.name, self.log.name})
+        if problem:
+            raise self._unreadable(problem)
         return content
+
+    def _checked_text(self) -> str:
+        """Return the text of the restart file, of a format that is known, once it is checked."""
+        try:
+            text = self.restart.read_text(encoding="utf-8")
+            values = json.loads(text)
+            version, written = values["format_version"], values.pop(_CHECKSUM, None)
+            found = checksum_of(values, {})
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise self._unreadable(f"{type(error).__name__}: {error}") from error
+        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+            raise RestartError(
+                f"{self.restart} has format {version!r}; this lkm-calc reads up to "
+                f"{FORMAT_VERSION}. Update it: pip install -U lkm-calc."
+            )
+        if written is None and version == 1:
+            logger.warning(
+                "%s is of before restart files had a checksum: damage to it would not be noticed.",
+                self.restart,
+            )
+        elif written != found:
+            raise RestartError(
+                f"{self.restart} does not match its checksum: it was damaged, or edited. Put back "
+                "a copy of it, remove it to start the run again, or choose another folder."
+            )
+        return text
+
+    def _unreadable(self, reason: str) -> RestartError:
+        """Return the error that the restart file cannot be read, for a reason."""
+        return RestartError(
+            f"{self.restart} is not a readable restart file ({reason}). Remove it to start the run "
+            "again, or choose another folder."
+        )
 
     def rewind(self, files: Mapping[str, Mapping[str, Any]]) -> None:
         """Drop what was written after the restart file.
@@ -166,6 +207,51 @@ class MDRecord:
             with path.open("rb+") as file:
                 file.truncate(mark["size"])
                 file.write(bytes.fromhex(mark["head"]))
+
+
+def _find_damage(state: Mapping[str, Any], names: set[str]) -> str:
+    """Describe what is wrong with a saved state, or return an empty text.
+
+    Args:
+        state: Its entries.
+        names: Of the files that it tells the lengths of.
+    """
+    kinds: dict[str, Any] = {
+        "files": dict,
+        "identity": dict,
+        "step": int,
+        "atoms": ase.Atoms,
+        "bond_lengths": list,
+        "thermostat": dict,
+        "generator": dict,
+        "degrees_of_freedom": int,
+        "conserved": (float, NoneType),
+        "bound": list,
+        "forces": np.ndarray,
+    }
+    for name, kind in kinds.items():
+        if not isinstance(state[name], kind):
+            return f"{name} is {state[name]!r}"
+    if state["files"].keys() != names or not all(map(_is_mark, state["files"].values())):
+        return f"files are {state['files']!r}"
+    moving, atoms = state["atoms"], len(state["atoms"])
+    if state["forces"].shape != (atoms, 3):
+        return f"forces are of shape {state['forces'].shape}"
+    for array in (state["forces"], moving.positions, moving.get_momenta(), moving.cell.array):
+        if not np.isfinite(array).all():
+            return "a position, a momentum, a force or the cell is not finite"
+    if not all(type(i) is int and 0 <= i < atoms for i in state["bound"]):
+        return f"bound is {state['bound']!r}"
+    return ""
+
+
+def _is_mark(mark: Any) -> bool:
+    """Tell whether something is what :func:`_mark` returns."""
+    if not (isinstance(mark, dict) and mark.keys() == {"size", "head"}):
+        return False
+    size, head = mark["size"], mark["head"]
+    whole = type(size) is int and size >= 0
+    return whole and isinstance(head, str) and bool(_HEX.fullmatch(head))
 
 
 def _mark(path: Path) -> dict[str, Any]:

@@ -10,7 +10,18 @@ from .support import ROOT
 
 LAYERS = [
     {"units", "geometry", "basis", "layers", "scatter", "lkm"},
-    {"neighbours", "skin", "atomic", "precision", "device", "recording", "threads", "stopping"},
+    {
+        "neighbours",
+        "skin",
+        "atomic",
+        "checksum",
+        "precision",
+        "device",
+        "recording",
+        "threads",
+        "stopping",
+    },
+    {"ambient"},
     {"program_files"},
     {"disagreement", "latent", "collection"},
     {"graph"},

@@ -292,10 +292,70 @@ def test_a_damaged_restart_file_is_refused(text, tmp_path):
 def test_a_newer_restart_file_is_refused(tmp_path):
     Simulation(spring_molecule(), MDSettings(), tmp_path).run(3)
     path = tmp_path / "restart.json"
-    text = path.read_text().replace('"format_version": 1', '"format_version": 2')
+    text = path.read_text().replace('"format_version": 2', '"format_version": 3')
     path.write_text(text)
-    with pytest.raises(RestartError, match="has format 2; this lkm-calc reads 1"):
+    with pytest.raises(RestartError, match="has format 3; this lkm-calc reads up to 2"):
         Simulation(spring_molecule(), MDSettings(), tmp_path)
+
+
+@pytest.mark.parametrize("change", ["position", "checksum"])
+def test_an_edited_restart_file_is_refused(change, tmp_path):
+    Simulation(spring_molecule(), MDSettings(), tmp_path).run(3)
+    path = tmp_path / "restart.json"
+    values = json.loads(path.read_text())
+    if change == "position":
+        values["atoms"]["positions"]["__ndarray__"][2][4] += 1e-9
+    else:
+        del values["sha256"]
+    path.write_text(json.dumps(values))
+    before = contents(tmp_path)
+    with pytest.raises(RestartError, match="does not match its checksum: it was damaged, or edite"):
+        Simulation(spring_molecule(), MDSettings(), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def older(path, change=lambda values: None):
+    """Turn a restart file into one of before there was a checksum, and edit it."""
+    values = json.loads(path.read_text()) | {"format_version": 1}
+    del values["sha256"]
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_older_restart_files_are_continued_with_a_note(tmp_path, caplog):
+    expected = run_whole(spring_molecule, tmp_path / "whole", settings())
+    Simulation(spring_molecule(), settings(), tmp_path / "parts").run(20)
+    older(tmp_path / "parts" / "restart.json")
+    with caplog.at_level(logging.WARNING, "lkm_calc"):
+        simulation = Simulation(spring_molecule(), settings(), tmp_path / "parts")
+    assert "before restart files had a checksum" in caplog.text
+    simulation.run(STEPS)
+    assert_same(tmp_path / "parts", expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v["files"].update({"../mine.txt": {"size": 0, "head": ""}}), "files are"),
+        (lambda v: v["files"]["log.csv"].pop("size"), "files are"),
+        (lambda v: v["files"]["log.csv"].update(head="xy"), "files are"),
+        (lambda v: v["generator"].pop("state"), "KeyError: 'state'"),
+        (lambda v: v.update(step="x"), "step is 'x'"),
+        (lambda v: v.update(atoms={}), "atoms is {}"),
+        (lambda v: v["forces"]["__ndarray__"][2].__setitem__(0, float("nan")), "not finite"),
+        (lambda v: v["forces"]["__ndarray__"].__setitem__(0, [27]), "forces are of shape"),
+        (lambda v: v.update(bound=[9]), r"bound is \[9\]"),
+        (lambda v: v.pop("thermostat"), "KeyError: 'thermostat'"),
+    ],
+)
+def test_older_restart_files_that_make_no_sense_are_refused(change, message, tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    Simulation(spring_molecule(), MDSettings(), tmp_path / "run").run(3)
+    older(tmp_path / "run" / "restart.json", change)
+    with pytest.raises(RestartError, match=f"is not a readable restart file .*{message}"):
+        Simulation(spring_molecule(), MDSettings(), tmp_path / "run")
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["log.csv", "trajectory.traj"])

@@ -12,6 +12,7 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from lkm_calc import EnergyModel, energy_and_forces, load_model
+from lkm_calc.ambient import own_settings
 from lkm_calc.calibration import QUANTILES, Calibration, pair_names
 from lkm_calc.checkpoint import add_calibration
 from lkm_calc.latent import LatentSpace, fit_latent
@@ -29,6 +30,7 @@ MAX_FRAMES = 1000
 """Training frames, evenly chosen, whose embeddings are looked at; 200 tell nearly the same."""
 
 
+@own_settings
 def calibrate(
     model: EnergyModel, held_out: GraphFrames, training: GraphFrames, batch_size: int
 ) -> tuple[Calibration, LatentSpace]:
@@ -72,7 +74,8 @@ def calibrate(
 
 def _latent_of(model: EnergyModel, training: GraphFrames, batch_size: int) -> LatentSpace:
     """Return where the embeddings of training atoms lie."""
-    frames = torch.linspace(0, len(training) - 1, min(len(training), MAX_FRAMES)).long()
+    count = min(len(training), MAX_FRAMES)
+    frames = torch.linspace(0, len(training) - 1, count, dtype=torch.float32).long()
 
     def batches() -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
         for indices in frames.split(batch_size):
@@ -83,6 +86,7 @@ def _latent_of(model: EnergyModel, training: GraphFrames, batch_size: int) -> La
     return fit_latent(batches(), model.known_elements.nonzero().flatten().tolist(), MIN_ATOMS)
 
 
+@own_settings
 def calibrate_file(
     path: str | Path, held_out: GraphFrames, training: GraphFrames, batch_size: int
 ) -> Calibration:

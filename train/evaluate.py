@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lkm_calc import EnergyForces, EnergyModel, Prediction, energy_and_forces, lkm_loss
+from lkm_calc.ambient import own_settings
 from lkm_calc.scatter import sum_to
 
 from .loader import Batch, GraphFrames
@@ -84,6 +85,7 @@ def model_output(
     return energy_and_forces(model, batch.graph, create_graph, stress=batch.stress is not None)
 
 
+@own_settings
 def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictions:
     """Return labels and predictions of every frame."""
     energies, forces, stress, layers, numbers, references = [], [], [], [], [], []

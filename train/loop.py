@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from lkm_calc import save_model
+from lkm_calc.ambient import own_settings
 from lkm_calc.device import choose_device
 from lkm_calc.precision import fast_matmul, tf32_matmul
 from lkm_calc.stopping import stop_signals
@@ -54,6 +55,8 @@ class TrainingDivergedError(RuntimeError):
     """The loss is no longer a number."""
 
 
+@own_settings
+@torch.enable_grad()
 def fit(
     config: Config, stop_after: int | None = None, programs: Programs | None = None
 ) -> Path | None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from lkm_calc import EnergyModel, build_model, load_model
+from lkm_calc.ambient import float32_by_default
 from lkm_calc.checkpoint import ModelFileError
 from lkm_calc.models import ArchitectureError
 from lkm_calc.units import KCAL_PER_MOL
@@ -56,7 +57,10 @@ def prepare_model(config: Config, frames: Frames) -> EnergyModel:
     if config.run.finetune:
         return _finetuned(config, frames)
     try:
-        with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it is
+        with (
+            float32_by_default(),
+            torch.random.fork_rng(devices=[]),
+        ):  # the caller's generator stays where it is
             torch.default_generator.manual_seed(config.run.seed)
             model = build_model(config.model.name, **config.model.hypers)
     except ArchitectureError as error:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,11 +15,18 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lkm_calc import EnergyModel
 from lkm_calc.atomic import replacing
+from lkm_calc.checksum import sealed, unsealed
 
 from .config import OptimiserConfig, told_of_old
 from .loss import Losses
 from .mixing import LearnedTeacher
 from .optimiser import make_optimisers
+
+logger = logging.getLogger("lkm_train")
+
+FORMAT_VERSION = 2
+"""Version of the saved states that this code writes. The first ones had no number; with 2 came the
+checksum."""
 
 
 class StateError(ValueError):
@@ -109,8 +117,12 @@ class TrainingState:
         return 0 < config.early_stopping <= self.counters.since_best
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Write the state and what tells the run that it belongs to, whole or not at all."""
+        """Write the state and what tells the run that it belongs to, whole or not at all.
+
+        A checksum follows the archive of torch, which ``torch.load`` reads as if it were not there.
+        """
         content = {
+            "format_version": FORMAT_VERSION,
             "model": self.model.state_dict(),
             "average": self.averaged_model.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -123,7 +135,7 @@ class TrainingState:
         packed = io.BytesIO()  # torch.save hides the reason when a disk is full
         torch.save(content, packed)
         with replacing(path) as temporary:
-            temporary.write_bytes(packed.getbuffer())
+            temporary.write_bytes(sealed(packed.getvalue()))
 
     def load(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Continue from a saved state.
@@ -132,7 +144,7 @@ class TrainingState:
             StateError: The file is damaged, or belongs to another run.
         """
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _read(path)
             saved = told_of_old(content["identity"])
             saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
             different = _differences(saved, identity)
@@ -149,7 +161,9 @@ class TrainingState:
                 if self.learned:
                     self.learned.load_state_dict(content["learned"])
                 self.counters = Counters(**content["counters"])
-        except Exception as error:  # damaged files raise many kinds
+        except StateError:
+            raise
+        except Exception as error:  # damaged files of before there was a checksum raise many kinds
             raise StateError(
                 f"{path} is not a readable training state ({error}). Remove its folder to start "
                 "the run again."
@@ -159,6 +173,29 @@ class TrainingState:
                 f"{path.parent} holds a run with another configuration: {'; '.join(different)}. "
                 "Set run.directory to a new folder, or restore these values to continue the run."
             )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a saved state holds.
+
+    Raises:
+        StateError: It does not match its checksum.
+        Exception: It is damaged otherwise.
+    """
+    packed, intact = unsealed(path.read_bytes())
+    content: dict[str, Any] = {}
+    if intact is not False:  # nothing else is made of what is damaged
+        content = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+    if not intact and (intact is False or "format_version" in content):
+        raise StateError(
+            f"{path} does not match its checksum: it was damaged. Put back a copy of it, or remove "
+            "its folder to start the run again."
+        )
+    if intact is None:
+        logger.warning(
+            "%s is of before saved states had a checksum: damage to it would not be noticed.", path
+        )
+    return content
 
 
 def trained(model: EnergyModel, learned: LearnedTeacher | None) -> nn.ModuleList:
