@@ -17,7 +17,7 @@ from ase.constraints import FixAtoms, FixBondLengths
 
 from lkm_calc import LKMCalculator
 from lkm_calc.__main__ import main
-from lkm_calc.ensembles import ENSEMBLES, MDSettings
+from lkm_calc.ensembles import CONSTANT_VOLUME, MDSettings
 from lkm_calc.kernel_forces import KernelForces
 from lkm_calc.md import Simulation
 from lkm_calc.md_record import RestartError
@@ -50,7 +50,7 @@ def run_whole(make, folder, choice, every=1000, steps=STEPS):
 
 
 @pytest.mark.parametrize("trajectory", ["t.traj", "t.xyz"])
-@pytest.mark.parametrize("ensemble", ENSEMBLES)
+@pytest.mark.parametrize("ensemble", CONSTANT_VOLUME)
 def test_stopped_and_continued(ensemble, trajectory, tmp_path):
     choice = settings(ensemble, trajectory)
     expected = run_whole(spring_molecule, tmp_path / "whole", choice)
@@ -77,7 +77,7 @@ def periodic_model():
 
 
 @pytest.mark.parametrize(
-    ("make", "ensemble"), [(molecule_model, name) for name in ENSEMBLES] + [(periodic_model, "nve")]
+    ("make", "ensemble"), [(molecule_model, name) for name in CONSTANT_VOLUME] + [(periodic_model, "nve")]
 )
 def test_with_a_model(make, ensemble, tmp_path):
     """A new calculator has no memory of the steps before, such as a list of neighbours."""
