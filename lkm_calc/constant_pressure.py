@@ -26,7 +26,7 @@ _STRAINS = 6
 
 def is_bulk(atoms: ase.Atoms) -> bool:
     """Tell whether a structure repeats in three directions, so that it has volume and pressure."""
-    return bool(atoms.pbc.all()) and atoms.cell.rank == 3
+    return bool(atoms.pbc.all() and atoms.cell.rank == 3)
 
 
 def pressure(atoms: ase.Atoms) -> float | None:
@@ -115,6 +115,22 @@ def count_degrees_of_freedom(chain: Any, free: int, temperature: float) -> None:
     """Let a Nosé-Hoover chain of ASE aim at the kinetic energy of ``free`` degrees of freedom."""
     chain._num_atoms_global = free / 3
     chain._Q[0] = free * units.kB * temperature * chain._tdamp**2
+
+
+def conserved_energy(dynamics: Barostatted) -> float:
+    """Return the energy in eV that is conserved: of atoms, chains and cell, and p·V.
+
+    As ASE's own, which for one of the two asks for a free energy that not every calculator has.
+    """
+    hidden: Any = dynamics
+    momentum = hidden._p_g if isinstance(dynamics, MTKNPT) else hidden._p_eps
+    return float(
+        hidden.atoms.get_total_energy()
+        + hidden._thermostat.get_thermostat_energy()
+        + hidden._barostat.get_barostat_energy()
+        + np.square(momentum).sum() / (2 * hidden._barostat.W)
+        + hidden._pressure_au * hidden.atoms.get_volume()
+    )
 
 
 def barostat_state(dynamics: Barostatted) -> dict[str, Any]:

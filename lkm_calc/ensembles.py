@@ -15,6 +15,7 @@ from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, NoseHooverChainNVT
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
+from . import constant_pressure
 from .constant_pressure import (
     CONSTANT_PRESSURE,
     barostat_state,
@@ -203,7 +204,7 @@ def conserved_energy(dynamics: MolecularDynamics) -> float | None:
     if isinstance(dynamics, Langevin):
         return None
     if isinstance(dynamics, IsotropicMTKNPT | MTKNPT):
-        return float(dynamics.get_conserved_energy())
+        return constant_pressure.conserved_energy(dynamics)
     bath = 0.0
     if isinstance(dynamics, NoseHooverChainNVT):
         bath = dynamics._thermostat.get_thermostat_energy()

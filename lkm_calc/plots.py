@@ -56,7 +56,8 @@ def plot_md(log: Path, picture: Path, title: str) -> None:
 def _is_shown(name: str, columns: Mapping[str, Values]) -> bool:
     """Tell whether a quantity is known, and not the volume of a cell that never changes."""
     values = columns.get(name, np.array([np.nan]))
-    return bool(np.isfinite(values).all()) and (name != "volume_A3" or np.ptp(values) > 0)
+    changes = name != "volume_A3" or np.ptp(values) > 0
+    return bool(np.isfinite(values).all() and changes)
 
 
 def _draw_mean(
