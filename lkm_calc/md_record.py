@@ -55,6 +55,13 @@ class LogRow(NamedTuple):
     temperature_K: float  # noqa: N815
     drift_meV_per_atom: float | None  # noqa: N815
     """Of what the ensemble conserves, since the start; None where it conserves nothing."""
+    pressure_bar: float | None = None
+    """With that of the atoms' motion; None where the calculator has no stress."""
+    volume_A3: float | None = None  # noqa: N815
+    """Of the cell; the log of a structure that does not repeat in three directions has neither."""
+
+
+_CELL = ("pressure_bar", "volume_A3")
 
 
 _HEAD = 48
@@ -89,13 +96,16 @@ class MDRecord:
         self.log = self.folder / "log.csv"
         self.restart = self.folder / "restart.json"
 
-    def begin(self) -> None:
+    def begin(self, bulk: bool = False) -> None:
         """Start empty files, in place of those of a run that was killed before it was saved.
+
+        Args:
+            bulk: Log pressure and volume as well.
 
         Raises:
             ValueError: There are files of those names that no run made.
         """
-        head = ",".join(LogRow._fields)
+        head = ",".join(name for name in LogRow._fields if bulk or name not in _CELL)
         logged = self.log.read_text(encoding="utf-8") if self.log.exists() else None
         ours = logged is not None and (head + "\n").startswith(logged[: len(head) + 1])
         for path in (self.log, self.trajectory):
@@ -118,9 +128,11 @@ class MDRecord:
             ase.io.write(self.trajectory, atoms, format="extxyz", append=True)
 
     def add_row(self, row: LogRow) -> None:
-        """Append a line to the log, with all digits of the numbers."""
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(",".join("" if value is None else repr(value) for value in row) + "\n")
+        """Append a line to the log, with all digits of the numbers, in the columns it has."""
+        with self.log.open("r+", encoding="utf-8") as file:
+            values = [getattr(row, name) for name in file.readline().strip().split(",")]
+            file.seek(0, os.SEEK_END)
+            file.write(",".join("" if value is None else repr(value) for value in values) + "\n")
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the restart file, whole or not at all, with the lengths of the other files.
@@ -143,7 +155,9 @@ class MDRecord:
         text = self._checked_text()
         try:
             saved = decode(text, always_array=False)
-            content = {name: saved[name] for name in STATE}
+            content = {name: saved[name] for name in STATE} | {
+                "first_volume": saved.get("first_volume")  # once there was none
+            }
             np.random.default_rng().bit_generator.state = content["generator"]
         except Exception as error:  # damaged files of before there was a checksum raise many kinds
             raise self._unreadable(f"{type(error).__name__}: {error}") from error
