@@ -20,6 +20,7 @@ from .energy import EnergyModel
 from .latent import PREFIX, LatentSpace, latent_from_tensors
 from .layers import MAX_NUMBER
 from .models import MODELS, build_model
+from .paths import expanded
 
 FORMAT_VERSION = 2
 """Version of the files that this code writes. With 2 came the latent statistics."""
@@ -96,8 +97,9 @@ def add_calibration(path: str | Path, calibration: Calibration, latent: LatentSp
     Raises:
         ModelFileError: As for :func:`load_model`.
     """
-    with _open(Path(path)) as file:
-        header = _parse_header(file.metadata(), Path(path))
+    path = expanded(path)
+    with _open(path) as file:
+        header = _parse_header(file.metadata(), path)
         names = [name for name in file.keys() if not name.startswith(PREFIX)]  # noqa: SIM118
         weights = {name: file.get_tensor(name) for name in names}
     header["provenance"] = header["provenance"] | {KEY: calibration.as_data()}
@@ -119,8 +121,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
     Raises:
         ModelFileError: As for :func:`load_model`.
     """
-    with _open(Path(path)) as file:
-        return _parse_header(file.metadata(), Path(path))
+    path = expanded(path)
+    with _open(path) as file:
+        return _parse_header(file.metadata(), path)
 
 
 def load_model(
@@ -174,8 +177,9 @@ def _resolve(source: str | Path) -> Path:
     bundled = bundled_models()
     if str(source) in bundled:
         return bundled[str(source)]
-    if Path(source).is_file():
-        return Path(source)
+    path = expanded(source)
+    if path.is_file():
+        return path
     raise ModelFileError(
         f"There is no file {str(source)!r} and no bundled model of that name; bundled are "
         f"{', '.join(bundled) or 'none'}."

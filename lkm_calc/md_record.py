@@ -12,6 +12,7 @@ from ase.io.jsonio import decode, encode
 from ase.io.trajectory import Trajectory
 
 from .atomic import replacing
+from .paths import expanded
 
 FORMAT_VERSION = 1
 """Version of the restart file that this code writes."""
@@ -75,7 +76,7 @@ class MDRecord:
                 f"The trajectory is {trajectory!r}; give a file name, without a folder, that ends "
                 "in .traj, .xyz or .extxyz."
             )
-        self.folder = Path(folder)
+        self.folder = expanded(folder)
         self.trajectory = self.folder / trajectory
         self.log = self.folder / "log.csv"
         self.restart = self.folder / "restart.json"

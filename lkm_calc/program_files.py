@@ -7,6 +7,8 @@ import os
 import platform
 from pathlib import Path
 
+from .paths import expanded
+
 
 class CompileError(RuntimeError):
     """A program cannot be made, or computes something else than the model."""
@@ -20,7 +22,7 @@ def first_line(error: Exception) -> str:
 def cache_folder() -> Path:
     """Return the folder of compiled programs: $LKM_CACHE, or lkm-calc in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("LKM_CACHE") or Path(base) / "lkm-calc")
+    return expanded(os.environ.get("LKM_CACHE") or Path(base) / "lkm-calc")
 
 
 def open_folder(folder: Path | None) -> Path:

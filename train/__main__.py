@@ -11,6 +11,7 @@ from typing import Any
 
 from lkm_calc import EnergyModel, load_model
 from lkm_calc.checkpoint import ModelFileError
+from lkm_calc.paths import expanded
 from lkm_calc.precision import fast_matmul
 
 from .calibrate import calibrate_file, own_split
@@ -142,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         description=CALIBRATE,
         formatter_class=raw,
     )
-    calibrate.add_argument("model", type=Path, metavar="MODEL", help="model file, written anew")
+    calibrate.add_argument("model", type=expanded, metavar="MODEL", help="model file, written anew")
     _add_data_options(calibrate)
     calibrate.add_argument(
         "--train", metavar="FILE", help="its training frames, where DATA is another file"
@@ -157,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     _add_data_options(check)
-    check.add_argument("--output", type=Path, metavar="PNG", help="also draw a picture")
+    check.add_argument("--output", type=expanded, metavar="PNG", help="also draw a picture")
     check.set_defaults(command=_check_data)
     fetch = commands.add_parser("download", help="fetch a public data set")
     fetch.add_argument("name", metavar="NAME", help=", ".join(SOURCES))
@@ -234,10 +235,11 @@ def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _find_config(name: str, molecule: str | None) -> tuple[Path, str | None]:
     """Return the path of a configuration, and the folder of the run of a ready one."""
-    if Path(name).suffix or Path(name).is_file():
+    path = expanded(name)
+    if path.suffix or path.is_file():
         if molecule:
             raise ConfigError(f"--molecule belongs to a ready configuration, not to {name}.")
-        return Path(name), None
+        return path, None
     labels = [f"{name}-{molecule}", name] if molecule else [name]
     for label in labels:
         path = CONFIGS / f"{label}.toml"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lkm_calc.atomic import replacing
+from lkm_calc.paths import expanded
 
 from .arrays import reading
 from .frames import DataError
@@ -77,7 +78,7 @@ def download(name: str, folder: str | Path) -> Path:
     """
     if name not in SOURCES:
         raise DataError(f"There is no data set {name!r}; choose one of {', '.join(SOURCES)}.")
-    folder = Path(folder)
+    folder = expanded(folder)
     result = {"rmd17": folder / "rmd17", "qm9": folder / "qm9.npz"}.get(name)
     if result is not None and result.exists():
         return result

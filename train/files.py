@@ -16,6 +16,8 @@ from ase.io.formats import filetype
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
+from lkm_calc.paths import expanded
+
 from .arrays import reading
 from .conversion import ENERGY_UNITS, LENGTH_UNITS, factor
 from .frames import DataError, Frames, check_frames
@@ -60,7 +62,7 @@ def read_ase(
             any frame, forces on some frames, the cell of a periodic direction, or the volume to
             which a virial belongs, or its stress and virial disagree.
     """
-    path = Path(path)
+    path = expanded(path)
     energy = factor(energy_unit, ENERGY_UNITS, "energy_unit")
     length = factor(length_unit, LENGTH_UNITS, "length_unit")
     images = _read_images(path)

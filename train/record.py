@@ -15,6 +15,7 @@ import torch
 from lkm_calc import load_model, save_model
 from lkm_calc.atomic import replacing
 from lkm_calc.checkpoint import read_header
+from lkm_calc.paths import expanded
 
 from .card import model_card
 from .config import Config, ConfigError, to_table
@@ -34,7 +35,7 @@ class Record:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.directory = Path(config.run.directory)
+        self.directory = expanded(config.run.directory)
         self.metrics = self.directory / "metrics.jsonl"
         self.state = self.directory / "state.pt"
         self.best = self.directory / "model.safetensors"
@@ -164,7 +165,7 @@ def device_name(device: torch.device) -> str:
 
 def checksum(path: str) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
-    with Path(path).open("rb") as file:
+    with expanded(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -12,6 +12,7 @@ import ase.io
 
 from ..calculator import LKMCalculator
 from ..checkpoint import bundled_models
+from ..paths import expanded
 
 Command = Callable[[argparse.Namespace], int]
 """Does the work of a subcommand and returns the exit status."""
@@ -58,7 +59,7 @@ def make_calculator(options: argparse.Namespace, **more: Any) -> LKMCalculator:
 
 def model_file(name: str) -> Path:
     """Return the file of a model that could be loaded."""
-    return bundled_models().get(name, Path(name))
+    return bundled_models().get(name, expanded(name))
 
 
 def checksum(path: Path) -> str:
@@ -90,6 +91,7 @@ def read_structures(source: str, index: int | slice = slice(None)) -> list[ase.A
     Raises:
         ValueError: There is no such file, it cannot be read, or it holds no structure.
     """
+    source = str(expanded(source))
     name, at, chosen = source.rpartition("@")
     path = Path(name if at and not Path(source).exists() else source)
     if not path.is_file():
