@@ -9,6 +9,7 @@ from .commands import compile as compile_
 from .commands import evaluate, info, md, models, relax, vib
 from .guards import ExtrapolationError
 from .md import MDError
+from .versions import add_version
 
 logger = logging.getLogger("lkm_calc")
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("lkm-calc", description=MANUAL, formatter_class=raw)
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (md, relax, evaluate, vib, info, models, compile_):
         module.add(commands)

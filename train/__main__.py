@@ -13,6 +13,7 @@ from lkm_calc import EnergyModel, load_model
 from lkm_calc.checkpoint import ModelFileError
 from lkm_calc.paths import expanded
 from lkm_calc.precision import fast_matmul
+from lkm_calc.versions import add_version
 
 from .calibrate import calibrate_file, own_split
 from .config import Config, ConfigError, DataConfig, read_config
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("lkm-train", description=DESCRIPTION, formatter_class=raw)
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     fit_parser = commands.add_parser(
         "fit", help="train a model", description=FIT, epilog=_defaults(), formatter_class=raw

@@ -5,7 +5,6 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from lkm_calc import load_model, save_model
 from lkm_calc.atomic import replacing
 from lkm_calc.checkpoint import read_header
 from lkm_calc.paths import expanded
+from lkm_calc.versions import package_version
 
 from .card import model_card
 from .config import Config, ConfigError, to_table
@@ -102,7 +102,7 @@ class Record:
         table["run"] |= {"directory": "", "finetune": Path(self.config.run.finetune).name}
         return {
             "date": datetime.date.today().isoformat(),
-            "version": version(),
+            "version": package_version(),
             "torch": torch.__version__,
             "device": device_name(data.device),
             "energy_unit": data.energy_unit,
@@ -146,14 +146,6 @@ def _tensorboard(directory: Path, step: int) -> Any:
             "run.tensorboard is true, but TensorBoard is not installed: pip install tensorboard."
         ) from error
     return module.SummaryWriter(directory / "tensorboard", purge_step=step + 1)
-
-
-def version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return metadata.version("lkm-calc")
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def device_name(device: torch.device) -> str:
