@@ -16,9 +16,9 @@ from ase.io.formats import filetype
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
+from lkm_calc.ase_files import reading_by_ase
 from lkm_calc.paths import expanded
 
-from .arrays import reading
 from .conversion import ENERGY_UNITS, LENGTH_UNITS, factor
 from .frames import DataError, Frames, check_frames
 
@@ -86,7 +86,9 @@ def read_ase(
 
 def _read_images(path: Path) -> list[Atoms]:
     """Return the structures of a file, at least one and none without atoms."""
-    with reading(path, "file of structures"):
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Check the path.")
+    with reading_by_ase(path, DataError):
         images = list(_images(path))
     if not images:
         raise DataError(f"{path} holds no structures. Write it again where it came from.")

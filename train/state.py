@@ -3,6 +3,8 @@
 import copy
 import io
 import math
+import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lkm_calc import EnergyModel
 from lkm_calc.atomic import replacing
 
+from .arrays import DAMAGE
 from .config import OptimiserConfig, told_of_old
 from .loss import Losses
 from .mixing import LearnedTeacher
@@ -131,34 +134,67 @@ class TrainingState:
         Raises:
             StateError: The file is damaged, or belongs to another run.
         """
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            saved = told_of_old(content["identity"])
-            saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
-            different = _differences(saved, identity)
-            if not different:
-                self.model.load_state_dict(content["model"])
-                self.averaged_model.load_state_dict(content["average"])
-                # Runs of before there were several had one.
-                states = content.get("optimisers") or [content["optimiser"]]
-                for optimiser, saved_state in zip(self.optimisers, states, strict=True):
-                    optimiser.load_state_dict(saved_state)
-                self.loss_sums.copy_(content["loss_sums"])
-                if "loss_averages" in content:  # runs of before γ = "auto" have none
-                    self.loss_averages.copy_(content["loss_averages"])
-                if self.learned:
-                    self.learned.load_state_dict(content["learned"])
-                self.counters = Counters(**content["counters"])
-        except Exception as error:  # damaged files raise many kinds
-            raise StateError(
-                f"{path} is not a readable training state ({error}). Remove its folder to start "
-                "the run again."
-            ) from error
+        content = _content(path)
+        saved = told_of_old(content["identity"])
+        saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
+        different = _differences(saved, identity)
         if different:
             raise StateError(
                 f"{path.parent} holds a run with another configuration: {'; '.join(different)}. "
                 "Set run.directory to a new folder, or restore these values to continue the run."
             )
+        try:
+            self._restore(content)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise StateError(
+                f"{path} does not fit this run ({type(error).__name__}: {error}). Another version "
+                "of lkm-calc wrote it; continue with that one, or set run.directory to a new "
+                "folder."
+            ) from error
+
+    def _restore(self, content: Mapping[str, Any]) -> None:
+        """Take everything over from what :meth:`save` wrote."""
+        self.model.load_state_dict(content["model"])
+        self.averaged_model.load_state_dict(content["average"])
+        # Runs of before there were several had one.
+        states = content.get("optimisers") or [content["optimiser"]]
+        for optimiser, saved_state in zip(self.optimisers, states, strict=True):
+            optimiser.load_state_dict(saved_state)
+        self.loss_sums.copy_(content["loss_sums"])
+        if "loss_averages" in content:  # runs of before γ = "auto" have none
+            self.loss_averages.copy_(content["loss_averages"])
+        if self.learned:
+            self.learned.load_state_dict(content["learned"])
+        self.counters = Counters(**content["counters"])
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return what a saved state holds, as it was written: its checksums are compared.
+
+    Raises:
+        StateError: The file is damaged, or of another kind.
+        PermissionError: It may not be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare them
+            folders = [one.filename for one in archive.infolist() if one.external_attr & _FOLDER]
+            damaged = archive.testzip() or next(iter(folders), None)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except (*DAMAGE, TypeError, pickle.UnpicklingError) as error:  # TypeError of torch's pickles
+        raise StateError(_UNREADABLE.format(path, error)) from error
+    if damaged is not None:
+        raise StateError(_UNREADABLE.format(path, f"its part {damaged} is not as it was written"))
+    if not (isinstance(content, dict) and content.keys() >= {"model", "identity", "counters"}):
+        raise StateError(_UNREADABLE.format(path, "it is another file of PyTorch's"))
+    return content
+
+
+_FOLDER = 0x10
+"""Mark of a folder in a zip archive. torch.load reads nothing where it stands by a tensor, and
+returns what is in memory."""
+_UNREADABLE = "{} is not a readable training state ({}). Remove its folder to start the run again."
 
 
 def trained(model: EnergyModel, learned: LearnedTeacher | None) -> nn.ModuleList:
