@@ -5,6 +5,7 @@ A program is code: it is loaded only from a folder and files that belong to the 
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 from .paths import expanded
@@ -12,6 +13,11 @@ from .paths import expanded
 
 class CompileError(RuntimeError):
     """A program cannot be made, or computes something else than the model."""
+
+
+COMPILER_ERRORS = (ImportError, OSError, RuntimeError, subprocess.SubprocessError)
+"""What torch's compilers, those that they call, and drivers raise; torch wraps what fails in its
+own in RuntimeErrors. Not what faults of this program raise, such as TypeError."""
 
 
 def first_line(error: Exception) -> str:
