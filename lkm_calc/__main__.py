@@ -10,6 +10,7 @@ from .commands import evaluate, info, md, models, relax, vib
 from .guards import ExtrapolationError
 from .md import MDError
 from .models import import_architectures
+from .versions import add_version
 
 logger = logging.getLogger("lkm_calc")
 
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("lkm-calc", description=MANUAL, formatter_class=raw)
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (md, relax, evaluate, vib, info, models, compile_):
         module.add(commands)

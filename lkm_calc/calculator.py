@@ -77,6 +77,7 @@ class LKMCalculator(Calculator):
 
     Raises:
         ModelFileError: The model cannot be loaded.
+        TypeError: ``model`` is nothing that a model is made of.
         ValueError: The dtype, device or skin is unknown; on calculation, the structure holds an
             element that the model was not trained on, no atoms, or positions that are not finite.
         MemoryError: On calculation, a structure needs more than there is.
@@ -116,7 +117,7 @@ class LKMCalculator(Calculator):
                 "There are thresholds but no guard: give on_extrapolation='warn', 'stop' or 'save'."
             )
         place = choose_device(device)
-        sources = [model] if isinstance(model, str | Path | EnergyModel) else list(model)
+        sources = _sources(model)
         members = [_load(source, place, dtype) for source in sources]
         if zbl:
             members = [with_zbl(member) for member in members]
@@ -299,6 +300,21 @@ def _with_extras(found: Evaluation) -> Evaluation:
     """Compute the extras, before the embeddings of many structures heap up."""
     len(found.extras)
     return found
+
+
+@torch.inference_mode(False)  # weights made in that mode cannot be used outside of it
+def _sources(model: Any) -> list[Source]:
+    """Return the sources of a model or of a committee, or raise a TypeError for anything else."""
+    single = isinstance(model, str | bytes | Mapping | EnergyModel)
+    several = isinstance(model, Iterable) and not single
+    sources = list(model) if several else [model]
+    for source in sources:
+        if not isinstance(source, str | Path | EnergyModel):
+            raise TypeError(
+                f"model is {model!r:.200}; give the name of a bundled model, the path of a model "
+                "file, an EnergyModel, or a list of these."
+            )
+    return sources
 
 
 def _load(source: Source, device: torch.device, dtype: str | None) -> EnergyModel:

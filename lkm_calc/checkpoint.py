@@ -34,6 +34,7 @@ from .models import (
     missing_text,
     origin_of,
 )
+from .paths import expanded
 
 logger = logging.getLogger("lkm_calc")
 
@@ -120,7 +121,8 @@ def add_calibration(path: str | Path, calibration: Calibration, latent: LatentSp
     Raises:
         ModelFileError: As for :func:`load_model`.
     """
-    header, tensors = _read(Path(path))
+    path = expanded(path)
+    header, tensors = _read(path)
     weights = {name: tensors[name] for name in tensors if not name.startswith(PREFIX)}
     header["provenance"] = header["provenance"] | {KEY: calibration.as_data()}
     _write(path, weights | latent.tensors(), header)
@@ -155,7 +157,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     Raises:
         ModelFileError: As for :func:`load_model`.
     """
-    return _read(Path(path))[0]
+    return _read(expanded(path))[0]
 
 
 @own_settings
@@ -232,8 +234,9 @@ def _resolve(source: str | Path) -> Path:
     bundled = bundled_models()
     if str(source) in bundled:
         return bundled[str(source)]
-    if Path(source).is_file():
-        return Path(source)
+    path = expanded(source)
+    if path.is_file():
+        return path
     raise ModelFileError(
         f"There is no file {str(source)!r} and no bundled model of that name; bundled are "
         f"{', '.join(bundled) or 'none'}."

@@ -12,6 +12,7 @@ from ase.io.extxyz import XYZError
 from numpy.typing import NDArray
 
 from .atomic import replacing
+from .paths import expanded
 
 MAX_DISTANCES = 100
 """Distances of each pair of elements that two structures are compared by."""
@@ -37,7 +38,7 @@ class Collection:
     """
 
     def __init__(self, file: str | Path, tolerance: float = 0.2, limit: int = 1000) -> None:
-        self.file, self.tolerance, self.limit = Path(file), tolerance, limit
+        self.file, self.tolerance, self.limit = expanded(file), tolerance, limit
         self._fingerprints: dict[bytes, list[NDArray[np.float32]]] = defaultdict(list)
         self._text = ""
         self._read()

@@ -36,7 +36,14 @@ from .forces import EnergyForces, energy_and_forces
 from .graph import Graph
 from .padding import Capacity, pad, unpad
 from .precision import fast_matmul
-from .program_files import CompileError, check_owner, first_line, open_folder, processor
+from .program_files import (
+    COMPILER_ERRORS,
+    CompileError,
+    check_owner,
+    first_line,
+    open_folder,
+    processor,
+)
 from .recording import Recorder, record_cuda_graph
 from .threads import threads_for
 
@@ -306,7 +313,7 @@ def _compile(model: EnergyModel, padded: Graph, stress: bool, path: Path) -> Non
             with replacing(path) as temporary:
                 temporary.touch(mode=0o600)
                 temporary.write_bytes(Path(made).read_bytes())
-    except Exception as error:  # compilers and their drivers fail in many ways
+    except COMPILER_ERRORS as error:
         reason = first_line(error)
         raise CompileError(
             f"the program could not be compiled ({reason}). A C++ compiler such as g++ is needed."

@@ -17,6 +17,7 @@ from ase.io.trajectory import Trajectory
 
 from .atomic import replacing
 from .checksum import checksum_of
+from .paths import expanded
 
 logger = logging.getLogger("lkm_calc")
 
@@ -91,7 +92,7 @@ class MDRecord:
                 f"The trajectory is {trajectory!r}; give a file name, without a folder, that ends "
                 "in .traj, .xyz or .extxyz."
             )
-        self.folder = Path(folder)
+        self.folder = expanded(folder)
         self.trajectory = self.folder / trajectory
         self.log = self.folder / "log.csv"
         self.restart = self.folder / "restart.json"

@@ -5,11 +5,19 @@ A program is code: it is loaded only from a folder and files that belong to the 
 
 import os
 import platform
+import subprocess
 from pathlib import Path
+
+from .paths import expanded
 
 
 class CompileError(RuntimeError):
     """A program cannot be made, or computes something else than the model."""
+
+
+COMPILER_ERRORS = (ImportError, OSError, RuntimeError, subprocess.SubprocessError)
+"""What torch's compilers, those that they call, and drivers raise; torch wraps what fails in its
+own in RuntimeErrors. Not what faults of this program raise, such as TypeError."""
 
 
 def first_line(error: Exception) -> str:
@@ -20,7 +28,7 @@ def first_line(error: Exception) -> str:
 def cache_folder() -> Path:
     """Return the folder of compiled programs: $LKM_CACHE, or lkm-calc in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("LKM_CACHE") or Path(base) / "lkm-calc")
+    return expanded(os.environ.get("LKM_CACHE") or Path(base) / "lkm-calc")
 
 
 def open_folder(folder: Path | None) -> Path:

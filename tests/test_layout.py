@@ -9,7 +9,7 @@ import pytest
 from .support import ROOT
 
 LAYERS = [
-    {"units", "geometry", "basis", "layers", "scatter", "lkm"},
+    {"units", "geometry", "basis", "layers", "scatter", "lkm", "paths", "versions", "ase_files"},
     {
         "neighbours",
         "skin",

@@ -13,7 +13,9 @@ from lkm_calc import EnergyModel, load_model
 from lkm_calc.checkpoint import ModelFileError
 from lkm_calc.commands.common import add_import_option
 from lkm_calc.models import ArchitectureError, import_architectures
+from lkm_calc.paths import expanded
 from lkm_calc.precision import fast_matmul
+from lkm_calc.versions import add_version
 
 from .calibrate import calibrate_file, own_split
 from .config import Config, ConfigError, DataConfig, read_config
@@ -109,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("lkm-train", description=DESCRIPTION, formatter_class=raw)
     parser.set_defaults(imports=[])
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     fit_parser = commands.add_parser(
         "fit", help="train a model", description=FIT, epilog=_defaults(), formatter_class=raw
@@ -151,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         description=CALIBRATE,
         formatter_class=raw,
     )
-    calibrate.add_argument("model", type=Path, metavar="MODEL", help="model file, written anew")
+    calibrate.add_argument("model", type=expanded, metavar="MODEL", help="model file, written anew")
     _add_data_options(calibrate)
     calibrate.add_argument(
         "--train", metavar="FILE", help="its training frames, where DATA is another file"
@@ -167,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     _add_data_options(check)
-    check.add_argument("--output", type=Path, metavar="PNG", help="also draw a picture")
+    check.add_argument("--output", type=expanded, metavar="PNG", help="also draw a picture")
     check.set_defaults(command=_check_data)
     fetch = commands.add_parser("download", help="fetch a public data set")
     fetch.add_argument("name", metavar="NAME", help=", ".join(SOURCES))
@@ -250,10 +253,11 @@ def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _find_config(name: str, molecule: str | None) -> tuple[Path, str | None]:
     """Return the path of a configuration, and the folder of the run of a ready one."""
-    if Path(name).suffix or Path(name).is_file():
+    path = expanded(name)
+    if path.suffix or path.is_file():
         if molecule:
             raise ConfigError(f"--molecule belongs to a ready configuration, not to {name}.")
-        return Path(name), None
+        return path, None
     labels = [f"{name}-{molecule}", name] if molecule else [name]
     for label in labels:
         path = CONFIGS / f"{label}.toml"

@@ -13,7 +13,7 @@ from torch._inductor import compile as inductor_compile
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lkm_calc.program_files import CompileError, first_line
+from lkm_calc.program_files import COMPILER_ERRORS, CompileError, first_line
 
 from .config import Config, to_table
 from .loader import Batch, Totals
@@ -114,7 +114,7 @@ class CompiledGradients:
             self._check(program, batch, totals)
         except CompileError:
             raise
-        except Exception as error:  # compilers and their drivers fail in many ways
+        except COMPILER_ERRORS as error:
             reason = first_line(error)
             raise CompileError(
                 f"the step could not be compiled ({reason}). A C++ compiler such as g++ is needed."

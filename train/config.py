@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lkm_calc import MODELS
+from lkm_calc.paths import expanded
 
 
 class ConfigError(ValueError):
@@ -206,7 +207,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: The file is missing or not TOML or JSON, a key is unknown, or a value is of the
             wrong type or out of range.
     """
-    path = Path(path)
+    path = expanded(path)
     kind, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
         table = parse(path.read_text(encoding="utf-8"))

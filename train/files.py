@@ -16,7 +16,9 @@ from ase.io.formats import filetype
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
-from .arrays import reading
+from lkm_calc.ase_files import reading_by_ase
+from lkm_calc.paths import expanded
+
 from .conversion import ENERGY_UNITS, LENGTH_UNITS, factor
 from .frames import DataError, Frames, check_frames
 from .label_names import (
@@ -69,7 +71,7 @@ def read_ase(
             that is named, energies on any frame, the cell of a periodic direction, or the volume to
             which a virial belongs, or its stress and virial disagree.
     """
-    path = Path(path)
+    path = expanded(path)
     energy = factor(energy_unit, ENERGY_UNITS, "energy_unit")
     length = factor(length_unit, LENGTH_UNITS, "length_unit")
     images = _read_images(path)
@@ -95,7 +97,9 @@ def read_ase(
 
 def _read_images(path: Path) -> list[Atoms]:
     """Return the structures of a file, at least one and none without atoms."""
-    with reading(path, "file of structures"):
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Check the path.")
+    with reading_by_ase(path, DataError):
         images = list(_images(path))
     if not images:
         raise DataError(f"{path} holds no structures. Write it again where it came from.")

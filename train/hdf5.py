@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lkm_calc.atomic import replacing
+from lkm_calc.paths import expanded
 
 from .arrays import check_numeric, check_shapes, reading, whole_numbers
 from .conversion import ENERGY_UNITS, FORCE_UNITS, LENGTH_UNITS, STRESS_UNITS, factor
@@ -90,7 +91,7 @@ def read_hdf5(path: str | Path, check_units: bool = True, keys: LabelKeys = USUA
         DataError: The file is missing, damaged, or of another format or version; a dataset or its
             units are missing or unknown, or the datasets do not fit together.
     """
-    path = Path(path)
+    path = expanded(path)
     with reading(path, "HDF5 file"), h5py.File(path, "r") as file:
         _check_header(path, file)
         present = _find_datasets(path, file, keys)

@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lkm_calc.paths import expanded
+
 from .arrays import load_npz, npz_names, whole_numbers
 from .conversion import ENERGY_UNITS, LENGTH_UNITS, factor
 from .frames import DataError, Frames, check_frames
@@ -49,7 +51,7 @@ def read_md17(
     Raises:
         DataError: The file is missing, damaged, lacks keys, or its arrays do not fit together.
     """
-    path = Path(path)
+    path = expanded(path)
     if labels not in ("revised", "original"):
         raise DataError(f"labels is {labels!r}; choose 'revised' or 'original'.")
     keys, (numbers, positions, energies, forces) = _load_arrays(path, labels, label_keys)

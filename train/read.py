@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
+from lkm_calc.paths import expanded
+
 from .arrays import npz_names
 from .chignolin import read_chignolin
 from .files import read_ase
@@ -62,7 +64,7 @@ def read_frames(
         DataError: The file is missing or of an unknown kind, units or names of labels are given for
             a format that fixes them, or the reader of the format refuses the file.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         found = "is no file" if path.exists() else "does not exist"
         raise DataError(f"{path} {found}. Give the path of a data file.")

@@ -4,6 +4,7 @@ import copy
 import io
 import logging
 import math
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from lkm_calc import EnergyModel
 from lkm_calc.atomic import replacing
 from lkm_calc.checksum import sealed, unsealed
 
+from .arrays import DAMAGE
 from .config import OptimiserConfig, told_of_old
 from .loss import Losses
 from .mixing import LearnedTeacher
@@ -143,36 +145,59 @@ class TrainingState:
         Raises:
             StateError: The file is damaged, or belongs to another run.
         """
-        try:
-            content = _read(path)
-            saved = told_of_old(content["identity"])
-            saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
-            different = _differences(saved, identity)
-            if not different:
-                self.model.load_state_dict(content["model"])
-                self.averaged_model.load_state_dict(content["average"])
-                # Runs of before there were several had one.
-                states = content.get("optimisers") or [content["optimiser"]]
-                for optimiser, saved_state in zip(self.optimisers, states, strict=True):
-                    optimiser.load_state_dict(saved_state)
-                self.loss_sums.copy_(content["loss_sums"])
-                if "loss_averages" in content:  # runs of before γ = "auto" have none
-                    self.loss_averages.copy_(content["loss_averages"])
-                if self.learned:
-                    self.learned.load_state_dict(content["learned"])
-                self.counters = Counters(**content["counters"])
-        except StateError:
-            raise
-        except Exception as error:  # damaged files of before there was a checksum raise many kinds
-            raise StateError(
-                f"{path} is not a readable training state ({error}). Remove its folder to start "
-                "the run again."
-            ) from error
+        content = _content(path)
+        saved = told_of_old(content["identity"])
+        saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
+        different = _differences(saved, identity)
         if different:
             raise StateError(
                 f"{path.parent} holds a run with another configuration: {'; '.join(different)}. "
                 "Set run.directory to a new folder, or restore these values to continue the run."
             )
+        try:
+            self._restore(content)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise StateError(
+                f"{path} does not fit this run ({type(error).__name__}: {error}). Another version "
+                "of lkm-calc wrote it; continue with that one, or set run.directory to a new "
+                "folder."
+            ) from error
+
+    def _restore(self, content: Mapping[str, Any]) -> None:
+        """Take everything over from what :meth:`save` wrote."""
+        self.model.load_state_dict(content["model"])
+        self.averaged_model.load_state_dict(content["average"])
+        # Runs of before there were several had one.
+        states = content.get("optimisers") or [content["optimiser"]]
+        for optimiser, saved_state in zip(self.optimisers, states, strict=True):
+            optimiser.load_state_dict(saved_state)
+        self.loss_sums.copy_(content["loss_sums"])
+        if "loss_averages" in content:  # runs of before γ = "auto" have none
+            self.loss_averages.copy_(content["loss_averages"])
+        if self.learned:
+            self.learned.load_state_dict(content["learned"])
+        self.counters = Counters(**content["counters"])
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return what a saved state holds, as it was written.
+
+    Raises:
+        StateError: The file is damaged, or of another kind.
+        PermissionError: It may not be read.
+    """
+    try:
+        content = _read(path)
+    except PermissionError:
+        raise
+    except (*DAMAGE, TypeError, pickle.UnpicklingError) as error:  # TypeError of torch's pickles
+        raise StateError(_UNREADABLE.format(path, error)) from error
+    if not (isinstance(content, dict) and content.keys() >= {"model", "identity", "counters"}):
+        raise StateError(_UNREADABLE.format(path, "it is another file of PyTorch's"))
+    return content
+
+
+_UNREADABLE = "{} is not a readable training state ({}). Remove its folder to start the run again."
 
 
 def _read(path: Path) -> dict[str, Any]:

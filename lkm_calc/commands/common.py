@@ -10,8 +10,10 @@ from typing import Any
 import ase
 import ase.io
 
+from ..ase_files import reading_by_ase
 from ..calculator import LKMCalculator
 from ..checkpoint import bundled_models
+from ..paths import expanded
 
 Command = Callable[[argparse.Namespace], int]
 """Does the work of a subcommand and returns the exit status."""
@@ -71,7 +73,7 @@ def make_calculator(options: argparse.Namespace, **more: Any) -> LKMCalculator:
 
 def model_file(name: str) -> Path:
     """Return the file of a model that could be loaded."""
-    return bundled_models().get(name, Path(name))
+    return bundled_models().get(name, expanded(name))
 
 
 def checksum(path: Path) -> str:
@@ -103,18 +105,14 @@ def read_structures(source: str, index: int | slice = slice(None)) -> list[ase.A
     Raises:
         ValueError: There is no such file, it cannot be read, or it holds no structure.
     """
+    source = str(expanded(source))
     name, at, chosen = source.rpartition("@")
     path = Path(name if at and not Path(source).exists() else source)
     if not path.is_file():
         raise ValueError(f"The file {path} does not exist. Give a file that ASE reads.")
     wanted: Any = index if path == Path(source) else chosen
-    try:
+    with reading_by_ase(source):
         found = ase.io.read(path, index=wanted)
-    except Exception as error:  # every reader raises kinds of its own
-        raise ValueError(
-            f"{source} cannot be read as a structure ({type(error).__name__}: {error}). Give a "
-            "file that ASE reads, such as .xyz, .traj, .cif or POSCAR."
-        ) from error
     structures = found if isinstance(found, list) else [found]
     if not structures or not all(len(atoms) for atoms in structures):
         raise ValueError(f"{source} holds no structure, or an empty one. Give a file that does.")

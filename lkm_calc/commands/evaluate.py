@@ -4,7 +4,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ase
@@ -14,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
 from ..atomic import replacing
+from ..paths import expanded
 from .common import (
     Subcommands,
     add_calculator_options,
@@ -45,7 +45,7 @@ def add(commands: Subcommands) -> None:
     parser.add_argument(
         "structures", metavar="STRUCTURES", help="file that ASE reads; FILE@::10 for every tenth"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=".xyz or .extxyz")
+    parser.add_argument("-o", "--output", type=expanded, metavar="FILE", help=".xyz or .extxyz")
     parser.add_argument("--batch-size", type=int, default=32, help="default %(default)s")
 
 

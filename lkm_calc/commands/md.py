@@ -11,6 +11,7 @@ import numpy as np
 from ..ensembles import ENSEMBLES, MDSettings
 from ..guards import ACTIONS
 from ..md import Simulation
+from ..paths import expanded
 from ..plots import plot_md
 from .common import (
     STRUCTURE,
@@ -113,7 +114,9 @@ def add(commands: Subcommands) -> None:
         help="when the structure leaves what the model was trained on; save puts it into "
         "extrapolation.extxyz",
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="runs/md-NAME if not given")
+    parser.add_argument(
+        "--output", type=expanded, metavar="FOLDER", help="runs/md-NAME if not given"
+    )
     parser.add_argument(
         "--trajectory",
         default=default.trajectory,
