@@ -6,12 +6,13 @@ from types import MappingProxyType
 from typing import Any
 
 from ..energy import EnergyModel
+from .ace import ACE as ACE
 from .dimenetpp import DimeNetPP as DimeNetPP
 from .mxmnet import MXMNet as MXMNet
 from .pamnet import PAMNet as PAMNet
 
 MODELS: Mapping[str, type[EnergyModel]] = MappingProxyType(
-    {c.name: c for c in (DimeNetPP, MXMNet, PAMNet)}
+    {c.name: c for c in (ACE, DimeNetPP, MXMNet, PAMNet)}
 )
 """Every architecture that :func:`build_model` knows."""
 
