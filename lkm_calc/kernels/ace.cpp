@@ -36,41 +36,39 @@ template <class T> struct Map {
         if (bias)
             bias_offset = total, total += out;
     }
-    static long place(long p, long width) { // of a padded column among those there are, or -1
-        const long block = p / padded<T>(width), rest = p % padded<T>(width);
-        return rest < width ? block * width + rest : -1;
+    // Calls act(padded row, row) for those there are.
+    template <class F> static void each(long blocks, long width, F act) {
+        for (long b = 0; b < blocks; ++b)
+            for (long r = 0; r < width; ++r)
+                act(b * padded<T>(width) + r, b * width + r);
     }
     void set(const T *const *&arrays) {
         const T *w = *arrays++;
         const long columns = in_blocks * in_width;
-        auto weight = [=](long o, long i) {
-            const long r = place(o, out_width), c = place(i, in_width);
-            return r < 0 || c < 0 ? T(0) : w[r * columns + c];
-        };
-        dense.forth.pack(in, out, [=](long k, long j) { return weight(j, k); });
-        dense.back.pack(out, in, [=](long k, long j) { return weight(k, j); });
+        T *forth = dense.forth.room(in, out), *back = dense.back.room(out, in);
+        each(out_blocks, out_width, [&](long o, long r) {
+            each(in_blocks, in_width, [&](long i, long c) {
+                forth[dense.forth.place(i, o)] = back[dense.back.place(o, i)] = w[r * columns + c];
+            });
+        });
         if (bias_offset >= 0) {
             const T *b = *arrays++;
             T *to = dense.bias.get(out);
-            for (long j = 0; j < out; ++j)
-                to[j] = place(j, out_width) < 0 ? T(0) : b[place(j, out_width)];
+            each(out_blocks, out_width, [&](long o, long r) { to[o] = b[r]; });
         }
     }
     // The gradients in the shapes of the weights.
     void write(const T *gradients, void *const *&arrays) const {
         T *w = static_cast<T *>(*arrays++);
         const long columns = in_blocks * in_width;
-        for (long i = 0; i < in; ++i)
-            for (long o = 0; o < out; ++o) {
-                const long r = place(o, out_width), c = place(i, in_width);
-                if (r >= 0 && c >= 0)
-                    w[r * columns + c] = gradients[offset + i * out + o];
-            }
+        const T *from = gradients + offset;
+        each(out_blocks, out_width, [&](long o, long r) {
+            each(in_blocks, in_width,
+                 [&](long i, long c) { w[r * columns + c] = from[i * out + o]; });
+        });
         if (bias_offset >= 0) {
             T *b = static_cast<T *>(*arrays++);
-            for (long o = 0; o < out; ++o)
-                if (place(o, out_width) >= 0)
-                    b[place(o, out_width)] = gradients[bias_offset + o];
+            each(out_blocks, out_width, [&](long o, long r) { b[r] = gradients[bias_offset + o]; });
         }
     }
     // y (rows, out) = x (rows, in) Wᵀ + b, or added to `base`.

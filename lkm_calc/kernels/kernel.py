@@ -43,6 +43,11 @@ def has_kernel(model: EnergyModel) -> bool:
     return type(model) in INTERFACES and model.device.type == "cpu" and model.dtype in _TYPES
 
 
+def trains(model: EnergyModel) -> bool:
+    """Tell whether the kernel of a model, where it is, also gives gradients by the weights."""
+    return has_kernel(model) and INTERFACES[type(model)].trains
+
+
 class ByEdges(NamedTuple):
     """What a kernel computes of edge vectors."""
 
@@ -96,7 +101,10 @@ class Kernel:
         make, free, self._run = (functions[f"{verb}_{kind}"] for verb in ("make", "free", "run"))
         make.restype, make.argtypes = ctypes.c_void_p, [ctypes.c_void_p] * 3
         free.argtypes, self._run.argtypes = [ctypes.c_void_p], [ctypes.c_void_p] * 4
+        self.weights: list[Tensor] = []
+        """The parameters that a kernel trains, in the order of the interface's arrays."""
         if self.interface.trains:
+            self.weights = list(self.interface.arrays(model))
             self._update, self._gradients = (
                 functions[f"{verb}_{kind}"] for verb in ("update", "gradients")
             )
@@ -124,8 +132,7 @@ class Kernel:
 
     def update(self) -> None:
         """Take the model's weights as they are now."""
-        arrays = [array.detach().contiguous() for array in self.interface.arrays(self.model)]
-        self._update(self._handle, _pointers(arrays))
+        self._update(self._handle, _pointers(self.weights))
 
     def gradients(
         self,
@@ -136,11 +143,10 @@ class Kernel:
     ) -> list[Tensor]:
         """Return the gradients by the weights of Σ by_energies · E_i + Σ by_embeddings · e_ij.
 
-        In the order of the interface's arrays. E_i are atomic energies in eV without reference
+        In the order of :attr:`weights`. E_i are atomic energies in eV without reference
         energies; errors as of a call.
         """
-        arrays = list(self.interface.arrays(self.model))
-        found = [torch.empty_like(array) for array in arrays]
+        found = [torch.empty_like(weight) for weight in self.weights]
         values = (by_energies * self.model.scale).to(self.model.dtype).contiguous()
         layers = None if by_embeddings is None else by_embeddings.to(self.model.dtype).contiguous()
         back = (ctypes.c_void_p * 2)(

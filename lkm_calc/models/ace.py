@@ -12,7 +12,6 @@ from ..equivariant import (
     FlatHarmonics,
     TensorLinear,
     TensorProduct,
-    components,
     degree_slice,
     soft_norm,
 )
