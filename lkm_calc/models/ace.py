@@ -135,7 +135,7 @@ class Interaction(nn.Module):
             dots = (at_target * edges.harmonics.T[1:].unsqueeze(-1)).sum(0)
             modulation = modulation + dots / (self.max_ell + 1)
         weights = self.radial(edges.rbf, modulation) * edges.cutoff
-        weights = weights.view(len(weights), -1, channels).unbind(1)
+        weights = weights.unflatten(1, (-1, channels)).unbind(1)
         sent = self.message(x).index_select(0, edges.source)
         received = None if tensors is None else tensors.index_select(1, edges.source)
         parts = []
