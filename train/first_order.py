@@ -13,7 +13,6 @@ value in between by the square of the displacement.
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -115,9 +114,9 @@ class KernelGradients:
         if any(tensor.any() for tensor in by_embeddings):
             half = 0.5 * torch.stack(by_embeddings)
             layers = torch.cat([half, half], dim=1)
-        return self.kernel.gradients(
-            twice(graph), torch.cat([vectors + moved, vectors - moved]), torch.cat(by_atoms), layers
-        )
+        both = Graph.collate([graph, graph])
+        displaced = torch.cat([vectors + moved, vectors - moved])
+        return self.kernel.gradients(both, displaced, torch.cat(by_atoms), layers)
 
     def _agrees(self, batch: Batch, totals: Totals) -> bool:
         """Compare with double backward, labels off so that gradients do not cancel."""
@@ -164,14 +163,3 @@ def edge_directions(
     strain = (by_stress + by_stress.mT) / (2 * volumes(graph.cell))
     of_edge = graph.graph_index.index_select(0, target)
     return moved + torch.einsum("ea,eab->eb", vectors, strain.index_select(0, of_edge))
-
-
-def twice(graph: Graph) -> Graph:
-    """Return two copies of a graph side by side, with what kernels read of it."""
-    atoms, edges = len(graph.numbers), len(graph.reverse)
-    return replace(
-        graph,
-        numbers=graph.numbers.repeat(2),
-        edge_index=torch.cat([graph.edge_index, graph.edge_index + atoms], dim=1),
-        reverse=torch.cat([graph.reverse, graph.reverse + edges]),
-    )

@@ -1,9 +1,10 @@
 """Message-passing atomic cluster expansion, in the manner of MACE (arXiv:2206.07697)."""
 
 import math
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..basis import BesselBasis, envelope
@@ -32,6 +33,30 @@ SIZES = {
 """Smallest and largest value of each size."""
 
 
+class Options(NamedTuple):
+    """Which parts an interaction has; see :class:`ACE`."""
+
+    node_dependent: bool
+    runtime_geometry: bool
+    gated: bool
+    normalised: bool
+
+
+class Edges(NamedTuple):
+    """What the layers need of the edges j → i."""
+
+    source: Int[Tensor, " edges"]
+    target: Int[Tensor, " edges"]
+    rbf: Float[Tensor, "edges radial"]
+    cutoff: Float[Tensor, "edges 1"]
+    """The cut-off function, 1 at contact and 0 at the cut-off."""
+    harmonics: Float[Tensor, "edges components"]
+    elements: Float[Tensor, "edges hidden"]
+    """1 + a row for the element of i + one for that of j."""
+    norm: float
+    """Factor on sums over neighbours."""
+
+
 class RadialNetwork(nn.Module):
     """Weights of an edge j → i for each degree and channel, from its length and its atoms.
 
@@ -50,7 +75,8 @@ class RadialNetwork(nn.Module):
         self, rbf: Float[Tensor, "edges radial"], modulation: Float[Tensor, "edges hidden"]
     ) -> Float[Tensor, "edges out"]:
         """Return the weights, not yet zero at the cut-off."""
-        return self.third(silu(self.second(silu(self.first(rbf) * modulation))))
+        weights: Tensor = self.third(silu(self.second(silu(self.first(rbf) * modulation))))
+        return weights
 
 
 class Interaction(nn.Module):
@@ -65,7 +91,7 @@ class Interaction(nn.Module):
         radial_hidden: int,
         first: bool,
         last: bool,
-        options: "Options",
+        options: Options,
     ) -> None:
         super().__init__()
         self.max_ell, self.max_out = max_ell, 0 if last else max_ell
@@ -92,7 +118,7 @@ class Interaction(nn.Module):
             self.gate_out = dense(channels, channels * (1 + self.max_out))
 
     def forward(
-        self, x: Tensor, tensors: Tensor | None, edges: "Edges"
+        self, x: Tensor, tensors: Tensor | None, edges: Edges
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the new scalars, the new tensors (scalars included), and A."""
         a = self.atomic_basis(x, tensors, edges)
@@ -119,7 +145,7 @@ class Interaction(nn.Module):
             new = soft_norm(new)
         return x, new, a
 
-    def atomic_basis(self, x: Tensor, tensors: Tensor | None, edges: "Edges") -> Tensor:
+    def atomic_basis(self, x: Tensor, tensors: Tensor | None, edges: Edges) -> Tensor:
         """Return A_i,lm = W_l Σ_j (w_l ⊙ W x_j) Y_lm + w'_l ⊙ h_j,lm (components, atoms, channels).
 
         Equation 8 of MACE with the product of the neighbour's tensor and the edge's harmonics kept
@@ -146,34 +172,8 @@ class Interaction(nn.Module):
                 part = part + (weights[self.max_ell + l] * received[where]).transpose(0, 1)
             parts.append(part)
         sums = sum_to(torch.cat(parts, 1), edges.target, len(x)) * edges.norm
-        return self.basis(sums.transpose(0, 1))
-
-
-class Options:
-    """Which parts an interaction has."""
-
-    def __init__(
-        self, node_dependent: bool, runtime_geometry: bool, gated: bool, normalised: bool
-    ) -> None:
-        self.node_dependent, self.runtime_geometry = node_dependent, runtime_geometry
-        self.gated, self.normalised = gated, normalised
-
-
-class Edges:
-    """What the layers need of the edges."""
-
-    def __init__(
-        self,
-        source: Tensor,
-        target: Tensor,
-        rbf: Tensor,
-        cutoff: Tensor,
-        harmonics: Tensor,
-        elements: Tensor,
-        norm: float,
-    ) -> None:
-        self.source, self.target, self.rbf, self.cutoff = source, target, rbf, cutoff
-        self.harmonics, self.elements, self.norm = harmonics, elements, norm
+        a: Tensor = self.basis(sums.transpose(0, 1))
+        return a
 
 
 class Readout(nn.Module):
@@ -190,11 +190,48 @@ class Readout(nn.Module):
         """Return the values."""
         if self.hidden is not None:
             x = silu(self.hidden(x))
-        return self.value(x).squeeze(-1)
+        values: Tensor = self.value(x).squeeze(-1)
+        return values
 
 
 class ACE(EnergyModel):
-    """Message-passing ACE."""
+    """Equivariant message passing with many-body products on the atoms, in the manner of MACE.
+
+    Each interaction sums the neighbours' messages to an atomic basis A of spherical tensors up to
+    degree ``max_ell``, multiplies A with itself up to ``correlation`` factors, and updates scalars
+    and tensors of the atoms with the products; a readout after each interaction adds to the energy.
+    With ``correlation`` 3 the first interaction already sees four bodies. Every message carries the
+    cut-off function, so energy and forces are smooth where a pair crosses it. The energy is
+    invariant under rotations, reflections and permutations; two layers see atoms up to twice the
+    cut-off apart.
+
+    What differs from MACE: messages couple a neighbour's tensors and the edge's harmonics only
+    where one of the two is a scalar; the radial network may see the states of both atoms
+    (``node_dependent``) and the tensors of the target projected on the edge
+    (``runtime_geometry``, ViSNet, arXiv:2210.16518); products are chains of two-fold products; and
+    the update may be gated and normalised.
+
+    LKM embeddings, one for each interaction: the scalars x_i after it (``lkm_tap="scalars"``,
+    (atoms, num_channels)), or √(1 + |A_i,l|²) − 1, the size of its atomic basis, for each degree
+    and channel (``"norms"``, (atoms, (max_ell + 1) · num_channels)).
+
+    Args:
+        num_channels: Number of channels of scalars and tensors.
+        num_interactions: Number of layers.
+        max_ell: Largest degree l of harmonics and tensors, 1 to 3.
+        correlation: Largest number of factors A in a product, 1 to 5.
+        num_radial: Number of radial functions.
+        radial_hidden: Width of the radial network.
+        cutoff: Radius in Å.
+        envelope_exponent: Exponent p of the cut-off function.
+        avg_num_neighbors: Sums over neighbours are divided by its square root.
+        node_dependent: Let the radial network see the scalars of both atoms from the second layer.
+        runtime_geometry: Let it see the target's tensors along the edge from the second layer.
+        gated: Gate scalars and tensors by a network of the scalars.
+        normalised: Divide tensors by √(1 + mean square).
+        linear_readouts: Make all readouts but the last linear, as MACE does.
+        lkm_tap: Which embeddings to return, ``"scalars"`` or ``"norms"``.
+    """
 
     name = "ace"
 
@@ -219,6 +256,8 @@ class ACE(EnergyModel):
         hypers = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         check_sizes(hypers, SIZES)
         check_choice("lkm_tap", lkm_tap, ("scalars", "norms"))
+        if not avg_num_neighbors > 0:
+            raise ValueError(f"avg_num_neighbors is {avg_num_neighbors}; it must be positive.")
         super().__init__(cutoff, hypers)
         self.lkm_tap, self.envelope_exponent = lkm_tap, envelope_exponent
         self.norm = avg_num_neighbors**-0.5
