@@ -24,6 +24,15 @@ from .test_kernel_build import computes_in_the_ordinary_way
 from .test_zbl import CLOSEST, IN_CRYSTAL, pushed_together
 
 SIZES = {
+    "ace": [
+        {},
+        {"num_channels": 19, "radial_hidden": 5, "num_radial": 3, "max_ell": 3},
+        {"num_channels": 70, "max_ell": 1, "num_interactions": 3, "lkm_tap": "norms"},
+        {"num_interactions": 1, "correlation": 1, "num_radial": 1, "envelope_exponent": 3},
+        {"correlation": 4, "num_radial": 17, "linear_readouts": True, "lkm_tap": "norms"},
+        {"node_dependent": False, "runtime_geometry": False, "cutoff": 2.5},
+        {"gated": False, "normalised": False, "correlation": 2},
+    ],
     "dimenet++": [
         {},
         # Widths that fill no whole vector, and one that fills several panels.
@@ -54,6 +63,7 @@ SIZES = {
 }
 CASES = [(name, hypers) for name, cases in SIZES.items() for hypers in cases]
 WIDE = {
+    "ace": {"num_channels": 64},
     "dimenet++": {"hidden": 128, "num_blocks": 4, "triplet_dim": 64},
     "mxmnet": {"hidden": 128, "num_layers": 6},
     "pamnet": {"hidden": 128, "num_layers": 4},
@@ -134,7 +144,7 @@ def colliding():
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("local_cutoff", [3.0, 1.0])
 def test_a_core_around_the_model(name, local_cutoff, folder):
-    hypers = {} if name == "dimenet++" else {"local_cutoff": local_cutoff}
+    hypers = {} if name in ("ace", "dimenet++") else {"local_cutoff": local_cutoff}
     core = with_zbl(small_model(name, **hypers), CLOSEST)
     compute, inner = ZBLKernel(core, folder), Kernel(core.model, folder)
     graphs = [graph_of(atoms, core) for atoms in colliding()]

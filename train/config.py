@@ -177,6 +177,9 @@ class RunConfig:
     compile: bool = False
     """Compile the gradients of a batch for a CPU, where frames are of one molecule: minutes at the
     start, then up to twice the steps a second. Needs a C++ compiler."""
+    kernels: Literal["auto", "off"] = "auto"
+    """"auto" trains with the kernel in C++ of an architecture that has one for it, on a CPU: many
+    times as fast as without, from first derivatives alone."""
     tf32: bool = False
     """Round the factors of matrix products on a GPU to 10 bits: faster, and less exact."""
     validate_every: int = 1

@@ -6,11 +6,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lkm_calc import EnergyForces, EnergyModel
+from lkm_calc.kernels import trains
 from lkm_calc.padding import pad, unpad
 
 from .compiled import CompiledGradients, Programs, program_key
 from .config import Config
 from .evaluate import model_output
+from .first_order import KernelGradients
 from .loader import Batch, GraphFrames, Totals
 from .loss import Losses, training_loss
 from .parallel import Stop, Workers
@@ -50,9 +53,11 @@ class Stepper:
         # One program serves every γ, 0 as well, with gradients of the mixing that 0 multiplies.
         self.loss = replace(config.loss, gamma="auto") if config.run.compile else config.loss
         self.gamma = torch.zeros_like(state.loss_sums[0])
-        self.recorded: RecordedGradients | CompiledGradients | None = None
+        self.recorded: RecordedGradients | CompiledGradients | KernelGradients | None = None
         if config.run.cuda_graphs:
             self.recorded = RecordedGradients(self.add_gradients, self.parameters)
+        elif trains_by_kernel(state.model, config):
+            self.recorded = KernelGradients(state.model, self.losses_of, self.add_gradients)
         elif config.run.compile:
             self.recorded = CompiledGradients(
                 state.trained,
@@ -76,7 +81,9 @@ class Stepper:
         counts = self.data.counts(totals)
         for piece in mine.chunk(options.accumulate) if len(mine) else ():
             batch = self.data.batch(piece)._replace(counts=counts)
-            if self.recorded is None or not self._repeats(totals):
+            if isinstance(self.recorded, KernelGradients):
+                losses += self.recorded(batch, totals)
+            elif self.recorded is None or not self._repeats(totals):
                 losses += self.add_gradients(batch, totals)
             else:
                 graph = pad(batch.graph, self.data.capacity(piece), self.data.cutoff)
@@ -137,6 +144,20 @@ class Stepper:
         padded = model_output(self.state.model, batch, create_graph=True)
         predicted = unpad(padded, len(batch.energies), batch.atoms)
         return training_loss(predicted, batch, self.loss, totals, gamma, self.state.learned)
+
+    def losses_of(self, results: EnergyForces, batch: Batch, totals: Totals) -> Losses:
+        """Return the losses of a piece of a batch, given what the model says of it."""
+        return training_loss(results, batch, self.loss, totals, self.gamma, self.state.learned)
+
+
+def trains_by_kernel(model: EnergyModel, config: Config) -> bool:
+    """Tell whether a run takes the kernel of its model."""
+    return (
+        config.run.kernels == "auto"
+        and trains(model)
+        and config.loss.lkm_teacher not in ("learned", "error")
+        and not config.loss.raw_energies
+    )
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

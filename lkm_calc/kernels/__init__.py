@@ -7,5 +7,6 @@ programs.
 
 from .kernel import Kernel as Kernel
 from .kernel import has_kernel as has_kernel
+from .kernel import trains as trains
 from .zbl import ZBLKernel as ZBLKernel
 from .zbl import kernel_of as kernel_of

@@ -24,6 +24,8 @@ class Interface(NamedTuple):
     """Of a model, the number of its layers' embeddings and their width."""
     indices: Callable[[Any, Graph], tuple[Tensor, ...]]
     """Of a model and a graph, int64 tensors that the source reads beside the edges."""
+    trains: bool = False
+    """Whether the source also gives gradients by the weights, and takes new ones."""
 
 
 def linear(layer: nn.Linear) -> Iterator[Tensor]:

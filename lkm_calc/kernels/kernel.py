@@ -10,21 +10,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..ambient import own_settings
 from ..energy import EnergyModel
 from ..forces import EnergyForces, volumes
 from ..graph import Graph
-from ..models import DimeNetPP, MXMNet, PAMNet
+from ..models import ACE, DimeNetPP, MXMNet, PAMNet
 from ..scatter import sum_to
 from ..threads import threads_worth
-from . import dimenetpp, mxmnet, pamnet
+from . import ace, dimenetpp, mxmnet, pamnet
 from .build import library
 from .interface import Interface
 
 INTERFACES: Mapping[type[EnergyModel], Interface] = MappingProxyType(
     {
+        ACE: ace.INTERFACE,
         DimeNetPP: dimenetpp.INTERFACE,
         MXMNet: mxmnet.INTERFACE,
         PAMNet: pamnet.INTERFACE,
@@ -40,6 +42,11 @@ _MEMORY, _ORDER = 1, 2
 def has_kernel(model: EnergyModel) -> bool:
     """Tell whether there is a kernel for a model where it is."""
     return type(model) in INTERFACES and model.device.type == "cpu" and model.dtype in _TYPES
+
+
+def trains(model: EnergyModel) -> bool:
+    """Tell whether the kernel of a model, where it is, also gives gradients by the weights."""
+    return has_kernel(model) and INTERFACES[type(model)].trains
 
 
 class ByEdges(NamedTuple):
@@ -96,6 +103,15 @@ class Kernel:
         make, free, self._run = (functions[f"{verb}_{kind}"] for verb in ("make", "free", "run"))
         make.restype, make.argtypes = ctypes.c_void_p, [ctypes.c_void_p] * 3
         free.argtypes, self._run.argtypes = [ctypes.c_void_p], [ctypes.c_void_p] * 4
+        self.weights: list[Tensor] = []
+        """The parameters that a kernel trains, in the order of the interface's arrays."""
+        if self.interface.trains:
+            self.weights = list(self.interface.arrays(model))
+            self._update, self._gradients = (
+                functions[f"{verb}_{kind}"] for verb in ("update", "gradients")
+            )
+            self._update.argtypes = [ctypes.c_void_p] * 2
+            self._gradients.argtypes = [ctypes.c_void_p] * 5
         sizes = np.array(self.interface.sizes(model), dtype=np.int64)
         lengths = np.array(self.interface.lengths(model), dtype=np.float64)
         arrays = [array.detach().contiguous() for array in self.interface.arrays(model)]
@@ -117,33 +133,75 @@ class Kernel:
         vectors = graph.edge_vectors()
         return self.run(graph, vectors).assembled(graph, vectors, stress)
 
+    def update(self) -> None:
+        """Take the model's weights as they are now."""
+        self._update(self._handle, _pointers(self.weights))
+
+    @own_settings
+    def gradients(
+        self,
+        graph: Graph,
+        vectors: Float[Tensor, "edges 3"],
+        by_energies: Float[Tensor, " atoms"],
+        by_embeddings: Float[Tensor, "layers atoms dim"] | None,
+    ) -> list[Tensor]:
+        """Return the gradients by the weights of Σ by_energies · E_i + Σ by_embeddings · e_ij.
+
+        In the order of :attr:`weights`. E_i are atomic energies in eV without reference
+        energies; errors as of a call.
+        """
+        found = [torch.empty_like(weight) for weight in self.weights]
+        values = (by_energies * self.model.scale).to(self.model.dtype).contiguous()
+        layers = None if by_embeddings is None else by_embeddings.to(self.model.dtype).contiguous()
+        back = (ctypes.c_void_p * 2)(
+            values.data_ptr(), None if layers is None else layers.data_ptr()
+        )
+        counts, inputs = self._inputs(graph, vectors)
+        self._check(
+            self._gradients(
+                self._handle, counts.ctypes.data, _pointers(inputs), back, _pointers(found)
+            ),
+            len(vectors),
+        )
+        return found
+
     @own_settings
     def run(self, graph: Graph, vectors: Float[Tensor, "edges 3"]) -> ByEdges:
         """Return what follows from the vectors in Å of a graph's edges; errors as of a call."""
-        indices = self.interface.indices(self.model, graph)
         atoms, edges = len(graph.numbers), len(vectors)
         values = torch.empty(atoms, dtype=self.model.dtype)
         layers, width = self._embeddings
         embeddings = values.new_empty(layers, atoms, width)
         gradient = vectors.new_empty(edges, 3)
-        sizes = [atoms, edges, threads_worth(edges), *map(len, indices)]
-        counts = np.array(sizes, dtype=np.int64)
-        inputs = (graph.numbers, *graph.edge_index, graph.reverse, vectors, *indices)
-        inputs = tuple(tensor.contiguous() for tensor in inputs)
+        counts, inputs = self._inputs(graph, vectors)
         problem = self._run(
             self._handle,
             counts.ctypes.data,
             _pointers(inputs),
             _pointers((values, gradient, embeddings)),
         )
-        if problem == _MEMORY:
-            raise MemoryError(f"There is not enough memory for {edges} edges.")
-        if problem == _ORDER:
-            raise ValueError("The edges are not sorted by target; take those of a neighbour list.")
+        self._check(problem, edges)
         scale = self.model.scale
         reference = self.model.reference_energies.index_select(0, graph.numbers)
         atom_energies = values.double() * scale + reference
         return ByEdges(atom_energies, gradient * scale, tuple(embeddings))
+
+    def _inputs(
+        self, graph: Graph, vectors: Float[Tensor, "edges 3"]
+    ) -> tuple[NDArray[np.int64], tuple[Tensor, ...]]:
+        """Return the counts and the arrays of a graph that the library reads."""
+        indices = self.interface.indices(self.model, graph)
+        sizes = [len(graph.numbers), len(vectors), threads_worth(len(vectors)), *map(len, indices)]
+        inputs = (graph.numbers, *graph.edge_index, graph.reverse, vectors, *indices)
+        return np.array(sizes, dtype=np.int64), tuple(tensor.contiguous() for tensor in inputs)
+
+    @staticmethod
+    def _check(problem: int, edges: int) -> None:
+        """Raise what the number that a call returns means."""
+        if problem == _MEMORY:
+            raise MemoryError(f"There is not enough memory for {edges} edges.")
+        if problem == _ORDER:
+            raise ValueError("The edges are not sorted by target; take those of a neighbour list.")
 
 
 def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

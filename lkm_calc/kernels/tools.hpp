@@ -257,15 +257,23 @@ template <class T> struct Matrix {
     long depth = 0, columns = 0;
     Buffer<T> panels;
 
-    // From element(k, j), k < depth, j < width.
-    template <class F> void pack(long depth_, long width, F element) {
+    // Room for (depth, width) elements, each at its place.
+    T *room(long depth_, long width) {
         depth = depth_;
         columns = padded<T>(width);
         const long panel = VECTORS * W<T>, count = (columns + panel - 1) / panel;
-        T *to = panels.get(count * depth * panel);
+        return panels.get(count * depth * panel);
+    }
+    long place(long k, long j) const {
+        constexpr long panel = VECTORS * W<T>;
+        return (j / panel * depth + k) * panel + j % panel;
+    }
+    // From element(k, j), k < depth, j < width.
+    template <class F> void pack(long depth_, long width, F element) {
+        T *to = room(depth_, width);
         for (long j = 0; j < width; ++j)
             for (long k = 0; k < depth; ++k)
-                to[(j / panel * depth + k) * panel + j % panel] = element(k, j);
+                to[place(k, j)] = element(k, j);
     }
     void times(long m, const T *a, long lda, const Tail<T> &tail) const {
         const long panel = VECTORS * W<T>;

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..energy import EnergyModel
+from .ace import ACE as ACE
 from .dimenetpp import DimeNetPP as DimeNetPP
 from .importing import import_architectures as import_architectures
 from .mxmnet import MXMNet as MXMNet
@@ -17,7 +18,7 @@ from .registry import missing_text as missing_text
 from .registry import origin_of as origin_of
 from .registry import register_model as register_model
 
-for _architecture in (DimeNetPP, MXMNet, PAMNet):
+for _architecture in (ACE, DimeNetPP, MXMNet, PAMNet):
     register_model(_architecture)
 
 MODELS: Mapping[str, type[EnergyModel]] = _ARCHITECTURES
