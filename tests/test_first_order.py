@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lkm_calc import Graph, energy_and_forces
+from lkm_calc import Graph, build_model, energy_and_forces
 from lkm_calc.kernels import Kernel, kernel, trains
 from train import first_order
 from train.config import ConfigError, config_from_table
@@ -99,7 +99,10 @@ def test_gradients_are_those_of_double_backward(hypers, kind):
 
 
 def test_gradients_in_single_precision():
-    model = small_model("ace").float()
+    torch.manual_seed(0)
+    model = build_model("ace")  # as smooth as a trained one
+    for readout in model.readouts:
+        torch.nn.init.normal_(readout.value.weight, std=0.3)
     assert relative(*compared(model, molecules(), kind="l2")) < 1e-3
 
 

@@ -25,7 +25,7 @@ LAYERS = [
     {"program_files"},
     {"disagreement", "latent", "collection"},
     {"graph"},
-    {"energy", "triplets", "angular"},
+    {"energy", "triplets", "angular", "equivariant"},
     {"multiplex"},
     {"models"},
     {"forces", "calibration", "checkpoint", "hessian", "dispersion", "zbl"},

@@ -1,5 +1,6 @@
 """Teachers of LKM that training makes; what lkm_loss does with weights stands in test_lkm.py."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -36,6 +37,18 @@ def batch_of(model, molecules=("CH3CH2OH", "H2O", "CH3CH2OH"), seed=0):
     return GraphFrames(frames, model, torch.device("cpu")).batch(torch.arange(len(molecules)))
 
 
+def with_first_readout(model):
+    """Return a copy of an ACE that reads the energy off its first interaction alone.
+
+    Cut off there it would be another network: the last interaction has no tensors to hand on.
+    """
+    shorter = copy.deepcopy(model)
+    for readout in shorter.readouts[1:]:
+        for parameter in readout.value.parameters():
+            torch.nn.init.zeros_(parameter)
+    return shorter
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_shares_are_the_energies_that_a_cut_network_lacks(name):
     model = small_model(name)
@@ -46,10 +59,10 @@ def test_shares_are_the_energies_that_a_cut_network_lacks(name):
     shares = out.shares.energies()
     found = shares.sum(0) + model.reference_energies[batch.graph.numbers]
     torch.testing.assert_close(found, out.atom_energies, rtol=ROUND_OFF, atol=0)
-    shorter = cut(model, 1)
+    shorter = with_first_readout(model) if name == "ace" else cut(model, 1)
     # One layer is one share, and in DimeNet++ that before the first interaction as well; a layer of
     # PAMNet makes two of them.
-    kept = {"dimenet++": 2, "mxmnet": 1, "pamnet": 2}[name]
+    kept = {"ace": 1, "dimenet++": 2, "mxmnet": 1, "pamnet": 2}[name]
     expected = shorter(batch.graph).atom_energies - model.reference_energies[batch.graph.numbers]
     torch.testing.assert_close(shares[:kept].sum(0), expected, rtol=1e-9, atol=1e-9)
 
@@ -199,12 +212,15 @@ def test_losses_can_be_traced(teacher):
     config = LossConfig(gamma=1.0, lkm_teacher=teacher)
     learned = learned_teacher(config, model)
     batches = [batch_of(model, seed=seed) for seed in (0, 1)]
+    totals = batches[0].totals()
 
     def gradients(energy, labels, *tensors):
         layers = [layer.detach().requires_grad_() for layer in tensors[:4]]
         shares = LayerShares(tensors[4:], model.scale)
         out = Prediction(energy, energy, tuple(layers), shares)
-        losses = training_loss(out, batches[0]._replace(energies=labels), config, learned=learned)
+        losses = training_loss(
+            out, batches[0]._replace(energies=labels), config, totals, learned=learned
+        )
         inputs = [*layers, *(learned.parameters() if learned else ())]
         found = torch.autograd.grad(losses.total, inputs, materialize_grads=True)
         return torch.cat([losses.lkm.reshape(1), *(g.flatten() for g in found)])

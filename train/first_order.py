@@ -29,7 +29,7 @@ from .recorded import GradientFunction
 
 logger = logging.getLogger("lkm_train")
 
-DISPLACEMENT = {torch.float32: 3e-3, torch.float64: 3e-4}
+DISPLACEMENT = {torch.float32: 3e-3, torch.float64: 1e-5}
 """Norm in Å of the displacement of all atoms of a structure. Larger ones cost accuracy by their
 square, smaller ones by rounding; measured in docs/performance.md."""
 TOLERANCE = 1e-3

@@ -156,7 +156,7 @@ class TrainingState:
             )
         try:
             self._restore(content)
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise StateError(
                 f"{path} does not fit this run ({type(error).__name__}: {error}). Another version "
                 "of lkm-calc wrote it; continue with that one, or set run.directory to a new "
@@ -190,7 +190,7 @@ def _content(path: Path) -> dict[str, Any]:
         content = _read(path)
     except PermissionError:
         raise
-    except (*DAMAGE, TypeError, pickle.UnpicklingError) as error:  # TypeError of torch's pickles
+    except (*DAMAGE, AttributeError, TypeError, pickle.UnpicklingError) as error:
         raise StateError(_UNREADABLE.format(path, error)) from error
     if not (isinstance(content, dict) and content.keys() >= {"model", "identity", "counters"}):
         raise StateError(_UNREADABLE.format(path, "it is another file of PyTorch's"))
