@@ -1,7 +1,10 @@
 """The examples, run as a user runs them, shortened by --quick."""
 
 import csv
+import json
+import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,11 +17,14 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule
 from ase.calculators.socketio import SocketClient
-from ase.io import read
+from ase.io import read, write
 from ase.units import invcm
 
-from lkm_calc import LKMCalculator, load_model, save_model
+from lkm_calc import MODELS, LKMCalculator, load_model, save_model
+from lkm_calc.checkpoint import ModelFileError
+from lkm_calc.testing import CHECKS, PhysicsError, check_model
 from studies.generality import write_stand_in
 from train.doctor import diagnose
 from train.hdf5 import read_hdf5, write_hdf5
@@ -273,6 +279,39 @@ def test_own_data(tmp_path):
     assert len(read(folder / "test.extxyz", ":")) == 30
     assert re.search(r"\d+ steps, outside the known in", printed)
     assert (folder / "md.png").stat().st_size > 10_000
+
+
+OWN = ROOT / "md_examples" / "own_architecture.py"
+
+
+def test_own_architecture(tmp_path):
+    printed = run(OWN.name, tmp_path)
+    assert "The physics battery passes." in printed
+    assert "Relaxed: True" in printed
+    model = tmp_path / "run" / "model.safetensors"
+    with pytest.raises(ModelFileError, match="of the module own_architecture: import that module"):
+        load_model(model)
+    write(tmp_path / "ethanol.xyz", molecule("CH3CH2OH"))
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    command = ["lkm_calc", "relax", model, tmp_path / "ethanol.xyz", "-o", "relaxed.xyz"]
+    command = [sys.executable, "-m", *command, "--import", OWN]
+    subprocess.run(command, cwd=folder, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    relaxed = read(folder / "relaxed.xyz")
+    assert np.linalg.norm(relaxed.get_forces(), axis=1).max() < 0.05
+    told = json.loads((tmp_path / "run" / "result.json").read_text())["validation_errors"]
+    assert told["force_mae"] < 400, "of 800 meV/Å"
+
+
+def test_own_architecture_needs_its_cutoff_function(monkeypatch):
+    monkeypatch.setattr(MODELS, "_registered", dict(MODELS.registered))
+    own = runpy.run_path(str(OWN))
+    model = own["OwnSchNet"](hidden=16, num_layers=2)
+    check_model(model, set(CHECKS) - {"copies"})  # whose class is of no module
+    scope = own["OwnSchNet"].atom_output.__globals__
+    monkeypatch.setitem(scope, "cutoff_function", lambda x: (1 + torch.cos(np.pi * x)) / 2)
+    with pytest.raises(PhysicsError, match="smoothness: Smoothness: the stiffness jumps where a"):
+        check_model(model, ["smoothness"])
 
 
 def test_distil(tmp_path):

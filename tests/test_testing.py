@@ -15,6 +15,7 @@ from lkm_calc.layers import AtomEmbedding
 from lkm_calc.models import registry
 from lkm_calc.scatter import count, sum_to
 from lkm_calc.testing import CHECKS, PhysicsError, as_if_trained, check_model
+from lkm_calc.zbl import HeldGraph
 
 from .support import ROOT, SMALL
 
@@ -127,15 +128,16 @@ def rooted(weights):
 
 
 def only_nearest(model):
-    """Return a fault: neighbours beyond the 32 nearest are dropped."""
+    """Return a fault: neighbours beyond the 32 nearest are dropped, of a graph of molecules."""
 
     def fault(graph, output):
         r, target = lengths_of(graph), graph.edge_index[1]
         nearer = (target == target[:, None]) & (r < r[:, None])
         kept = nearer.sum(1) < 32
-        shifts = None if graph.shifts is None else graph.shifts[kept]
         edges = {"edge_index": graph.edge_index[:, kept], "reverse": graph.reverse[kept]}
-        return model.plain(replace(graph, **edges, shifts=shifts, slot=None))
+        if isinstance(graph, HeldGraph):
+            edges["vectors"] = graph.vectors[kept]
+        return model.plain(replace(graph, **edges, slot=None))
 
     return fault
 
@@ -159,7 +161,8 @@ def by_place_of_the_edge(graph):
 def with_cosine(graph):
     """Fade by a cosine, whose second derivative jumps at the cut-off."""
     r = lengths_of(graph)
-    return edge_sum(graph, r, 1 + torch.cos(torch.pi * r.clamp(max=4.0) / 4.0))
+    cosine = 1 + torch.cos(torch.pi * r.clamp(max=4.0) / 4.0)
+    return sum_to(cosine, graph.edge_index[1], len(graph.numbers))
 
 
 def one_narrow_layer(graph, output):
@@ -219,7 +222,16 @@ def test_gradients_of_the_weights_that_are_no_numbers_are_noticed():
 def test_a_limit_of_neighbours_is_noticed():
     model = as_if_trained(Pairs())
     model.fault = only_nearest(model)
-    with pytest.raises(PhysicsError, match=r"with 5\d neighbours does not notice"):
+    with pytest.raises(PhysicsError, match="does not depend on 1?[0-9]{3} of 3520 edges"):
+        CHECKS["all neighbours"](model)
+
+
+def test_vectors_that_are_not_the_edges_own_are_noticed():
+    model = as_if_trained(Pairs())
+    model.fault = lambda graph, output: output._replace(
+        values=from_cast_positions(graph, output).values - output.values
+    )
+    with pytest.raises(PhysicsError, match=r"does not depend on graph\.edge_vectors"):
         CHECKS["all neighbours"](model)
 
 

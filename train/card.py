@@ -34,7 +34,7 @@ def model_card(header: Mapping[str, Any], title: str, command: str, picture: str
 
 | | |
 |---|---|
-| architecture | {header["architecture"]}, {_listed(header["hypers"])} |
+| architecture | {header["architecture"]}{_origin(header)}, {_listed(header["hypers"])} |
 | elements | {", ".join(header["elements"])} |
 | cut-off | {header["cutoff"]:g} Å |
 | units | energies {training.get("energy_unit", "eV")}, forces eV/Å |
@@ -85,6 +85,14 @@ def _schedule(optimiser: Mapping[str, Any]) -> str:
     if optimiser.get("swa_fraction"):
         text += f", evenly in the last {optimiser['swa_fraction']:.0%} of the steps"
     return text
+
+
+def _origin(header: Mapping[str, Any]) -> str:
+    """Tell of which package or module an architecture is that lkm-calc does not have."""
+    origin = header.get("origin", {})
+    if "package" in origin:
+        return f" of the package {origin['package']} {origin['version']}"
+    return f" of the module {origin['module']}" if origin else ""
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -104,8 +104,8 @@ def register_model(cls: Class) -> Class:
     return cls
 
 
-def check_class(cls: type[EnergyModel]) -> None:
-    """Raise an ArchitectureError if a class cannot be registered."""
+def check_class(cls: object) -> None:
+    """Raise an ArchitectureError if something is not a class that can be registered."""
     if not (isinstance(cls, type) and issubclass(cls, EnergyModel)):
         raise ArchitectureError(f"{cls!r} is not a class of models; derive it from EnergyModel.")
     if inspect.isabstract(cls):
