@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from .atomic import replacing
 from .calibration import KEY, Calibration
+from .device import own_default_device
 from .energy import EnergyModel
 from .latent import PREFIX, LatentSpace, latent_from_tensors
 from .layers import MAX_NUMBER
@@ -123,6 +124,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         return _parse_header(file.metadata(), Path(path))
 
 
+@own_default_device()
 def load_model(
     source: str | Path,
     device: torch.device | str = "cpu",

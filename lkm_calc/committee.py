@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .calibration import calibration_of
 from .compiled import ordinary
+from .device import own_default_device
 from .disagreement import layer_disagreement
 from .energy import EnergyModel
 from .forces import EnergyForces
@@ -123,6 +124,7 @@ class Committee:
                 "trained on the same data, or nearly."
             )
 
+    @own_default_device()
     @torch.inference_mode(False)  # forces need gradients, wherever this is called from
     def __call__(
         self, structures: Sequence[ase.Atoms], search: Search = neighbour_list
@@ -173,6 +175,7 @@ class Committee:
             return self.compiled[place](graph, stress)
         return ordinary(self.models[place], graph, stress)
 
+    @own_default_device()
     def _extras(self, numbers: NDArray[np.integer], outputs: Sequence[Output]) -> dict[str, Any]:
         """Return what is told of one structure beside its results."""
         if len(outputs) > 1:

@@ -86,7 +86,8 @@ class Graph:
         """
         if len(atoms) == 0:
             raise ValueError("The structure has no atoms; a graph needs at least one.")
-        positions = atoms.get_positions()
+        # Whatever a file's reader left there: float32, whole numbers, another byte order or layout.
+        positions = np.array(atoms.positions, dtype=np.float64, order="C")
         cell = np.asarray(atoms.cell.complete())
         for name, array in (("positions", positions), ("cell", cell)):
             if not np.isfinite(array).all():
@@ -108,7 +109,7 @@ class Graph:
             positions=torch.from_numpy(positions),
             edge_index=torch.from_numpy(edges.edge_index),
             reverse=torch.from_numpy(edges.reverse),
-            graph_index=torch.zeros(len(atoms), dtype=torch.int64),
+            graph_index=torch.zeros(len(atoms), dtype=torch.int64, device="cpu"),
             n_graphs=1,
             shifts=torch.from_numpy(edges.shifts.astype(np.float64)) if periodic else None,
             cell=torch.from_numpy(cell).unsqueeze(0) if periodic else None,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .device import own_default_device
 from .energy import EnergyModel
 from .graph import Graph
 
@@ -54,6 +55,7 @@ def hessian(model: EnergyModel, graph: Graph, rows: int = ROWS) -> Float[Tensor,
     return torch.cat(found).view(*positions.shape, *positions.shape)
 
 
+@own_default_device()
 def hessian_of_atoms(
     models: Sequence[EnergyModel], atoms: ase.Atoms, rows: int = ROWS
 ) -> NDArray[np.float64]:
