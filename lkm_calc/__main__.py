@@ -9,6 +9,7 @@ from .commands import compile as compile_
 from .commands import evaluate, info, md, models, relax, vib
 from .guards import ExtrapolationError
 from .md import MDError
+from .terminal import on_any_terminal
 
 logger = logging.getLogger("lkm_calc")
 
@@ -27,12 +28,15 @@ lkm-calc COMMAND --help tells all of each.
 """
 
 
+@on_any_terminal
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 refused, 3 stopped before the end."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
+    except BrokenPipeError:
+        raise
     except (ExtrapolationError, MDError, MemoryError, OSError, ValueError) as error:
         logger.error("lkm-calc: %s", error)
         return 1

@@ -37,7 +37,8 @@ class Collection:
     """
 
     def __init__(self, file: str | Path, tolerance: float = 0.2, limit: int = 1000) -> None:
-        self.file, self.tolerance, self.limit = Path(file), tolerance, limit
+        # Absolute: workflow managers change the working directory between two calculations.
+        self.file, self.tolerance, self.limit = Path(file).absolute(), tolerance, limit
         self._fingerprints: dict[bytes, list[NDArray[np.float32]]] = defaultdict(list)
         self._text = ""
         self._read()

@@ -186,7 +186,7 @@ MAX_SPAN = 1000.0
 MAX_CELLS = 100_000
 """Largest number of search cells; the search fails with many more."""
 CELLS_AN_ATOM = 20
-"""Number of search cells an atom where a space with more than MAX_CELLS is searched in wider ones."""
+"""Search cells an atom where there would be more than MAX_CELLS and wider ones are taken."""
 WIDER = 1.25
 """Factor by which they grow until there are so few."""
 

@@ -12,6 +12,7 @@ from typing import Any
 from lkm_calc import EnergyModel, load_model
 from lkm_calc.checkpoint import ModelFileError
 from lkm_calc.precision import fast_matmul
+from lkm_calc.terminal import on_any_terminal
 
 from .calibrate import calibrate_file, own_split
 from .config import Config, ConfigError, DataConfig, read_config
@@ -76,6 +77,7 @@ DATA may be the file that the model was trained on: then its validation frames a
 """
 
 
+@on_any_terminal
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 refused, 3 stopped before the end."""
     # Of several processes that train one model, the first one talks.
@@ -87,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     try:
         return int(options.command(options, rest))
+    except BrokenPipeError:
+        raise
     except (
         ConfigError,
         DataError,

@@ -84,7 +84,8 @@ def read_hdf5(path: str | Path, check_units: bool = True) -> Frames:
             units are missing or unknown, or the datasets do not fit together.
     """
     path = Path(path)
-    with reading(path, "HDF5 file"), h5py.File(path, "r") as file:
+    # Another program may have the file open, and some shared file systems know no locks.
+    with reading(path, "HDF5 file"), h5py.File(path, "r", locking=False) as file:
         _check_header(path, file)
         present = [name for name in _UNITS if isinstance(file.get(name), h5py.Dataset)]
         missing = [name for name in _REQUIRED if name not in present]

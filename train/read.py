@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
+from lkm_calc.structures import is_xyz
+
 from .arrays import npz_names
 from .chignolin import read_chignolin
 from .files import read_ase
@@ -94,7 +96,7 @@ def detect_format(path: Path) -> str:
     if path.suffix.lower() in (".h5", ".hdf5"):
         return "hdf5"
     try:
-        known = filetype(str(path)) in ioformats
+        known = is_xyz(path) or filetype(str(path)) in ioformats
     except (UnknownFileTypeError, OSError, EOFError):  # the last two of damaged archives
         known = False
     if not known:

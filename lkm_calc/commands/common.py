@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import ase
-import ase.io
 
 from ..calculator import LKMCalculator
 from ..checkpoint import bundled_models
+from ..structures import read_structures as structures_of
 
 Command = Callable[[argparse.Namespace], int]
 """Does the work of a subcommand and returns the exit status."""
@@ -96,13 +96,12 @@ def read_structures(source: str, index: int | slice = slice(None)) -> list[ase.A
         raise ValueError(f"The file {path} does not exist. Give a file that ASE reads.")
     wanted: Any = index if path == Path(source) else chosen
     try:
-        found = ase.io.read(path, index=wanted)
+        structures = structures_of(path, wanted)
     except Exception as error:  # every reader raises kinds of its own
         raise ValueError(
             f"{source} cannot be read as a structure ({type(error).__name__}: {error}). Give a "
             "file that ASE reads, such as .xyz, .traj, .cif or POSCAR."
         ) from error
-    structures = found if isinstance(found, list) else [found]
     if not structures or not all(len(atoms) for atoms in structures):
         raise ValueError(f"{source} holds no structure, or an empty one. Give a file that does.")
     return structures
