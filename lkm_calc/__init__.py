@@ -15,4 +15,5 @@ from .hessian import vibrations as vibrations
 from .lkm import lkm_loss as lkm_loss
 from .models import MODELS as MODELS
 from .models import build_model as build_model
+from .models import register_model as register_model
 from .zbl import with_zbl as with_zbl

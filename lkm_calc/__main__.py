@@ -9,7 +9,9 @@ from .commands import compile as compile_
 from .commands import evaluate, info, md, models, relax, vib
 from .guards import ExtrapolationError
 from .md import MDError
+from .models import import_architectures
 from .terminal import on_any_terminal
+from .versions import add_version
 
 logger = logging.getLogger("lkm_calc")
 
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parser().parse_args(arguments)
     try:
+        import_architectures(options.imports)
         return int(options.command(options))
     except BrokenPipeError:
         raise
@@ -45,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("lkm-calc", description=MANUAL, formatter_class=raw)
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (md, relax, evaluate, vib, info, models, compile_):
         module.add(commands)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .paths import expanded
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -13,7 +15,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     A reader never sees a half-written file, and a failed write leaves the old one as it was.
     """
-    path = Path(path)
+    path = expanded(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # mkstemp would make a file that only its owner can read.
     temporary = path.parent / f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"

@@ -14,9 +14,10 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from .ambient import own_settings
 from .checkpoint import load_model
 from .committee import Committee, Evaluation, has_stress
-from .device import choose_device, own_default_device
+from .device import choose_device
 from .energy import EnergyModel
 from .guards import Guard, Thresholds
 from .hessian import hessian_of_atoms
@@ -77,6 +78,7 @@ class LKMCalculator(Calculator):
 
     Raises:
         ModelFileError: The model cannot be loaded.
+        TypeError: ``model`` is nothing that a model is made of.
         ValueError: The dtype, device or skin is unknown; on calculation, the structure holds an
             element that the model was not trained on, no atoms, or positions that are not finite.
         MemoryError: On calculation, a structure needs more than there is.
@@ -93,7 +95,7 @@ class LKMCalculator(Calculator):
         "stress",
     ]
 
-    @own_default_device()
+    @own_settings
     def __init__(
         self,
         model: Source | Sequence[Source],
@@ -117,7 +119,7 @@ class LKMCalculator(Calculator):
                 "There are thresholds but no guard: give on_extrapolation='warn', 'stop' or 'save'."
             )
         place = choose_device(device)
-        sources = [model] if isinstance(model, str | Path | EnergyModel) else list(model)
+        sources = _sources(model)
         members = [_load(source, place, dtype) for source in sources]
         if zbl:
             members = [with_zbl(member) for member in members]
@@ -316,6 +318,20 @@ def _with_extras(found: Evaluation) -> Evaluation:
 
 
 @torch.inference_mode(False)  # weights made in that mode cannot be used outside of it
+def _sources(model: Any) -> list[Source]:
+    """Return the sources of a model or of a committee, or raise a TypeError for anything else."""
+    single = isinstance(model, str | bytes | Mapping | EnergyModel)
+    several = isinstance(model, Iterable) and not single
+    sources = list(model) if several else [model]
+    for source in sources:
+        if not isinstance(source, str | Path | EnergyModel):
+            raise TypeError(
+                f"model is {model!r:.200}; give the name of a bundled model, the path of a model "
+                "file, an EnergyModel, or a list of these."
+            )
+    return sources
+
+
 def _load(source: Source, device: torch.device, dtype: str | None) -> EnergyModel:
     """Return a model of the calculator's own."""
     weights_type = None if dtype is None else _DTYPES[dtype]

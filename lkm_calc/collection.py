@@ -12,6 +12,7 @@ from ase.io.extxyz import XYZError
 from numpy.typing import NDArray
 
 from .atomic import replacing
+from .paths import expanded
 
 MAX_DISTANCES = 100
 """Distances of each pair of elements that two structures are compared by."""
@@ -38,7 +39,8 @@ class Collection:
 
     def __init__(self, file: str | Path, tolerance: float = 0.2, limit: int = 1000) -> None:
         # Absolute: workflow managers change the working directory between two calculations.
-        self.file, self.tolerance, self.limit = Path(file).absolute(), tolerance, limit
+        self.file = expanded(file).absolute()
+        self.tolerance, self.limit = tolerance, limit
         self._fingerprints: dict[bytes, list[NDArray[np.float32]]] = defaultdict(list)
         self._text = ""
         self._read()

@@ -11,9 +11,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .ambient import own_settings
 from .calibration import calibration_of
 from .compiled import ordinary
-from .device import own_default_device
 from .disagreement import layer_disagreement
 from .energy import EnergyModel
 from .forces import EnergyForces
@@ -124,8 +124,7 @@ class Committee:
                 "trained on the same data, or nearly."
             )
 
-    @own_default_device()
-    @torch.inference_mode(False)  # forces need gradients, wherever this is called from
+    @own_settings
     def __call__(
         self, structures: Sequence[ase.Atoms], search: Search = neighbour_list
     ) -> list[Evaluation]:
@@ -175,7 +174,7 @@ class Committee:
             return self.compiled[place](graph, stress)
         return ordinary(self.models[place], graph, stress)
 
-    @own_default_device()
+    @own_settings
     def _extras(self, numbers: NDArray[np.integer], outputs: Sequence[Output]) -> dict[str, Any]:
         """Return what is told of one structure beside its results."""
         if len(outputs) > 1:

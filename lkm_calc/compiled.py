@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import platform
+import sys
 import tempfile
 import time
 import warnings
@@ -28,13 +29,21 @@ from torch import Tensor, nn
 from torch._inductor import aoti_compile_and_package
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from .ambient import own_settings
 from .atomic import replacing
 from .energy import EnergyModel
 from .forces import EnergyForces, energy_and_forces
 from .graph import Graph
 from .padding import Capacity, pad, unpad
 from .precision import fast_matmul
-from .program_files import CompileError, check_owner, first_line, open_folder, processor
+from .program_files import (
+    COMPILER_ERRORS,
+    CompileError,
+    check_owner,
+    first_line,
+    open_folder,
+    processor,
+)
 from .recording import Recorder, record_cuda_graph
 from .threads import threads_for
 
@@ -100,6 +109,7 @@ class CompiledForces:
         """Leave programs out of copies, which load or record their own."""
         return vars(self) | {"choices": []}
 
+    @own_settings
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
         """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU."""
         graph = self.model.prepare(graph)
@@ -128,7 +138,8 @@ class CompiledForces:
             if known[1:3] == kind and known.capacity.atoms == capacity.atoms:
                 capacity = capacity.joined(known.capacity)
         # From other positions than those it is checked with: a program that forgot them would pass.
-        shifts = 1e-3 * torch.arange(graph.positions.numel()).view_as(graph.positions).sin()
+        places = torch.arange(graph.positions.numel(), dtype=torch.float64)
+        shifts = 1e-3 * places.view_as(graph.positions).sin()
         example = replace(graph, positions=graph.positions + shifts)
         try:
             capacity, made = self._make(example, capacity, stress)
@@ -211,6 +222,7 @@ def is_faster(
     return best[0] < best[1]
 
 
+@own_settings
 def ordinary(model: EnergyModel, graph: Graph, stress: bool) -> EnergyForces:
     """Return the results of a graph on the CPU (eV, eV/Å, eV/Å³) without a program."""
     edges = graph.edge_index.shape[1]
@@ -301,7 +313,7 @@ def _compile(model: EnergyModel, padded: Graph, stress: bool, path: Path) -> Non
             with replacing(path) as temporary:
                 temporary.touch(mode=0o600)
                 temporary.write_bytes(Path(made).read_bytes())
-    except Exception as error:  # compilers and their drivers fail in many ways
+    except COMPILER_ERRORS as error:
         reason = first_line(error)
         raise CompileError(
             f"the program could not be compiled ({reason}). A C++ compiler such as g++ is needed."
@@ -349,6 +361,14 @@ def _fingerprint(model: EnergyModel, graph: Graph, stress: bool) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
     package = Path(__file__).parent
-    for source in sorted(package.rglob("*.py")):
+    for source in (*sorted(package.rglob("*.py")), *_other_sources(model, package)):
         digest.update(source.read_bytes())
     return f"{model.name.replace('+', 'p')}-{digest.hexdigest()[:24]}"
+
+
+def _other_sources(model: EnergyModel, package: Path) -> list[Path]:
+    """Return the files outside a package in which the classes of a model's parts are written."""
+    modules = {type(part).__module__ for part in model.modules()}
+    named = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
+    files = [Path(name) for name in named if name is not None]
+    return [file for file in files if file.suffix == ".py" and not file.is_relative_to(package)]

@@ -1,23 +1,6 @@
 """Where to compute."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-
-
-@contextmanager
-def own_default_device() -> Iterator[None]:
-    """Let new tensors be on the CPU unless told otherwise, as torch does by itself.
-
-    Also a decorator. ``torch.set_default_device`` of the calling program moves those of every
-    library.
-    """
-    if torch.get_default_device().type == "cpu":
-        yield
-        return
-    with torch.device("cpu"):
-        yield
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .ambient import own_precision
 from .graph import Graph
 from .latent import LatentSpace
 from .layers import MAX_NUMBER
@@ -106,6 +107,7 @@ class EnergyModel(nn.Module, ABC):
         slot = torch.empty_like(target).index_copy(0, order, places)
         return replace(graph, slot=slot, max_neighbours=int(counts.max()))
 
+    @own_precision
     def forward(self, graph: Graph) -> Prediction:
         """Return energies and embeddings of a graph.
 

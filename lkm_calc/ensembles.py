@@ -1,7 +1,7 @@
 """The ensembles of molecular dynamics: ASE's integrators, their baths and their memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ase
@@ -11,11 +11,23 @@ from ase.md import thermalize_momenta
 from ase.md.bussi import Bussi
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
-from ase.md.nose_hoover_chain import NoseHooverChainNVT
+from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, NoseHooverChainNVT
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
-ENSEMBLES = ("nve", "langevin", "nose-hoover", "bussi")
+from . import constant_pressure
+from .constant_pressure import (
+    CONSTANT_PRESSURE,
+    barostat_state,
+    count_degrees_of_freedom,
+    make_barostatted,
+    restore_barostat,
+)
+
+CONSTANT_VOLUME = ("nve", "langevin", "nose-hoover", "bussi")
+ENSEMBLES = (*CONSTANT_VOLUME, *CONSTANT_PRESSURE)
+
+_POSITIVE = ("timestep", "friction", "damping", "pressure_damping", "log_every", "frame_every")
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,11 @@ class MDSettings:
     friction: float = 0.01
     """In 1/fs, of langevin."""
     damping: float = 100.0
-    """Time constant in fs, of nose-hoover and bussi."""
+    """Time constant in fs, of nose-hoover, bussi and the thermostat of the npt ensembles."""
+    pressure: float | None = None
+    """In bar; the npt ensembles need one, the others take none."""
+    pressure_damping: float = 1000.0
+    """Time constant in fs, of the barostat of the npt ensembles."""
     initial_temperature: float | None = None
     """In K, of the first velocities where it is another one."""
     keep_velocities: bool = False
@@ -54,10 +70,11 @@ class MDSettings:
             raise ValueError(
                 f"ensemble is {self.ensemble!r}; choose one of {', '.join(ENSEMBLES)}."
             )
-        for name in ("timestep", "friction", "damping", "log_every", "frame_every"):
+        for name in _POSITIVE:
             value = getattr(self, name)
             if not 0 < value < np.inf:
                 raise ValueError(f"{name} is {value}; it must be a positive number.")
+        self._check_pressure()
         lowest = 0 if self.ensemble == "nve" else np.nextafter(0, 1)
         for name, value in (
             ("temperature", self.temperature),
@@ -65,6 +82,26 @@ class MDSettings:
         ):
             if not lowest <= value < np.inf:
                 raise ValueError(f"{name} is {value}; it must be a positive number of K.")
+
+    def _check_pressure(self) -> None:
+        if self.ensemble not in CONSTANT_PRESSURE:
+            if self.pressure is not None:
+                raise ValueError(
+                    f"pressure is {self.pressure} bar, but {self.ensemble} keeps the cell. Choose "
+                    f"{' or '.join(CONSTANT_PRESSURE)}, or leave it out."
+                )
+        elif self.pressure is None:
+            raise ValueError(f"{self.ensemble} needs a pressure in bar, such as 1.")
+        elif not np.isfinite(self.pressure):
+            raise ValueError(f"pressure is {self.pressure}; it must be a finite number of bar.")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be continued, as JSON values."""
+        values = asdict(self)
+        if self.ensemble not in CONSTANT_PRESSURE:  # as before there was a pressure
+            del values["pressure"], values["pressure_damping"]
+        return values
 
     @property
     def start(self) -> float:
@@ -139,6 +176,17 @@ def make_dynamics(
             fixcm=False,  # the bath may push the molecule as a whole, as it does in nature
             rng=generator,
         )
+    if settings.pressure is not None:
+        return make_barostatted(
+            atoms,
+            settings.ensemble,
+            free,
+            timestep=settings.timestep,
+            temperature=kelvin,
+            pressure=settings.pressure,
+            damping=settings.damping,
+            pressure_damping=settings.pressure_damping,
+        )
     # ASE counts 3N degrees of freedom. Where drift and rotation are conserved at zero, the
     # others would be heated to 3N/(3N − 6) of the temperature: 386 K for ethanol at 300 K.
     if settings.ensemble == "bussi":
@@ -147,9 +195,7 @@ def make_dynamics(
         bussi.target_kinetic_energy = 0.5 * free * units.kB * kelvin
         return bussi
     dynamics = NoseHooverChainNVT(atoms, step, temperature_K=kelvin, tdamp=damping)
-    chain: Any = dynamics._thermostat
-    chain._num_atoms_global = free / 3
-    chain._Q[0] = free * units.kB * kelvin * damping**2
+    count_degrees_of_freedom(dynamics._thermostat, free, kelvin)
     return dynamics
 
 
@@ -157,6 +203,8 @@ def conserved_energy(dynamics: MolecularDynamics) -> float | None:
     """Return the energy in eV that the ensemble conserves, if there is one."""
     if isinstance(dynamics, Langevin):
         return None
+    if isinstance(dynamics, IsotropicMTKNPT | MTKNPT):
+        return constant_pressure.conserved_energy(dynamics)
     bath = 0.0
     if isinstance(dynamics, NoseHooverChainNVT):
         bath = dynamics._thermostat.get_thermostat_energy()
@@ -172,6 +220,8 @@ def thermostat_state(dynamics: MolecularDynamics) -> dict[str, Any]:
         return {"eta": chain._eta, "p_eta": chain._p_eta}
     if isinstance(dynamics, Bussi):
         return {"transferred_energy": dynamics.transferred_energy}
+    if isinstance(dynamics, IsotropicMTKNPT | MTKNPT):
+        return barostat_state(dynamics)
     return {}
 
 
@@ -182,3 +232,5 @@ def restore_thermostat(dynamics: MolecularDynamics, saved: Mapping[str, Any]) ->
         dynamics._thermostat._p_eta = saved["p_eta"]
     if isinstance(dynamics, Bussi):
         dynamics.transferred_energy = saved["transferred_energy"]
+    if isinstance(dynamics, IsotropicMTKNPT | MTKNPT):
+        restore_barostat(dynamics, saved)

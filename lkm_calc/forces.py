@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .ambient import own_settings
 from .energy import EnergyModel, LayerShares
 from .graph import Graph
 
@@ -28,6 +29,7 @@ class EnergyForces(NamedTuple):
     """The layers' shares of the energy, kept for training alone."""
 
 
+@own_settings
 def energy_and_forces(
     model: EnergyModel, graph: Graph, create_graph: bool = False, stress: bool = False
 ) -> EnergyForces:
@@ -45,6 +47,7 @@ def energy_and_forces(
     """
     if stress and graph.cell is None:
         raise ValueError("stress needs a periodic structure; this graph has no cell.")
+    graph = graph.outside_inference()
     with torch.enable_grad():
         positions = graph.positions.detach().requires_grad_()
         inputs = [positions]

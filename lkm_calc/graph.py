@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .ambient import own_settings
 from .neighbours import Search, neighbour_list
 
 
@@ -65,6 +66,7 @@ class Graph:
     """What :meth:`EnergyModel.prepare` found for a model that needs it."""
 
     @classmethod
+    @own_settings
     def from_atoms(
         cls,
         atoms: ase.Atoms,
@@ -109,7 +111,7 @@ class Graph:
             positions=torch.from_numpy(positions),
             edge_index=torch.from_numpy(edges.edge_index),
             reverse=torch.from_numpy(edges.reverse),
-            graph_index=torch.zeros(len(atoms), dtype=torch.int64, device="cpu"),
+            graph_index=torch.zeros(len(atoms), dtype=torch.int64),
             n_graphs=1,
             shifts=torch.from_numpy(edges.shifts.astype(np.float64)) if periodic else None,
             cell=torch.from_numpy(cell).unsqueeze(0) if periodic else None,
@@ -190,6 +192,12 @@ class Graph:
         if self.local is not None:
             own["local"] = LocalIndices(*(tensors[f"local.{name}"] for name in self.local._fields))
         return replace(self, **own)
+
+    def outside_inference(self) -> "Graph":
+        """Return the graph with copies of tensors of inference mode, which autograd refuses."""
+        if not (self.positions.is_inference() or self.edge_index.is_inference()):
+            return self
+        return self.with_tensors({name: t.clone() for name, t in self.tensors().items()})
 
     def to(self, device: torch.device | str) -> "Graph":
         """Return the graph with every tensor on ``device``."""

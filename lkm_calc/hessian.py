@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .device import own_default_device
+from .ambient import own_settings
 from .energy import EnergyModel
 from .graph import Graph
 
@@ -20,6 +20,7 @@ ROWS = 8
 """Rows that are calculated together: measured on a CPU; memory grows with it."""
 
 
+@own_settings
 def hessian(model: EnergyModel, graph: Graph, rows: int = ROWS) -> Float[Tensor, "atoms 3 atoms 3"]:
     """Return ∂²E/∂r∂r in eV/Å², the energy differentiated twice by autograd.
 
@@ -37,6 +38,7 @@ def hessian(model: EnergyModel, graph: Graph, rows: int = ROWS) -> Float[Tensor,
     """
     if rows < 1:
         raise ValueError(f"rows is {rows}; it must be at least 1.")
+    graph = graph.outside_inference()
     with torch.enable_grad():
         positions = graph.positions.detach().requires_grad_()
         energy = model(replace(graph, positions=positions)).energy.sum()
@@ -55,7 +57,7 @@ def hessian(model: EnergyModel, graph: Graph, rows: int = ROWS) -> Float[Tensor,
     return torch.cat(found).view(*positions.shape, *positions.shape)
 
 
-@own_default_device()
+@own_settings
 def hessian_of_atoms(
     models: Sequence[EnergyModel], atoms: ase.Atoms, rows: int = ROWS
 ) -> NDArray[np.float64]:
@@ -70,11 +72,10 @@ def hessian_of_atoms(
         ValueError: As for :func:`hessian` and :meth:`Graph.from_atoms`, or an element is unknown.
     """
     parts = []
-    with torch.inference_mode(False):
-        for model in models:
-            model.check_elements(atoms.numbers)
-            found = hessian(model, Graph.from_atoms(atoms, model.cutoff, model.device), rows)
-            parts.append(found.cpu().numpy().reshape(3 * len(atoms), 3 * len(atoms)))
+    for model in models:
+        model.check_elements(atoms.numbers)
+        found = hessian(model, Graph.from_atoms(atoms, model.cutoff, model.device), rows)
+        parts.append(found.cpu().numpy().reshape(3 * len(atoms), 3 * len(atoms)))
     mean: NDArray[np.float64] = np.mean(parts, axis=0)
     return mean
 

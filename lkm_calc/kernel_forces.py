@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .ambient import own_settings
 from .compiled import CompiledForces, check, is_faster, ordinary
 from .energy import EnergyModel
 from .forces import EnergyForces
@@ -51,6 +52,7 @@ class KernelForces:
         """Leave the kernel out of copies, which load their own."""
         return vars(self) | {"kernel": None}
 
+    @own_settings
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
         """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU."""
         if self.kernel is None and not self.failed:

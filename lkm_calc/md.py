@@ -1,7 +1,6 @@
 """Molecular dynamics with ASE that watches over itself and continues exactly where it stopped."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import ase
 import numpy as np
 from tqdm import tqdm
 
+from .constant_pressure import CONSTANT_PRESSURE, SIZES, check_bulk, is_bulk, pressure, volume
 from .ensembles import (
     MDSettings,
     conserved_energy,
@@ -77,9 +77,11 @@ class Simulation:
                 "nose-hoover cannot hold the structure's constraints. Take langevin or bussi, or "
                 "remove them."
             )
+        if settings.ensemble in CONSTANT_PRESSURE:
+            check_bulk(atoms, settings.ensemble)
         self.settings, self.restart_every = settings, restart_every
         self.record = MDRecord(folder, settings.trajectory)
-        self.identity = asdict(settings) | dict(identity or {})
+        self.identity = settings.identity | dict(identity or {})
         self.generator = np.random.default_rng(settings.seed)
         self.resumed = self._begun = self.record.restart.exists()
         state = self._load(atoms) if self.resumed else {}
@@ -96,6 +98,7 @@ class Simulation:
         # Those of the start, which a restart file brings back.
         self.conserved: float | None = state.get("conserved")
         self.bound: list[int] = state.get("bound", [])
+        self.first_volume: float | None = state.get("first_volume")
         if self.resumed:
             self._check_forces(np.asarray(state["forces"]))
             self.dynamics.nsteps = state["step"]
@@ -129,8 +132,9 @@ class Simulation:
 
         Raises:
             MDError: Forces are not finite, the temperature is far from that asked for, an atom has
-                flown off, or the calculator refuses the structure (its error is the
-                ``__cause__``). The files end with the last good state.
+                flown off, the cell has collapsed or grown without bound, or the calculator refuses
+                the structure (its error is the ``__cause__``). The files end with the last good
+                state.
         """
         every = self.settings
         with (
@@ -163,12 +167,16 @@ class Simulation:
         try:
             if not np.isfinite(self.atoms.get_forces()).all():
                 raise MDError("the forces are not finite.")
+            if self.settings.ensemble in CONSTANT_PRESSURE:
+                if pressure(self.atoms) is None:
+                    raise MDError(f"{self.settings.ensemble} needs a calculator that has stress.")
+                self.first_volume = volume(self.atoms)
             self.conserved = conserved_energy(self.dynamics)
             self._check()
         except (ValueError, ExtrapolationError, MDError) as error:
             raise MDError(f"The first structure cannot be simulated: {error}") from error
         self.bound = np.flatnonzero(self._has_company(BOND)).tolist()
-        self.record.begin()
+        self.record.begin(is_bulk(self.atoms))
         self._begun = True
         self.record.add_row(self._row())
         self.record.add_frame(self.atoms)
@@ -194,6 +202,7 @@ class Simulation:
             raise MDError("the forces are not finite.")
         if kelvin > self.settings.hottest:
             raise MDError(f"the temperature is {kelvin:.4g} K, beyond {self.settings.hottest:g} K.")
+        self._check_volume()
         # Slower than the rest, so only where the state is about to be kept.
         kept = (self.settings.log_every, self.settings.frame_every, self.restart_every)
         if self.bound and any(self.step % every == 0 for every in kept):
@@ -203,6 +212,17 @@ class Simulation:
                 raise MDError(
                     f"atom(s) {lost[:5]} flew off: no other atom is within {LOST:g} Å of them."
                 )
+
+    def _check_volume(self) -> None:
+        """Raise an MDError if the cell has collapsed or boiled away."""
+        if self.first_volume is None:
+            return
+        now = float(self.atoms.get_volume())
+        if not SIZES[0] <= now / self.first_volume <= SIZES[1]:
+            raise MDError(
+                f"the volume is {now:.4g} Å³ and was {self.first_volume:.4g} Å³ at first: the cell "
+                "has collapsed, or its atoms have evaporated. Is the pressure right?"
+            )
 
     def _has_company(self, distance: float) -> np.ndarray:
         """Tell of each atom whether another one, or an image, is within a distance in Å."""
@@ -226,6 +246,7 @@ class Simulation:
                 "degrees_of_freedom": self.degrees_of_freedom,
                 "conserved": self.conserved,
                 "bound": self.bound,
+                "first_volume": self.first_volume,
                 "forces": self.atoms.get_forces(apply_constraint=False),
             }
         )
@@ -270,4 +291,6 @@ class Simulation:
             potential + kinetic,
             self.temperature,
             drift,
+            pressure(self.atoms),
+            volume(self.atoms),
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 
-class _Shared:
+class Shared:
     """A setting of the whole process, made by the first of several threads and undone by the last.
 
     If each thread set back what it found, one would find what another one has set, and leave it.
@@ -22,6 +22,7 @@ class _Shared:
 
     @contextmanager
     def held(self) -> Iterator[None]:
+        """Have the setting made for a while."""
         with self.lock:
             if self.depth == 0:
                 self.undo = self.make()
@@ -36,7 +37,7 @@ class _Shared:
 
 
 @cache
-def _onednn_is_exact() -> bool:
+def onednn_is_exact() -> bool:
     """Tell whether oneDNN's reduced-precision route computes in full float32 on this machine.
 
     Where a CPU lacks units for bfloat16 products (AMX), oneDNN computes in float32 whatever the
@@ -51,32 +52,45 @@ def _onednn_is_exact() -> bool:
         for _ in range(2)
     )
     exact = a.double() @ b.double()
-    with _matmul_route("ieee"):
-        ordinary = (a @ b - exact).abs().max()
-    with _matmul_route("bf16"):
-        routed = (a @ b - exact).abs().max()
+    with torch.autocast("cpu", enabled=False):  # the answer is kept for all calls
+        with _matmul_route("ieee"):
+            ordinary = (a @ b - exact).abs().max()
+        with _matmul_route("bf16"):
+            routed = (a @ b - exact).abs().max()
     return bool(routed <= 2 * ordinary)
 
 
-def _set_route(precision: str) -> Callable[[], None]:
-    """Set the route of float32 matrix products on the CPU, and return what sets it back."""
-    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+def set_route(settings: Any, precision: str) -> Callable[[], None]:
+    """Set how float32 matrix products are computed, and return what sets it back.
+
+    Args:
+        settings: ``torch.backends.mkldnn.matmul`` or ``torch.backends.cuda.matmul``.
+        precision: "ieee", "tf32" or "bf16".
+    """
     before = settings.fp32_precision
     settings.fp32_precision = precision
-    return lambda: setattr(settings, "fp32_precision", before)
+
+    def undo() -> None:
+        settings.fp32_precision = "none"  # follow the more general setting, if it is that
+        if settings.fp32_precision != before:
+            settings.fp32_precision = before
+
+    return undo
 
 
 @contextmanager
 def _matmul_route(precision: str) -> Iterator[None]:
     """Take a route of float32 matrix products on the CPU for a while."""
-    undo = _set_route(precision)
+    undo = set_route(torch.backends.mkldnn.matmul, precision)  # type: ignore[attr-defined]
     try:
         yield
     finally:
         undo()
 
 
-_BY_ONEDNN = _Shared(lambda: _set_route("bf16"))
+_BY_ONEDNN = Shared(
+    lambda: set_route(torch.backends.mkldnn.matmul, "bf16")  # type: ignore[attr-defined]
+)
 
 
 MIN_ROWS = 200
@@ -94,7 +108,7 @@ def fast_matmul(rows: int = MIN_ROWS) -> Iterator[None]:
     Args:
         rows: Number of rows of the larger products, that is of edges.
     """
-    if rows >= MIN_ROWS and _onednn_is_exact():
+    if rows >= MIN_ROWS and onednn_is_exact():
         with _BY_ONEDNN.held():
             yield
     else:
@@ -104,13 +118,11 @@ def fast_matmul(rows: int = MIN_ROWS) -> Iterator[None]:
 @contextmanager
 def tf32_matmul(enabled: bool) -> Iterator[None]:
     """Let float32 matrix products on CUDA round their factors to TF32, or not, for a while."""
-    settings = torch.backends.cuda.matmul
-    before = settings.fp32_precision
-    settings.fp32_precision = "tf32" if enabled else "ieee"
+    undo = set_route(torch.backends.cuda.matmul, "tf32" if enabled else "ieee")
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        undo()
 
 
 @contextmanager
@@ -149,4 +161,4 @@ def _set_deterministic() -> Callable[[], None]:
     return undo
 
 
-_DETERMINISTIC = _Shared(_set_deterministic)
+_DETERMINISTIC = Shared(_set_deterministic)

@@ -5,11 +5,19 @@ A program is code: it is loaded only from a folder and files that belong to the 
 
 import os
 import platform
+import subprocess
 from pathlib import Path
+
+from .paths import expanded
 
 
 class CompileError(RuntimeError):
     """A program cannot be made, or computes something else than the model."""
+
+
+COMPILER_ERRORS = (ImportError, OSError, RuntimeError, subprocess.SubprocessError)
+"""What torch's compilers, those that they call, and drivers raise; torch wraps what fails in its
+own in RuntimeErrors. Not what faults of this program raise, such as TypeError."""
 
 
 def first_line(error: Exception) -> str:
@@ -24,9 +32,9 @@ def cache_folder() -> Path:
         CompileError: The user has no home, as in a container with a number for a user.
     """
     if asked := os.environ.get("LKM_CACHE"):
-        return Path(asked)
+        return expanded(asked)
     if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "lkm-calc"
+        return expanded(base) / "lkm-calc"
     try:
         return Path.home() / ".cache" / "lkm-calc"
     except RuntimeError as error:

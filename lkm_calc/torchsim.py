@@ -17,6 +17,7 @@ from torch_sim.models.pair_potential import full_to_half_list
 from torch_sim.neighbors import torch_nl_linked_cell
 from torch_sim.state import SimState
 
+from .ambient import own_settings
 from .calculator import LKMCalculator
 from .compiled import ordinary
 from .energy import EnergyModel
@@ -53,6 +54,7 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
     # Edges, and what is summed over them, take the memory.
     _memory_scales_with = "n_edges"
 
+    @own_settings
     def __init__(
         self,
         model: str | Path | EnergyModel,
@@ -92,6 +94,7 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
     def compute_stress(self, wanted: bool) -> None:
         self._compute_stress = wanted
 
+    @own_settings
     def forward(self, state: SimState, **_: Any) -> dict[str, Tensor]:
         """Return the results of a state, in its type.
 

@@ -1,15 +1,27 @@
 import json
+import math
 import pickle
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lkm_calc import MODELS, energy_and_forces, load_model, save_model, with_zbl
 from lkm_calc.atomic import replacing
-from lkm_calc.checkpoint import FORMAT_VERSION, ModelFileError, read_header
+from lkm_calc.calibration import Calibration
+from lkm_calc.checkpoint import (
+    FORMAT_VERSION,
+    ModelFileError,
+    add_calibration,
+    bundled_models,
+    read_header,
+    renew_checksum,
+)
+from lkm_calc.latent import LatentSpace
 
 from .support import graph_of, rattled, small_model
+from .test_latent import DATA
 
 
 @pytest.fixture
@@ -26,12 +38,16 @@ def path(model, tmp_path):
     return path
 
 
-def rewrite(path, change):
-    """Write the file again with its header changed by a function."""
-    from safetensors import safe_open
+def rewrite(path, change, version=None):
+    """Write the file again with its header changed by a function, with the checksum of before.
 
+    With a version, of before there was one.
+    """
     with safe_open(path, "pt") as file:
         header = json.loads(file.metadata()["lkm_calc"])
+    if version is not None:
+        header["format_version"] = version
+        del header["sha256"]
     change(header)
     save_file(load_file(path), path, metadata={"lkm_calc": json.dumps(header)})
 
@@ -96,10 +112,16 @@ def test_truncated_file(path, keep):
         load_model(path)
 
 
-def test_the_first_format(model, path):
-    rewrite(path, lambda header: header.update(format_version=1))
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_formats_load_with_a_note(version, model, path, caplog):
+    rewrite(path, lambda header: None, version)
     assert read_header(path)["format_version"] == FORMAT_VERSION
-    loaded = load_model(path)
+    caplog.clear()
+    with caplog.at_level("DEBUG", "lkm_calc"):
+        loaded = load_model(path)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "of before model files had a checksum" in caplog.text
+    assert "renew_checksum(path)" in caplog.text
     assert loaded.latent is None
     graph = graph_of(rattled(), model)
     assert torch.equal(loaded(graph).energy, model(graph).energy)
@@ -108,7 +130,7 @@ def test_the_first_format(model, path):
 def test_newer_format(path):
     rewrite(path, lambda header: header.update(format_version=FORMAT_VERSION + 1))
     with pytest.raises(
-        ModelFileError, match=r"model format 3; this lkm-calc reads up to 2.*Update"
+        ModelFileError, match=r"model format 4; this lkm-calc reads up to 3.*Update"
     ):
         load_model(path)
 
@@ -122,7 +144,11 @@ def test_newer_format(path):
         (lambda h: h.update(provenance=5), "provenance is 5"),
         (lambda h: h.update(elements=["H", "Xy"]), r"unknown elements \['Xy'\]"),
         (lambda h: h.update(dtype="object"), "dtype is 'object'"),
-        (lambda h: h.update(architecture="other"), "does not fit its own header.*other"),
+        (lambda h: h.update(architecture="other"), "architecture 'other', which is not known here"),
+        (lambda h: h.update(elements=[["H"], "C"]), r"unknown elements \[\['H'\]\]"),
+        (lambda h: h.update(scale=math.inf), "scale is inf"),
+        (lambda h: h["reference_energies"].update(C=[1.0]), r"'?reference_energies are .*\[1.0\]"),
+        (lambda h: h["hypers"].update(hidden=10**30), "does not fit its own header.*hidden"),
         (lambda h: h["hypers"].update(hidden=17), "does not fit its own header"),
         (lambda h: h["hypers"].update(wings=2), "does not fit its own header.*wings"),
         (lambda h: h["hypers"].update(hidden="x"), "does not fit its own header"),
@@ -134,6 +160,10 @@ def test_newer_format(path):
         "provenance",
         "element",
         "dtype",
+        "list",
+        "infinite",
+        "energies",
+        "huge",
         "architecture",
         "width",
         "argument",
@@ -141,9 +171,86 @@ def test_newer_format(path):
     ],
 )
 def test_edited_header(path, change, message):
-    rewrite(path, change)
+    """Of a file of before there was a checksum, or one that was renewed."""
+    rewrite(path, change, version=2)
     with pytest.raises(ModelFileError, match=message):
         load_model(path)
+
+
+def nested(text):
+    return text.replace('"DEEP"', "[" * 100_000 + "]" * 100_000)
+
+
+@pytest.mark.parametrize("text", ['"DEEP"', '{"format_version": 3, "provenance": {"a": "DEEP"}}'])
+def test_nesting_without_end(path, text):
+    save_file(load_file(path), path, metadata={"lkm_calc": nested(text)})
+    with pytest.raises(ModelFileError, match="without the header of an lkm-calc model"):
+        load_model(path)
+
+
+def flipped(path, name, bit):
+    """Flip a bit of the first number of a tensor."""
+    content = bytearray(path.read_bytes())
+    value = load_file(path)[name].numpy().tobytes()
+    content[content.index(value) + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("read", [load_model, read_header])
+def test_a_flipped_bit_of_a_weight_is_noticed(path, read):
+    flipped(path, "embedding.radial.weight", 3)
+    with pytest.raises(ModelFileError, match=r"model.safetensors does not match its checksum"):
+        read(path)
+
+
+def test_a_calibration_is_not_put_into_a_damaged_file(path):
+    flipped(path, "embedding.radial.weight", 3)
+    before = path.read_bytes()
+    with pytest.raises(ModelFileError, match="does not match its checksum"):
+        add_calibration(path, Calibration(**DATA), LatentSpace({}))
+    assert path.read_bytes() == before
+
+
+def test_what_is_edited_on_purpose_is_refused_until_its_checksum_is_renewed(model, path):
+    rewrite(path, lambda header: header["provenance"].update(author="me"))
+    with pytest.raises(ModelFileError, match=r"edited. .*on purpose, .*renew_checksum\(path\)"):
+        load_model(path)
+    renew_checksum(path)
+    loaded = load_model(path)
+    assert loaded.provenance["author"] == "me"
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_a_file_of_this_format_has_a_checksum(path):
+    rewrite(path, lambda header: header.pop("sha256"))
+    with pytest.raises(ModelFileError, match="does not match its checksum"):
+        load_model(path)
+
+
+def test_the_checksum_is_of_the_contents_not_of_their_order(path):
+    def turn(header):
+        for name in reversed([*header]):
+            header[name] = header.pop(name)
+
+    expected = read_header(path)
+    rewrite(path, turn)
+    assert read_header(path) == expected
+    load_model(path)
+
+
+def test_keys_that_are_numbers_are_those_of_json(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(model, path, {"by_number": {2: "a", 10: "b"}, "pair": (1, 2)})
+    assert load_model(path).provenance == {"by_number": {"2": "a", "10": "b"}, "pair": [1, 2]}
+
+
+def test_bundled_models_load_without_a_note(caplog):
+    with caplog.at_level("INFO", "lkm_calc"):
+        for name, path in bundled_models().items():
+            load_model(name)
+            read_header(path)
+    assert caplog.text == ""
 
 
 def test_broken_weights(model, tmp_path):

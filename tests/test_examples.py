@@ -58,7 +58,11 @@ def test_nve_ethanol(tmp_path):
 def test_langevin_aspirin(tmp_path):
     printed = run("langevin_aspirin.py", tmp_path, "--temperatures", "300", "500")
     for kelvin in (300, 500):
-        assert re.search(rf"{kelvin} K: mean temperature .* 0 of 21 bonds broken", printed)
+        found = re.search(rf"{kelvin} K: mean temperature (\d+) ± (\d+) K.* 0 of 21 bonds", printed)
+        mean, error = map(float, found.groups())
+        # 63 degrees of freedom, and 50 fs hold one independent value at a friction of 0.02 / fs.
+        assert error == round(kelvin * (2 / 63) ** 0.5)
+        assert abs(mean - kelvin) < 3 * error
         log = read_log(tmp_path / f"aspirin_{kelvin}K.csv")
         assert len(log) == 101
         assert np.isfinite(log).all()

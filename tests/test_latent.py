@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from lkm_calc import LKMCalculator, load_model, save_model, with_zbl
 from lkm_calc.calibration import Calibration, calibration_of
-from lkm_calc.checkpoint import ModelFileError, add_calibration
+from lkm_calc.checkpoint import ModelFileError, add_calibration, renew_checksum
 from lkm_calc.latent import FLOOR, KEPT, TINY, fit_latent
 
 from .support import graph_of, rattled, small_model
@@ -203,6 +203,7 @@ def test_damaged_files(tmp_path, damage, message):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     damage(tensors)
     save_file(tensors, path, metadata)
+    renew_checksum(path)
     with pytest.raises(ModelFileError, match=f"does not fit its own header .*{message}"):
         load_model(path)
 

@@ -169,6 +169,40 @@ def test_a_damaged_state_is_named(data, tmp_path):
         fit(config(data, tmp_path / "run"))
 
 
+def test_a_state_is_compared_with_its_checksum(data, tmp_path):
+    """One bit of a weight; torch reads such a file without a word."""
+    fit(config(data, tmp_path / "run"), stop_after=3)
+    path = tmp_path / "run" / "state.pt"
+    weight = weights(tmp_path / "run")["model"]["embedding.radial.bias"].numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(weight) + 2] ^= 1
+    path.write_bytes(content)
+    assert weights(tmp_path / "run").keys()
+    with pytest.raises(StateError, match="does not match its checksum: it was damaged"):
+        fit(config(data, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("cut", [1, 74])
+def test_a_state_without_its_checksum_is_refused(cut, data, tmp_path):
+    fit(config(data, tmp_path / "run"), stop_after=3)
+    path = tmp_path / "run" / "state.pt"
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(StateError, match="does not match its checksum"):
+        fit(config(data, tmp_path / "run"))
+
+
+def test_older_states_are_continued_with_a_note(data, tmp_path, caplog):
+    fit(config(data, tmp_path / "whole"), stop_after=9)
+    fit(config(data, tmp_path / "parts"), stop_after=3)
+    older = weights(tmp_path / "parts")
+    del older["format_version"]
+    torch.save(older, tmp_path / "parts" / "state.pt")
+    with caplog.at_level("WARNING", "lkm_train"):
+        fit(config(data, tmp_path / "parts"), stop_after=9)
+    assert "before saved states had a checksum" in caplog.text
+    assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
 def test_a_diverging_run_says_so_and_keeps_its_last_state(data, tmp_path):
     changes = {"loss__gamma": 0.01, "optimiser__kind": "adamw", "optimiser__learning_rate": 1e30}
     changes |= {"optimiser__warmup_steps": 12}
@@ -272,6 +306,7 @@ def test_a_run_of_an_earlier_version_goes_on(data, tmp_path):
     run = tmp_path / "run"
     assert fit(config(data, run), stop_after=3) is None
     saved = weights(run)
+    del saved["format_version"]  # and there was no checksum
     del saved["identity"]["optimiser"]["swa_rate"], saved["identity"]["loss"]["stress"]
     torch.save(saved, run / "state.pt")
     with pytest.raises(StateError, match=r"optimiser.swa_rate was 0.05, is 0.5"):

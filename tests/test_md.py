@@ -15,7 +15,7 @@ from ase.calculators.harmonic import SpringCalculator
 from ase.constraints import FixAtoms
 
 from lkm_calc import LKMCalculator
-from lkm_calc.ensembles import ENSEMBLES, MDSettings, degrees_of_freedom
+from lkm_calc.ensembles import CONSTANT_VOLUME, MDSettings, degrees_of_freedom
 from lkm_calc.md import MDError, Simulation
 from lkm_calc.md_record import LogRow
 
@@ -94,7 +94,7 @@ def test_degrees_of_freedom():
         degrees_of_freedom(Atoms("He"), "nve")
 
 
-@pytest.mark.parametrize("ensemble", ENSEMBLES)
+@pytest.mark.parametrize("ensemble", CONSTANT_VOLUME)
 @pytest.mark.parametrize("make", [springs, copper])
 def test_the_first_velocities_have_the_temperature_and_no_drift(ensemble, make, tmp_path):
     simulation = Simulation(make(), MDSettings(ensemble, temperature=250.0), tmp_path)

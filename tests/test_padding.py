@@ -5,6 +5,7 @@ import torch
 
 from lkm_calc import MODELS, Graph, energy_and_forces
 from lkm_calc.padding import Capacity, pad, unpad
+from lkm_calc.testing import check_padding
 
 from .support import ROUND_OFF, crystal, rattled, relative_error, small_model
 
@@ -31,16 +32,7 @@ def test_results_are_those_without_padding(name, spare, structures):
     assert sizes == capacity[:3]
     if graph.local is not None:
         assert (len(padded.local.edges), len(padded.local.first)) == capacity[3:]
-    stress = graph.cell is not None
-    expected = energy_and_forces(model, graph, stress=stress)
-    out = energy_and_forces(model, padded, stress=stress)
-    found = unpad(out, graph.n_graphs, len(graph.numbers))
-    for name, value in expected._asdict().items():
-        if isinstance(value, torch.Tensor):
-            assert relative_error(getattr(found, name), value) < ROUND_OFF, name
-    for layer, other in zip(found.embeddings, expected.embeddings, strict=True):
-        assert relative_error(layer, other) < ROUND_OFF
-    assert not out.forces[len(graph.numbers) :].any()
+    check_padding(model, structures, spare)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -33,7 +33,7 @@ def test_the_setting_is_restored_even_after_an_error():
 
 def test_not_taken_where_it_would_lose_accuracy(monkeypatch):
     before = SETTING.fp32_precision
-    monkeypatch.setattr(precision, "_onednn_is_exact", lambda: False)
+    monkeypatch.setattr(precision, "onednn_is_exact", lambda: False)
     with fast_matmul():
         assert SETTING.fp32_precision == before
 

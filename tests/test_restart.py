@@ -17,11 +17,13 @@ from ase.constraints import FixAtoms, FixBondLengths
 
 from lkm_calc import LKMCalculator
 from lkm_calc.__main__ import main
-from lkm_calc.ensembles import ENSEMBLES, MDSettings
+from lkm_calc.constant_pressure import CONSTANT_PRESSURE
+from lkm_calc.ensembles import CONSTANT_VOLUME, ENSEMBLES, MDSettings
 from lkm_calc.kernel_forces import KernelForces
 from lkm_calc.md import Simulation
 from lkm_calc.md_record import RestartError
 
+from .argon import argon
 from .springs import spring_molecule
 from .support import ROOT, crystal, rattled, small_model
 
@@ -29,7 +31,14 @@ STEPS = 45
 
 
 def settings(ensemble="langevin", trajectory="t.traj"):
-    return MDSettings(ensemble, log_every=2, frame_every=3, trajectory=trajectory)
+    pressure = 500.0 if ensemble in CONSTANT_PRESSURE else None
+    return MDSettings(
+        ensemble, log_every=2, frame_every=3, trajectory=trajectory, pressure=pressure
+    )
+
+
+def structure(ensemble):
+    return argon() if ensemble in CONSTANT_PRESSURE else spring_molecule()
 
 
 def contents(folder):
@@ -53,9 +62,9 @@ def run_whole(make, folder, choice, every=1000, steps=STEPS):
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
 def test_stopped_and_continued(ensemble, trajectory, tmp_path):
     choice = settings(ensemble, trajectory)
-    expected = run_whole(spring_molecule, tmp_path / "whole", choice)
+    expected = run_whole(lambda: structure(ensemble), tmp_path / "whole", choice)
     for steps in (1, 13, 30, STEPS):
-        simulation = Simulation(spring_molecule(), choice, tmp_path / "parts")
+        simulation = Simulation(structure(ensemble), choice, tmp_path / "parts")
         simulation.run(steps)
     assert_same(tmp_path / "parts", expected)
     frames = ase.io.read(tmp_path / "parts" / trajectory, ":")
@@ -77,7 +86,9 @@ def periodic_model():
 
 
 @pytest.mark.parametrize(
-    ("make", "ensemble"), [(molecule_model, name) for name in ENSEMBLES] + [(periodic_model, "nve")]
+    ("make", "ensemble"),
+    [(molecule_model, name) for name in CONSTANT_VOLUME]
+    + [(periodic_model, name) for name in ("nve", *CONSTANT_PRESSURE)],
 )
 def test_with_a_model(make, ensemble, tmp_path):
     """A new calculator has no memory of the steps before, such as a list of neighbours."""
@@ -171,9 +182,10 @@ def in_child(work):
 
 
 @pytest.mark.parametrize("trajectory", ["t.traj", "t.xyz"])
-def test_killed_at_every_operation_on_files(trajectory, tmp_path):
-    choice, folder = settings("langevin", trajectory), tmp_path / "parts"
-    expected = run_whole(spring_molecule, tmp_path / "whole", choice, every=10)
+@pytest.mark.parametrize("ensemble", ["langevin", *CONSTANT_PRESSURE])
+def test_killed_at_every_operation_on_files(ensemble, trajectory, tmp_path):
+    choice, folder = settings(ensemble, trajectory), tmp_path / "parts"
+    expected = run_whole(lambda: structure(ensemble), tmp_path / "whole", choice, every=10)
 
     def work(deadly):
         operations = count(1)
@@ -184,7 +196,7 @@ def test_killed_at_every_operation_on_files(trajectory, tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(hook)
-        Simulation(spring_molecule(), choice, folder, 10).run(STEPS)
+        Simulation(structure(ensemble), choice, folder, 10).run(STEPS)
 
     killed = 0
     for deadly in count(1):
@@ -201,13 +213,14 @@ def test_killed_at_every_operation_on_files(trajectory, tmp_path):
     assert_same(folder, expected)
 
 
-def test_killed_at_any_moment(tmp_path):
-    choice, folder = settings("nose-hoover"), tmp_path / "parts"
-    expected = run_whole(spring_molecule, tmp_path / "whole", choice, every=4)
+@pytest.mark.parametrize("ensemble", ["nose-hoover", *CONSTANT_PRESSURE])
+def test_killed_at_any_moment(ensemble, tmp_path):
+    choice, folder = settings(ensemble), tmp_path / "parts"
+    expected = run_whole(lambda: structure(ensemble), tmp_path / "whole", choice, every=4)
     moments = np.random.default_rng(0)
 
     def work():
-        Simulation(spring_molecule(), choice, folder, 4).run(STEPS)
+        Simulation(structure(ensemble), choice, folder, 4).run(STEPS)
 
     killed = 0
     for attempt in range(100):
@@ -216,7 +229,7 @@ def test_killed_at_any_moment(tmp_path):
         os.kill(child, signal.SIGKILL)
         killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
         if (folder / "restart.json").exists():
-            simulation = Simulation(spring_molecule(), choice, folder, 4)
+            simulation = Simulation(structure(ensemble), choice, folder, 4)
             if simulation.step == STEPS:
                 break
     assert killed > 2
@@ -292,10 +305,70 @@ def test_a_damaged_restart_file_is_refused(text, tmp_path):
 def test_a_newer_restart_file_is_refused(tmp_path):
     Simulation(spring_molecule(), MDSettings(), tmp_path).run(3)
     path = tmp_path / "restart.json"
-    text = path.read_text().replace('"format_version": 1', '"format_version": 2')
+    text = path.read_text().replace('"format_version": 2', '"format_version": 3')
     path.write_text(text)
-    with pytest.raises(RestartError, match="has format 2; this lkm-calc reads 1"):
+    with pytest.raises(RestartError, match="has format 3; this lkm-calc reads up to 2"):
         Simulation(spring_molecule(), MDSettings(), tmp_path)
+
+
+@pytest.mark.parametrize("change", ["position", "checksum"])
+def test_an_edited_restart_file_is_refused(change, tmp_path):
+    Simulation(spring_molecule(), MDSettings(), tmp_path).run(3)
+    path = tmp_path / "restart.json"
+    values = json.loads(path.read_text())
+    if change == "position":
+        values["atoms"]["positions"]["__ndarray__"][2][4] += 1e-9
+    else:
+        del values["sha256"]
+    path.write_text(json.dumps(values))
+    before = contents(tmp_path)
+    with pytest.raises(RestartError, match="does not match its checksum: it was damaged, or edite"):
+        Simulation(spring_molecule(), MDSettings(), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def older(path, change=lambda values: None):
+    """Turn a restart file into one of before there was a checksum, and edit it."""
+    values = json.loads(path.read_text()) | {"format_version": 1}
+    del values["sha256"]
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_older_restart_files_are_continued_with_a_note(tmp_path, caplog):
+    expected = run_whole(spring_molecule, tmp_path / "whole", settings())
+    Simulation(spring_molecule(), settings(), tmp_path / "parts").run(20)
+    older(tmp_path / "parts" / "restart.json")
+    with caplog.at_level(logging.WARNING, "lkm_calc"):
+        simulation = Simulation(spring_molecule(), settings(), tmp_path / "parts")
+    assert "before restart files had a checksum" in caplog.text
+    simulation.run(STEPS)
+    assert_same(tmp_path / "parts", expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v["files"].update({"../mine.txt": {"size": 0, "head": ""}}), "files are"),
+        (lambda v: v["files"]["log.csv"].pop("size"), "files are"),
+        (lambda v: v["files"]["log.csv"].update(head="xy"), "files are"),
+        (lambda v: v["generator"].pop("state"), "KeyError: 'state'"),
+        (lambda v: v.update(step="x"), "step is 'x'"),
+        (lambda v: v.update(atoms={}), "atoms is {}"),
+        (lambda v: v["forces"]["__ndarray__"][2].__setitem__(0, float("nan")), "not finite"),
+        (lambda v: v["forces"]["__ndarray__"].__setitem__(0, [27]), "forces are of shape"),
+        (lambda v: v.update(bound=[9]), r"bound is \[9\]"),
+        (lambda v: v.pop("thermostat"), "KeyError: 'thermostat'"),
+    ],
+)
+def test_older_restart_files_that_make_no_sense_are_refused(change, message, tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    Simulation(spring_molecule(), MDSettings(), tmp_path / "run").run(3)
+    older(tmp_path / "run" / "restart.json", change)
+    with pytest.raises(RestartError, match=f"is not a readable restart file .*{message}"):
+        Simulation(spring_molecule(), MDSettings(), tmp_path / "run")
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["log.csv", "trajectory.traj"])

@@ -1,6 +1,10 @@
 """Arrays out of files, with errors that say what to do; shared by the readers."""
 
+import lzma
+import struct
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +15,25 @@ from numpy.typing import NDArray
 
 from .frames import DataError
 
+DAMAGE = (
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy, h5py, tarfile, zipfile and parsers of text raise over damaged files; not TypeError,
+AttributeError or NameError, which faults of this program raise."""
+
 
 @contextmanager
 def reading(path: Path, kind: str, origin: str = "") -> Iterator[None]:
-    """Turn what a missing or damaged file raises into a DataError.
+    """Turn what a missing, locked or damaged file raises into a DataError.
 
     Args:
         path: The file that the body of the ``with`` reads.
@@ -27,7 +46,13 @@ def reading(path: Path, kind: str, origin: str = "") -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist. {origin or 'Check the path.'}") from error
-    except Exception as error:  # damaged files raise many kinds
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read ({error}). Change its permissions.") from error
+    except MemoryError as error:
+        raise DataError(
+            f"{path} asks for more memory than there is ({error}). It is damaged, or too large."
+        ) from error
+    except DAMAGE as error:
         raise DataError(
             f"{path} is not a readable {kind} ({error}). It is truncated, or of another kind; "
             "download it again, or write it again where it came from."

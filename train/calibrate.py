@@ -12,6 +12,7 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from lkm_calc import EnergyModel, energy_and_forces, load_model
+from lkm_calc.ambient import own_settings
 from lkm_calc.calibration import QUANTILES, Calibration, pair_names
 from lkm_calc.checkpoint import add_calibration
 from lkm_calc.latent import LatentSpace, fit_latent
@@ -29,6 +30,7 @@ MAX_FRAMES = 1000
 """Training frames, evenly chosen, whose embeddings are looked at; 200 tell nearly the same."""
 
 
+@own_settings
 def calibrate(
     model: EnergyModel, held_out: GraphFrames, training: GraphFrames, batch_size: int
 ) -> tuple[Calibration, LatentSpace]:
@@ -40,13 +42,16 @@ def calibrate(
     if held_out.forces is None:
         raise DataError("The held-out frames have no forces, so there is no error to compare with.")
     latent = _latent_of(model, training, batch_size)
-    numbers, labels = held_out.numbers.cpu().numpy(), held_out.forces
-    forces, distances = [], []
-    for indices in held_out.in_order(batch_size):
-        batch = held_out.batch(indices)
-        out = energy_and_forces(model, batch.graph)
+    labelled = held_out.n_forces.nonzero().flatten()
+    elements, forces, distances = [], [], []
+    for indices in labelled.split(batch_size):
+        graph = held_out.batch(indices).graph
+        out = energy_and_forces(model, graph)
+        elements.append(graph.numbers.cpu())
         forces.append(out.forces)
-        distances.append(latent.distance(batch.graph.numbers.cpu().numpy(), out.embeddings))
+        distances.append(latent.distance(elements[-1].numpy(), out.embeddings))
+    numbers = torch.cat(elements).numpy()
+    labels = held_out.forces[~held_out.forces.isnan().all(1)]
     error = (torch.cat(forces) - labels).norm(dim=1).double().cpu().numpy()
     distance = torch.cat(distances).cpu().numpy()
     largest, expected = {}, {}
@@ -59,7 +64,7 @@ def calibrate(
         curve = _expected_error(distance[chosen] / largest[number], error[chosen])
         expected[chemical_symbols[number]] = curve
     calibration = Calibration(
-        frames=len(held_out),
+        frames=len(labelled),
         force_error=_quantiles(error),
         expected_error=expected,
         closest=closest_distances(training, model, batch_size),
@@ -69,7 +74,8 @@ def calibrate(
 
 def _latent_of(model: EnergyModel, training: GraphFrames, batch_size: int) -> LatentSpace:
     """Return where the embeddings of training atoms lie."""
-    frames = torch.linspace(0, len(training) - 1, min(len(training), MAX_FRAMES)).long()
+    count = min(len(training), MAX_FRAMES)
+    frames = torch.linspace(0, len(training) - 1, count, dtype=torch.float32).long()
 
     def batches() -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
         for indices in frames.split(batch_size):
@@ -80,6 +86,7 @@ def _latent_of(model: EnergyModel, training: GraphFrames, batch_size: int) -> La
     return fit_latent(batches(), model.known_elements.nonzero().flatten().tolist(), MIN_ATOMS)
 
 
+@own_settings
 def calibrate_file(
     path: str | Path, held_out: GraphFrames, training: GraphFrames, batch_size: int
 ) -> Calibration:

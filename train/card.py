@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .label_counts import describe_labels
+
 _ERRORS = (
     ("energy_mae", "energy MAE", "meV"),
     ("energy_rmse", "energy RMSE", "meV"),
@@ -36,9 +38,10 @@ def model_card(header: Mapping[str, Any], title: str, command: str, picture: str
 | elements | {", ".join(header["elements"])} |
 | cut-off | {header["cutoff"]:g} Å |
 | units | energies {training.get("energy_unit", "eV")}, forces eV/Å |
-| trained on | {_data(training, config["data"])} |
+| trained on | {_data(training, config["data"])} |{_labels(training)}
 | loss | {loss["kind"]}; weights: energy {loss["energy"]:g} (eV per structure), forces \
-{loss["forces"]:g} (eV/Å per component), LKM γ = {loss["gamma"]} ({loss["lkm_distance"]}) |
+{loss["forces"]:g} (eV/Å per component), LKM γ = {loss["gamma"]} ({loss["lkm_distance"]})\
+{_type_weights(loss)} |
 | optimiser | {_OPTIMISERS[optimiser.get("kind", "adamw")]}, \
 {optimiser["epochs"]} epochs of batches of {optimiser["batch_size"]}, \
 learning rate {optimiser["learning_rate"]:g} after {optimiser["warmup_steps"]} warm-up steps, \
@@ -95,6 +98,20 @@ def _data(training: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         f"{data['n_train']} frames of {file['name']} ({labels}{data['n_validation']} more to "
         f"validate), SHA-256 {file['sha256'][:16]}…"
     )
+
+
+def _labels(training: Mapping[str, Any]) -> str:
+    """Return a row that tells how many frames have which labels; older files do not know."""
+    counts = training.get("labels", {})
+    parts = [f"{name} frames: {describe_labels(counts[name])}" for name in counts]
+    return f"\n| labels | {'; '.join(parts)} |" if parts else ""
+
+
+def _type_weights(loss: Mapping[str, Any]) -> str:
+    """Describe the weights of frames by their config_type, if there are any."""
+    weights = loss.get("config_type_weights", {})
+    listed = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+    return f"; frames weighted by config_type: {listed}" if listed else ""
 
 
 def _error_table(training: Mapping[str, Any]) -> str:

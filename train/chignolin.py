@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lkm_calc.paths import expanded
 from lkm_calc.units import BOHR, HARTREE
 
 from .arrays import flat_starts, load_npz, whole_numbers
@@ -43,7 +44,7 @@ def read_chignolin(path: str | Path, check_units: bool = True) -> Frames:
     Raises:
         DataError: The file is missing, damaged, lacks keys, or its arrays do not fit together.
     """
-    path = Path(path)
+    path = expanded(path)
     arrays = load_npz(path, ("N", "Z", "R", "E", "F"))
     starts = flat_starts(path, arrays, by_frame=("E",), vectors=("R", "F"))
     frames = Frames(

@@ -13,7 +13,7 @@ from torch._inductor import compile as inductor_compile
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lkm_calc.program_files import CompileError, first_line
+from lkm_calc.program_files import COMPILER_ERRORS, CompileError, first_line
 
 from .config import Config, to_table
 from .loader import Batch, Totals
@@ -114,7 +114,7 @@ class CompiledGradients:
             self._check(program, batch, totals)
         except CompileError:
             raise
-        except Exception as error:  # compilers and their drivers fail in many ways
+        except COMPILER_ERRORS as error:
             reason = first_line(error)
             raise CompileError(
                 f"the step could not be compiled ({reason}). A C++ compiler such as g++ is needed."
@@ -143,7 +143,8 @@ class CompiledGradients:
         Those with labels that are off: the gradients of a model that has learnt its frames are
         small differences of large terms, and would tell rounding from rounding.
         """
-        forces = None if batch.forces is None else torch.zeros_like(batch.forces)
+        # NaN stays NaN: a structure without the label.
+        forces = None if batch.forces is None else 0 * batch.forces
         batch = batch._replace(energies=batch.energies + 1, forces=forces)
         kept = [weight.grad for weight in self.weights]
         for weight in self.weights:

@@ -1,5 +1,7 @@
 """Examination of labelled frames for what spoils a training without stopping it."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from .doctor_bonds import compare_bonds
@@ -14,8 +16,9 @@ from .doctor_labels import judge_labels
 from .doctor_neighbours import compare_neighbours
 from .doctor_pairs import compare_pairs
 from .doctor_potential import compare_potential
-from .doctor_usable import find_unusable
+from .doctor_usable import find_unusable, judge_partial
 from .frames import Frames
+from .label_counts import count_labels, describe_config_types
 
 
 def diagnose(frames: Frames) -> Report:
@@ -35,8 +38,16 @@ def diagnose(frames: Frames) -> Report:
     findings += close
     energies = measure_energies(good, usable)
     findings += energies.findings
-    forces, force_outliers, force_findings = measure_forces(good, usable)
+    findings += judge_partial(good, usable)
+    labelled = np.flatnonzero(good.has_forces)
+    if not len(labelled):
+        good = replace(good, forces=None)
+        labelled = np.arange(len(good))
+    with_forces = good if len(labelled) == len(good) else good.select(labelled)
+    forces, outliers, force_findings = measure_forces(with_forces, usable[labelled])
     findings += force_findings
+    force_outliers = np.ones(len(good), bool)  # what has no forces cannot be judged by them
+    force_outliers[labelled] = outliers
     lone = (contacts < MIN_CONTACT) | (np.isnan(contacts) & (good.sizes > 1))
     kept = np.flatnonzero(~(energies.outliers | force_outliers | lone))
     typical = good.select(kept)
@@ -45,13 +56,15 @@ def diagnose(frames: Frames) -> Report:
         neighbours = neighbours._replace(suspects=usable[kept[neighbours.suspects]])
     figures = Figures(
         usable=usable,
+        labels=count_labels(good),
+        config_types=describe_config_types(good),
         compositions=list_compositions(good),
         references=energies.references,
         residuals=energies.residuals,
         closest=closest,
         contacts=contacts,
         largest_force=forces,
-        **measure_balance(good),
+        **measure_balance(with_forces),
         stiffness=mean_stiffness(typical),
         pairs=compare_pairs(typical),
         potential=compare_potential(typical),

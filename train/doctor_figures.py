@@ -17,6 +17,10 @@ class Figures:
 
     usable: Ints
     """Indices in the file of the frames that are finite and made of elements."""
+    labels: dict[str, int]
+    """How many of them have which labels."""
+    config_types: str
+    """How many are of which config_type, in words."""
     compositions: list[Composition]
     references: References
     residuals: Floats
@@ -26,7 +30,7 @@ class Figures:
     contacts: Floats
     """(usable) shortest distance over the sum of covalent radii; NaN as above."""
     largest_force: Floats
-    """(usable) eV/Å; empty without forces."""
+    """(usable with forces) eV/Å; empty without forces."""
     rms_force: float
     net_force: float
     """Root mean square of |ΣF| over that of √Σ|F|², 1 for unrelated forces."""

@@ -58,13 +58,20 @@ def _related(figures: Figures) -> list[Finding]:
     by_pairs = pairs is not None and abs(pairs.correlation) < MIN_CORRELATION
     by_potential = potential is not None and abs(potential.correlation) < _least(potential)
     if by_pairs or (pairs is None and by_potential):
-        value = pairs.correlation if pairs is not None else np.nan
-        other = potential.correlation if potential is not None else np.nan
+        found = []
+        if pairs is not None:
+            found.append(
+                "energy differences of similar frames correlate with the work of the forces by "
+                f"{pairs.correlation:.2f}"
+            )
+        if potential is not None:
+            found.append(
+                "the energies of a potential fitted to the forces correlate with the labels by "
+                f"{potential.correlation:.2f}"
+            )
         message = (
-            "energies do not follow the forces: energy differences of similar frames correlate "
-            f"with the work of the forces by {value:.2f}, the energies of a potential fitted to "
-            f"the forces with the labels by {other:.2f}. The energies belong to other frames; "
-            "join them again by their index."
+            f"energies do not follow the forces: {', '.join(found)}. The energies belong to other "
+            "frames; join them again by their index."
         )
         return [Finding("fault", "shuffled energies", message)]
     return []

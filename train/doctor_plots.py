@@ -83,7 +83,7 @@ def _work(axes: Axes, figures: Figures) -> None:
 def _force_histograms(left: Axes, right: Axes, frames: Frames, figures: Figures) -> None:
     left.set(title="Force on an atom", xlabel="eV/Å", ylabel="atoms", yscale="log")
     right.set(title="Largest force of a frame", xlabel="eV/Å", ylabel="frames", yscale="log")
-    if frames.forces is None:
+    if frames.forces is None or not len(figures.largest_force):
         for axes in (left, right):
             _say(axes, "no forces")
         return

@@ -3,6 +3,8 @@
 import numpy as np
 
 from .doctor_figures import Figures, Report
+from .frames import MIN_FRAMES_FOR_STIFFNESS
+from .label_counts import describe_labels
 
 
 def report_text(report: Report, source: str) -> str:
@@ -29,19 +31,20 @@ def _figure_lines(figures: Figures) -> list[str]:
     if len(figures.compositions) > MAX_COMPOSITIONS:
         lines.append(f"and {len(figures.compositions) - MAX_COMPOSITIONS} more")
     reference = figures.references
-    rows = [
+    rows = [("labels", describe_labels(figures.labels))]
+    if figures.config_types:
+        rows.append(("config_type", figures.config_types))
+    rows += [
         ("reference energies", f"rank {reference.rank} of {len(reference.energies)}, residual "
          f"{reference.residual:.4g} eV/atom"),
-        ("shortest distance", f"{np.nanmin(figures.closest, initial=np.inf):.3f} Å, "
-         f"{np.nanmin(figures.contacts, initial=np.inf):.2f} of covalent radii"),
+        ("shortest distance", _shortest(figures)),
     ]  # fmt: skip
     if len(figures.largest_force):
         rows += [
             ("forces", f"rms {figures.rms_force:.3g} eV/Å, largest "
              f"{figures.largest_force.max():.3g} eV/Å"),
-            ("net force, torque", f"{figures.net_force:.2g}, {figures.net_torque:.2g} of those of "
-             "unrelated forces"),
-            ("force constant F²/kT", f"{figures.stiffness:.3g} eV/Å²"),
+            ("net force, torque", _balance(figures)),
+            ("force constant F²/kT", _stiffness(figures)),
         ]  # fmt: skip
     if figures.pairs is not None:
         p = figures.pairs
@@ -62,3 +65,24 @@ def _figure_lines(figures: Figures) -> list[str]:
         found = f"{len(n.suspects)} of {n.n_frames}, judged by similar frames"
         rows.append(("misplaced energies", found))
     return [*lines, "", *(f"{name:<24}{value}" for name, value in rows)]
+
+
+def _shortest(figures: Figures) -> str:
+    closest = float(np.nanmin(figures.closest, initial=np.inf))
+    if not np.isfinite(closest):
+        return "unknown: no two atoms are near each other"
+    contact = float(np.nanmin(figures.contacts, initial=np.inf))
+    return f"{closest:.3f} Å, {contact:.2f} of covalent radii"
+
+
+def _balance(figures: Figures) -> str:
+    if np.isnan(figures.net_force):
+        reason = "all forces are zero" if figures.rms_force == 0 else "all frames are periodic"
+        return f"not judged: {reason}"
+    return f"{figures.net_force:.2g}, {figures.net_torque:.2g} of those of unrelated forces"
+
+
+def _stiffness(figures: Figures) -> str:
+    if np.isnan(figures.stiffness):
+        return f"unknown: no composition has {MIN_FRAMES_FOR_STIFFNESS} frames"
+    return f"{figures.stiffness:.3g} eV/Å²"

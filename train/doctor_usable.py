@@ -17,8 +17,11 @@ def find_unusable(frames: Frames) -> tuple[list[Finding], Ints]:
         if values is None:
             continue
         wrong = ~np.isfinite(values).reshape(len(values), -1).all(1)
-        if name == "stress":  # NaN stands for a frame without the label
+        # Of stress and forces, NaN throughout stands for a frame without the label.
+        if name == "stress":
             wrong = np.isinf(values).any((1, 2))
+        if name == "forces":
+            wrong &= frames.has_forces[frames.atom_frame]
         per_atom = name in ("positions", "forces")
         bad = np.unique(frames.atom_frame[wrong]) if per_atom else np.flatnonzero(wrong)
         usable[bad] = False
@@ -34,3 +37,15 @@ def find_unusable(frames: Frames) -> tuple[list[Finding], Ints]:
         message = f"{name_frames(bad)}: no atoms, or atomic numbers outside 1 (H) to 94 (Pu)."
         findings.append(Finding("fault", "elements", f"{message} Check which array holds them."))
     return findings, np.flatnonzero(usable)
+
+
+def judge_partial(frames: Frames, usable: Ints) -> list[Finding]:
+    """Note how many frames have no forces among frames with them."""
+    without = np.flatnonzero(~frames.has_forces)
+    if not 0 < len(without) < len(frames):
+        return []
+    message = (
+        f"{len(without)} of {len(frames)} frames have no forces: {name_frames(usable[without])}. "
+        "They are trained on by their energies."
+    )
+    return [Finding("note", "frames without forces", message)]

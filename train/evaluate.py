@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lkm_calc import EnergyForces, EnergyModel, Prediction, energy_and_forces, lkm_loss
+from lkm_calc.ambient import own_settings
 from lkm_calc.scatter import sum_to
 
 from .loader import Batch, GraphFrames
@@ -41,11 +42,11 @@ class Predictions(NamedTuple):
     energies: Pair
     """(frames) in eV, or the property in its unit."""
     forces: Pair | None
-    """(atoms, 3) in eV/Å; None without labels."""
+    """(labelled atoms, 3) in eV/Å; None without labels."""
     stress: Pair | None
     """(labelled frames, 3, 3) in eV/Å³; None without labels."""
     numbers: Int[Tensor, " atoms"]
-    """Atomic numbers."""
+    """Atomic numbers of the atoms whose forces are labelled; of all without such labels."""
     n_atoms: Int[Tensor, " frames"]
     """Number of atoms."""
     layers: LayerStatistics
@@ -84,9 +85,11 @@ def model_output(
     return energy_and_forces(model, batch.graph, create_graph, stress=batch.stress is not None)
 
 
+@own_settings
 def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictions:
     """Return labels and predictions of every frame."""
     energies, forces, stress, layers, numbers, references = [], [], [], [], [], []
+    labelled_atoms = []
     for indices in data.in_order(batch_size):
         batch = data.batch(indices)
         out = model_output(model, batch)
@@ -94,21 +97,27 @@ def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictio
         if isinstance(out, EnergyForces):
             if batch.forces is not None:
                 forces.append((batch.forces, out.forces))
+                labelled_atoms.append(batch.forces.isfinite().all(1))
             if batch.stress is not None and out.stress is not None:
                 labelled = batch.stress.isfinite().all((1, 2))
                 if labelled.any():
                     stress.append((batch.stress[labelled], out.stress[labelled]))
         layers.append(_layer_statistics(out.embeddings))
         numbers.append(batch.graph.numbers)
-        of_atoms = model.reference_energies.index_select(0, batch.graph.numbers)
-        references.append(sum_to(of_atoms, batch.graph.graph_index, batch.graph.n_graphs))
+        shares = model.reference_energies.index_select(0, batch.graph.numbers)
+        references.append(sum_to(shares, batch.graph.graph_index, batch.graph.n_graphs))
     atoms = torch.tensor([float(len(n)) for n in numbers], dtype=torch.float64)
     means = (torch.stack(layers).double().cpu() * atoms.unsqueeze(1)).sum(0) / atoms.sum()
+    of_atoms, force_pair = torch.cat(numbers).cpu(), None
+    if forces:
+        known = torch.cat(labelled_atoms).cpu()
+        of_atoms = of_atoms[known]
+        force_pair = Pair(*(values[known] for values in _pair(forces)))
     return Predictions(
         _pair(energies),
-        _pair(forces) if forces else None,
+        force_pair,
         _pair(stress) if stress else None,
-        torch.cat(numbers).cpu(),
+        of_atoms,
         data.atoms.counts,
         LayerStatistics(*means.tolist()),
         torch.cat(references).cpu(),

@@ -15,21 +15,24 @@ from ase.io.formats import filetype
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
+from lkm_calc.ase_files import reading_by_ase
+from lkm_calc.paths import expanded
 from lkm_calc.structures import iread_structures, is_xyz
 
-from .arrays import reading
 from .charges import warn_of_mixed_states
 from .conversion import ENERGY_UNITS, LENGTH_UNITS, factor
 from .frames import DataError, Frames, check_frames
+from .label_names import (
+    ENERGY_NAMES,
+    FORCE_NAMES,
+    USUAL_KEYS,
+    LabelKeys,
+    advice,
+    candidates,
+    numeric_entries,
+    option,
+)
 
-ENERGY_NAMES = ("energy", "Energy", "REF_energy", "total_energy", "free_energy")
-"""Where energies are sought, the first that any frame has; one name serves the whole file."""
-FORCE_NAMES = ("forces", "force", "Forces", "REF_forces")
-"""Names of forces, likewise."""
-STRESS_NAMES = ("stress", "REF_stress")
-"""Names of the stress, likewise."""
-VIRIAL_NAMES = ("virial", "virials", "REF_virial", "REF_virials")
-"""Names of the virial, likewise; stress = −virial / volume, as in ASE, GAP, NequIP and MACE."""
 MAX_DISAGREEMENT = 0.01
 """Share of the largest component by which stress and virial of a frame may differ; files hold as
 little as three digits."""
@@ -38,14 +41,19 @@ logger = logging.getLogger(__name__)
 
 
 def read_ase(
-    path: str | Path, energy_unit: str = "eV", length_unit: str = "Å", check_units: bool = True
+    path: str | Path,
+    energy_unit: str = "eV",
+    length_unit: str = "Å",
+    check_units: bool = True,
+    keys: LabelKeys = USUAL_KEYS,
 ) -> Frames:
     """Read all structures of a file with ``ase.io``.
 
     Energies, forces and stress come from the calculator's results, as ASE stores them, or else from
-    ``atoms.info``, ``atoms.arrays`` and the columns and data of a database, under the names of
-    ENERGY_NAMES and FORCE_NAMES. Frames with a virial and no stress get theirs as −virial / volume.
-    Forces are read as they are, also on atoms that ASE constrains.
+    ``atoms.info``, ``atoms.arrays`` and the columns and data of a database, under the names that
+    are given, or else those of ENERGY_NAMES and FORCE_NAMES. Frames with a virial and no stress get
+    theirs as −virial / volume. Forces are read as they are, also on atoms that ASE constrains.
+    Stress and virial may be 3 × 3, nine numbers, or xx, yy, zz, yz, xz, xy.
 
     Args:
         path: The file; sizes, compositions and cells may differ between frames.
@@ -53,23 +61,26 @@ def read_ase(
         length_unit: Unit of positions and cells, a key of LENGTH_UNITS. Forces are in energy_unit /
             length_unit, stress in energy_unit / length_unit³, virials in energy_unit.
         check_units: Refuse energies and forces that are not credible in eV and eV/Å.
+        keys: Names of the labels; where stress or virial is named, the other is read only if named.
 
     Returns:
-        Frames in eV and Å; forces and stress where the file has them, cells where it is periodic.
+        Frames in eV and Å; forces and stress where the file has them and NaN in frames without,
+        cells where it is periodic, config_types where there are any in ``atoms.info``.
 
     Raises:
-        DataError: A unit is unknown, or the file is missing, damaged or empty, or lacks energies on
-            any frame, forces on some frames, the cell of a periodic direction, or the volume to
+        DataError: A unit is unknown, or the file is missing, damaged or empty, or lacks a label
+            that is named, energies on any frame, the cell of a periodic direction, or the volume to
             which a virial belongs, or its stress and virial disagree.
     """
-    path = Path(path)
+    path = expanded(path)
     energy = factor(energy_unit, ENERGY_UNITS, "energy_unit")
     length = factor(length_unit, LENGTH_UNITS, "length_unit")
     images = _read_images(path)
     warn_of_mixed_states(str(path), images)
     labels = [_labels(atoms) for atoms in images]
-    energies = _energies(path, labels)
-    forces, stress = _forces(path, images, labels), _stress(path, images, labels)
+    _check_keys(path, keys, images, labels)
+    energies = _energies(path, images, labels, keys)
+    forces, stress = _forces(path, images, labels, keys), _stress(path, images, labels, keys)
     cells, pbc = _periodicity(path, images)
     frames = Frames(
         numbers=np.concatenate([atoms.numbers for atoms in images]).astype(np.int64),
@@ -80,14 +91,17 @@ def read_ase(
         cells=None if cells is None else cells * length,
         pbc=pbc,
         stress=None if stress is None else stress * (energy / length**3),
+        config_types=_config_types(labels),
     )
-    check_frames(frames, str(path), check_units)
+    check_frames(frames, str(path), check_units, partial=True)
     return frames
 
 
 def _read_images(path: Path) -> list[Atoms]:
     """Return the structures of a file, at least one and none without atoms."""
-    with reading(path, "file of structures"):
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Check the path.")
+    with reading_by_ase(path, DataError):
         images = list(_images(path))
     if not images:
         raise DataError(f"{path} holds no structures. Write it again where it came from.")
@@ -128,15 +142,42 @@ def _choose(path: Path, names: Sequence[str], labels: Sequence[Mapping[str, Any]
     return present[0] if present else ""
 
 
-def _energies(path: Path, labels: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+def _check_keys(
+    path: Path, keys: LabelKeys, images: Sequence[Atoms], labels: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise a DataError if no frame has a label under the name that is given for it."""
+    for kind, name in keys._asdict().items():
+        if name and not any(name in label for label in labels):
+            raise DataError(
+                f"{path}: {kind}_key is {name!r}, and no frame holds that. "
+                f"{advice(kind, numeric_entries(images))}"
+            )
+
+
+def _config_types(labels: Sequence[Mapping[str, Any]]) -> NDArray[np.str_] | None:
+    """Return config_type (frames), empty for a frame without; None if no frame has it."""
+    if not any("config_type" in label for label in labels):
+        return None
+    return np.array([str(label.get("config_type", "")) for label in labels])
+
+
+def _energies(
+    path: Path,
+    images: Sequence[Atoms],
+    labels: Sequence[Mapping[str, Any]],
+    keys: LabelKeys,
+) -> NDArray[np.float64]:
     """Return the energies (frames) in the unit of the file."""
-    name = _choose(path, ENERGY_NAMES, labels)
+    names = (keys.energy,) if keys.energy else ENERGY_NAMES
+    name = _choose(path, names, labels)
     missing = [f for f, label in enumerate(labels) if not name or name not in label]
     if missing:
+        entries = numeric_entries(images[f] for f in missing)
         raise DataError(
             f"{path}: {_listed(missing)} without {name or 'energy'}, sought in the results of a "
-            f"calculator and in atoms.info as {name or ', '.join(ENERGY_NAMES)}. Label them "
-            'all under one name, for example atoms.info["energy"] = value, or remove them.'
+            f"calculator and in atoms.info as {name or ', '.join(names)}. Label them "
+            'all under one name, for example atoms.info["energy"] = value, or remove them. '
+            f"{advice('energy', entries)}"
         )
     # Some calculators store an array of one number.
     values = [np.squeeze(label[name]) for label in labels]
@@ -144,33 +185,53 @@ def _energies(path: Path, labels: Sequence[Mapping[str, Any]]) -> NDArray[np.flo
 
 
 def _forces(
-    path: Path, images: Sequence[Atoms], labels: Sequence[Mapping[str, Any]]
+    path: Path,
+    images: Sequence[Atoms],
+    labels: Sequence[Mapping[str, Any]],
+    keys: LabelKeys,
 ) -> NDArray[np.float64] | None:
-    """Return the forces (atoms, 3) in the unit of the file, or None if no frame has them."""
-    name = _choose(path, FORCE_NAMES, labels)
+    """Return the forces (atoms, 3) in the unit of the file, NaN in frames without, or None."""
+    name = _choose(path, (keys.forces,) if keys.forces else FORCE_NAMES, labels)
     if not name:
+        _suggest(path, "forces", images)
         return None
-    missing = [f for f, label in enumerate(labels) if name not in label]
-    if missing:
-        raise DataError(
-            f"{path}: {_listed(missing)} without {name}, while others have them. Label all frames "
-            "with forces, or none, or put the two kinds into two files."
-        )
     return np.concatenate(
         [
             _numeric(path, f, name, label[name], (len(atoms), 3))
+            if name in label
+            else np.full((len(atoms), 3), np.nan)
             for f, (atoms, label) in enumerate(zip(images, labels, strict=True))
         ]
     )
 
 
+def _suggest(path: Path, kind: str, images: Sequence[Atoms]) -> None:
+    """Warn where a label is not found and something in the file looks like it."""
+    likely = candidates(kind, numeric_entries(images))
+    if likely:
+        names = ", ".join(map(str, likely))
+        logger.warning(
+            "%s: no %s are read. It holds %s; to read it, %s.",
+            path,
+            kind,
+            names,
+            option(kind, likely[0].name),
+        )
+
+
 def _stress(
-    path: Path, images: Sequence[Atoms], labels: Sequence[Mapping[str, Any]]
+    path: Path,
+    images: Sequence[Atoms],
+    labels: Sequence[Mapping[str, Any]],
+    keys: LabelKeys,
 ) -> NDArray[np.float64] | None:
     """Return the stress (frames, 3, 3) in the unit of the file, NaN for frames without."""
-    stress = _tensors(path, STRESS_NAMES, labels)
-    virial = _tensors(path, VIRIAL_NAMES, labels)
+    stress = _tensors(path, keys.stress_names, labels)
+    virial = _tensors(path, keys.virial_names, labels)
     if virial is None:
+        if stress is None and any(atoms.pbc.any() for atoms in images):
+            _suggest(path, "stress", images)
+            _suggest(path, "virial", images)
         return stress
     by_virial = _stress_of_virial(path, images, virial)
     if stress is None:

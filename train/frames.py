@@ -30,7 +30,7 @@ class Frames:
     starts: NDArray[np.int64]
     """(frames + 1) first row of each frame, and the end."""
     forces: NDArray[np.float64] | None = None
-    """(atoms, 3) in eV/Å; None where there are no labels for them."""
+    """(atoms, 3) in eV/Å; None where there are no labels for them, NaN for a frame without."""
     cells: NDArray[np.float64] | None = None
     """(frames, 3, 3) cell vectors as rows in Å; None where nothing is periodic."""
     pbc: NDArray[np.bool_] | None = None
@@ -39,6 +39,8 @@ class Frames:
     """(frames, 3, 3) in eV/Å³; None where there are no labels for it, NaN for a frame without."""
     energy_unit: str = "eV"
     """Unit of ``energies``, which may be another property."""
+    config_types: NDArray[np.str_] | None = None
+    """(frames) ``config_type`` of each frame, empty for a frame without; None where none has it."""
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -65,6 +67,22 @@ class Frames:
     def sizes(self) -> NDArray[np.int64]:
         """(frames) number of atoms of each frame."""
         return np.diff(self.starts)
+
+    @property
+    def has_forces(self) -> NDArray[np.bool_]:
+        """(frames) whether a frame has labels of forces, which are then not all NaN."""
+        if self.forces is None:
+            return np.zeros(len(self), bool)
+        labelled = ~np.isnan(self.forces).all(1)
+        return np.bincount(self.atom_frame, labelled, minlength=len(self)) > 0
+
+    @property
+    def labelled_forces(self) -> NDArray[np.float64] | None:
+        """(labelled atoms, 3) the forces of frames that have them; None if there are none."""
+        labelled = self.has_forces
+        if self.forces is None or labelled.all():
+            return self.forces
+        return self.forces[labelled[self.atom_frame]] if labelled.any() else None
 
     @property
     def usable_stress(self) -> NDArray[np.float64] | None:
@@ -99,19 +117,26 @@ class Frames:
             pbc=taken(self.pbc, indices),
             stress=taken(self.stress, indices),
             energy_unit=self.energy_unit,
+            config_types=taken(self.config_types, indices),
         )
 
 
-def check_frames(frames: Frames, source: str, check_units: bool = True) -> None:
+def check_frames(
+    frames: Frames, source: str, check_units: bool = True, partial: bool = False
+) -> None:
     """Raise a DataError if the frames cannot be what they claim to be.
 
     Checks that every number is finite, that elements exist and, if asked, that energies and
-    forces have the size of eV and eV/Å.
+    forces have the size of eV and eV/Å. With ``partial``, forces of a frame may all be NaN: it has
+    no labels of them.
     """
     for name, values in (("positions", frames.positions), ("forces", frames.forces)):
         if values is None:
             continue
-        bad = np.unique(frames.atom_frame[~np.isfinite(values).all(1)])
+        wrong = ~np.isfinite(values).all(1)
+        if partial and name == "forces":
+            wrong &= frames.has_forces[frames.atom_frame]
+        bad = np.unique(frames.atom_frame[wrong])
         if len(bad):
             raise DataError(
                 f"{source}: {name} hold NaN or infinity in {len(bad)} frame(s), the first "
@@ -131,8 +156,9 @@ def check_frames(frames: Frames, source: str, check_units: bool = True) -> None:
             "(Pu); check which array of the file holds them."
         )
     _check_distances(frames, source)
-    if check_units and frames.forces is not None:
-        _check_magnitudes(frames, frames.forces, source)
+    forces = frames.labelled_forces
+    if check_units and forces is not None:
+        _check_magnitudes(frames, forces, source)
 
 
 def _check_cells(frames: Frames, source: str) -> None:
@@ -224,6 +250,9 @@ def _check_magnitudes(frames: Frames, forces: NDArray[np.float64], source: str) 
             f"{source}: the energy of frame {f} is {frames.energies[f]:.6g} eV after conversion, "
             f"below the {bound[f]:.6g} eV that its electrons can have. {hint}"
         )
+    labelled = frames.has_forces
+    if not labelled.all():
+        frames = frames.select(np.flatnonzero(labelled))
     _check_stiffness(frames, rms, source, hint)
 
 

@@ -1,7 +1,8 @@
 """The project's own container of frames: HDF5, fast to read, units written beside the numbers.
 
 Datasets are named like the fields of Frames and carry the attribute ``units``; the file carries
-``format``, ``version`` and ``description``. Optional fields without labels are left out.
+``format``, ``version`` and ``description``. Optional fields without labels are left out; forces and
+stress of a frame without are NaN. ``config_types``, texts without units, is optional too.
 """
 
 from collections.abc import Mapping
@@ -13,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lkm_calc.atomic import replacing
+from lkm_calc.paths import expanded
 
 from .arrays import check_numeric, check_shapes, reading, whole_numbers
 from .conversion import ENERGY_UNITS, FORCE_UNITS, LENGTH_UNITS, STRESS_UNITS, factor
 from .frames import DataError, Frames, check_frames
+from .label_names import USUAL_KEYS, LabelKeys
 from .qm9 import TARGETS
 
 FORMAT = "lkm-frames"
@@ -37,6 +40,7 @@ _UNITS: Mapping[str, Mapping[str, float]] = {
 }
 """Units of each dataset that are read, with their factors; the first is written."""
 _REQUIRED = ("numbers", "positions", "energies", "starts")
+_TYPES = "config_types"
 
 
 def write_hdf5(frames: Frames, path: str | Path, description: str = "") -> None:
@@ -67,14 +71,18 @@ def write_hdf5(frames: Frames, path: str | Path, description: str = "") -> None:
                 dataset.attrs["units"] = (
                     frames.energy_unit if name == "energies" else next(iter(units))
                 )
+        if frames.config_types is not None:
+            texts = frames.config_types.astype(object)
+            file.create_dataset(_TYPES, data=texts, dtype=h5py.string_dtype(), compression="gzip")
 
 
-def read_hdf5(path: str | Path, check_units: bool = True) -> Frames:
+def read_hdf5(path: str | Path, check_units: bool = True, keys: LabelKeys = USUAL_KEYS) -> Frames:
     """Read frames from a file of :func:`write_hdf5`, or of another program in the same layout.
 
     Args:
         path: The file.
         check_units: Refuse energies and forces that are not credible in eV and eV/Å.
+        keys: Names of the datasets of energies, forces and stress; empty for the usual ones.
 
     Returns:
         Frames in eV and Å, whatever units the file names.
@@ -83,23 +91,50 @@ def read_hdf5(path: str | Path, check_units: bool = True) -> Frames:
         DataError: The file is missing, damaged, or of another format or version; a dataset or its
             units are missing or unknown, or the datasets do not fit together.
     """
-    path = Path(path)
+    path = expanded(path)
     # Another program may have the file open, and some shared file systems know no locks.
     with reading(path, "HDF5 file"), h5py.File(path, "r", locking=False) as file:
         _check_header(path, file)
-        present = [name for name in _UNITS if isinstance(file.get(name), h5py.Dataset)]
-        missing = [name for name in _REQUIRED if name not in present]
-        if missing:
-            raise DataError(
-                f"{path} lacks the dataset(s) {', '.join(missing)}; it holds "
-                f"{', '.join(file) or 'none'}. Write it again with write_hdf5."
-            )
-        arrays: dict[str, NDArray[Any]] = {name: file[name][()] for name in present}
-        units = {name: _text(file[name].attrs.get("units", "")) for name in present}
+        present = _find_datasets(path, file, keys)
+        arrays: dict[str, NDArray[Any]] = {n: file[found][()] for n, found in present.items()}
+        units = {n: _text(file[found].attrs.get("units", "")) for n, found in present.items()}
+        types = _config_types(path, file, arrays["energies"].size)
     _check_arrays(path, arrays)
-    frames = _convert(path, arrays, units)
-    check_frames(frames, str(path), check_units)
+    frames = _convert(path, arrays, units, types)
+    check_frames(frames, str(path), check_units, partial=True)
     return frames
+
+
+def _find_datasets(path: Path, file: h5py.File, keys: LabelKeys) -> dict[str, str]:
+    """Return the names of the datasets that are there, by the fields of Frames.
+
+    Raises:
+        DataError: One that is required, or named, is missing.
+    """
+    given = {"energies": keys.energy, "forces": keys.forces, "stress": keys.stress}
+    names = {name: given.get(name) or name for name in _UNITS}
+    present = {n: f for n, f in names.items() if isinstance(file.get(f), h5py.Dataset)}
+    missing = [f for n, f in names.items() if n not in present and (n in _REQUIRED or n != f)]
+    if missing:
+        raise DataError(
+            f"{path} lacks the dataset(s) {', '.join(missing)}; it holds "
+            f"{', '.join(file) or 'none'}. Write it again with write_hdf5, or name the labels with "
+            "--data.energy_key, --data.forces_key and --data.stress_key."
+        )
+    return present
+
+
+def _config_types(path: Path, file: h5py.File, n_frames: int) -> NDArray[np.str_] | None:
+    """Return config_type of each frame, or None if the file does not have it."""
+    dataset = file.get(_TYPES)
+    if not isinstance(dataset, h5py.Dataset):
+        return None
+    if h5py.check_string_dtype(dataset.dtype) is None or dataset.shape != (n_frames,):
+        raise DataError(
+            f"{path}: {_TYPES} is of type {dataset.dtype} and shape {dataset.shape}; it must hold "
+            f"a text for each of {n_frames} frames. Correct or remove it."
+        )
+    return np.array(dataset.asstr()[()].tolist(), dtype=np.str_)
 
 
 def _text(value: Any) -> str:
@@ -147,7 +182,12 @@ def _check_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         )
 
 
-def _convert(path: Path, arrays: Mapping[str, NDArray[Any]], units: Mapping[str, str]) -> Frames:
+def _convert(
+    path: Path,
+    arrays: Mapping[str, NDArray[Any]],
+    units: Mapping[str, str],
+    config_types: NDArray[np.str_] | None,
+) -> Frames:
     """Return frames in eV and Å, of the types that Frames have."""
     floats = {
         name: array.astype(np.float64)
@@ -160,5 +200,6 @@ def _convert(path: Path, arrays: Mapping[str, NDArray[Any]], units: Mapping[str,
         starts=whole_numbers(path, "starts", arrays["starts"]),
         pbc=arrays["pbc"].astype(np.bool_) if "pbc" in arrays else None,
         energy_unit=units["energies"] if units["energies"] in _PROPERTY_UNITS else "eV",
+        config_types=config_types,
         **floats,
     )

@@ -34,6 +34,8 @@ class Totals(NamedTuple):
     atoms: int
     stresses: int
     """Structures with a stress label."""
+    forces: int
+    """Atoms with a force label."""
 
 
 class Batch(NamedTuple):
@@ -43,18 +45,24 @@ class Batch(NamedTuple):
     energies: Float[Tensor, " graphs"]
     """eV, or the property that is learnt in its unit."""
     forces: Float[Tensor, "atoms 3"] | None
-    """eV/Å; None where the set has none."""
+    """eV/Å, NaN for a structure without; None where the set has none."""
     stress: Float[Tensor, "graphs 3 3"] | None
     """eV/Å³, NaN for a structure without; None where the set has none."""
     sizes: Int[Tensor, " graphs"]
     """Number of atoms of each structure."""
     atoms: int
     """Their sum. A graph that is padded has more atoms, and structures, than there are labels."""
+    weights: Float[Tensor, " graphs"] | None = None
+    """Of each structure in the loss; None where all are 1."""
+    counts: Float[Tensor, "2"] | None = None
+    """Stresses and forces of the Totals, at least 1, as what a recorded or compiled step may be
+    given anew; None where all structures of the set have the same labels, and Totals will do."""
 
     def totals(self) -> Totals:
         """Return the counts of a batch that is all at hand."""
-        labelled = 0 if self.stress is None else int(self.stress.isfinite().all((1, 2)).sum())
-        return Totals(len(self.energies), self.atoms, labelled)
+        stresses = 0 if self.stress is None else int(self.stress.isfinite().all((1, 2)).sum())
+        forces = 0 if self.forces is None else int(self.forces.isfinite().all(1).sum())
+        return Totals(len(self.energies), self.atoms, stresses, forces)
 
     def tensors(self) -> list[Tensor]:
         """Return every tensor, in a fixed order."""
@@ -115,9 +123,16 @@ class GraphFrames:
         frames: Structures and labels, eV and Å.
         model: Whose cut-off and index sets are needed.
         device: Where everything is kept.
+        weights: (frames) of each in the loss; None where all are 1.
     """
 
-    def __init__(self, frames: Frames, model: EnergyModel, device: torch.device) -> None:
+    def __init__(
+        self,
+        frames: Frames,
+        model: EnergyModel,
+        device: torch.device,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
         cells = None if frames.cells is None else np.stack([*map(complete_cell, frames.cells)])
         lists = _neighbour_lists(frames, model.cutoff)
         self.device, self.cutoff = device, model.cutoff
@@ -125,12 +140,19 @@ class GraphFrames:
         self.numbers = self._put(frames.numbers)
         self.positions = self._put(frames.positions)
         self.energies = self._put(frames.energies)
-        self.forces = None if frames.forces is None else self._put(frames.forces)
+        self.weights = None if weights is None else self._put(weights)
+        has_forces = frames.has_forces
+        self.forces = None
+        if frames.forces is not None and has_forces.any():
+            self.forces = self._put(frames.forces)
+        self.n_forces = torch.from_numpy(np.where(has_forces, frames.sizes, 0))
         stress = frames.usable_stress
         self.stress = None if stress is None else self._put(stress)
         self.n_stresses = torch.zeros(len(frames), dtype=torch.int64)
         if stress is not None:
             self.n_stresses = torch.from_numpy(np.isfinite(stress).all((1, 2)) * 1)
+        with_stress = self.n_stresses.numpy() > 0
+        self.uniform = all(has.all() or not has.any() for has in (has_forces, with_stress))
         # Within their frame; offsets are added for each batch.
         self.edge_index = self._put(np.concatenate([e.edge_index for e in lists], axis=1))
         self.reverse = self._put(np.concatenate([e.reverse for e in lists]))
@@ -181,8 +203,15 @@ class GraphFrames:
 
     def totals(self, indices: Int[Tensor, " batch"]) -> Totals:
         """Return the counts of a batch."""
-        atoms, stresses = (int(n[indices].sum()) for n in (self.atoms.counts, self.n_stresses))
-        return Totals(len(indices), atoms, stresses)
+        numbers = self.atoms.counts, self.n_stresses, self.n_forces
+        return Totals(len(indices), *(int(n[indices].sum()) for n in numbers))
+
+    def counts(self, totals: Totals) -> Float[Tensor, "2"] | None:
+        """Return the ``counts`` of a batch with these totals, without waiting for a GPU."""
+        if self.uniform:
+            return None
+        counts = torch.tensor([totals.stresses, totals.forces], dtype=torch.float64)
+        return _sent(counts.clamp_min(1), self.device)
 
     def capacity(self, indices: Int[Tensor, " batch"]) -> Capacity:
         """Return a capacity for every batch of as many atoms of frames no larger than the largest.
@@ -236,6 +265,7 @@ class GraphFrames:
             None if self.stress is None else self.stress[here],
             self.atoms.on_device[1, here],
             len(atoms.rows),
+            None if self.weights is None else self.weights[here],
         )
 
     def in_order(self, batch_size: int) -> Iterator[Tensor]:

@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 
 from lkm_calc import save_model
-from lkm_calc.device import choose_device, own_default_device
+from lkm_calc.ambient import own_settings
+from lkm_calc.device import choose_device
 from lkm_calc.locks import only_process
 from lkm_calc.precision import fast_matmul, tf32_matmul
 from lkm_calc.stopping import stop_signals
@@ -23,8 +24,11 @@ from lkm_calc.threads import threads_for
 from .calibrate import calibrate_file
 from .compiled import Programs
 from .config import Config, ConfigError, DataConfig
+from .config_types import check_config_types, frame_weights
 from .evaluate import Errors, errors_of, predict
 from .frames import Frames, random_split
+from .label_counts import count_labels, describe_labels
+from .label_names import LabelKeys
 from .loader import GraphFrames, epoch_order
 from .loss import Losses
 from .mixing import learned_teacher
@@ -53,7 +57,8 @@ class TrainingDivergedError(RuntimeError):
     """The loss is no longer a number."""
 
 
-@own_default_device()
+@own_settings
+@torch.enable_grad()
 def fit(
     config: Config, stop_after: int | None = None, programs: Programs | None = None
 ) -> Path | None:
@@ -101,6 +106,8 @@ class _Run:
     ) -> None:
         frames = read(config.data.train, config.data)
         self.test = read(config.data.test, config.data) if config.data.test else None
+        weights = config.loss.config_type_weights
+        check_config_types(frames, weights, config.data.train)
         self.config, self.team, self.programs = config, team, programs
         self.record = Record(config)
         self.split = random_split(
@@ -121,9 +128,17 @@ class _Run:
                 f"{config.run.directory} holds step {self.state.step} for one process and another "
                 "for the first. All processes must see the same folder."
             )
-        self.data = GraphFrames(chosen, model, device)
+        self.data = GraphFrames(chosen, model, device, frame_weights(chosen, weights))
         held_out = frames.select(self.split.validation)
+        self.record.labels = {"train": count_labels(chosen), "validation": count_labels(held_out)}
+        for name, counts in self.record.labels.items():
+            logger.info("%s frames: %s", name, describe_labels(counts))
         self.validation = GraphFrames(held_out, model, device)
+        if self.data.forces is not None and self.validation.forces is None:
+            logger.warning(
+                "No validation frame has forces: the best model is chosen by its energies, and no "
+                "force error is known. Raise data.n_validation, or change run.seed."
+            )
         self.per_epoch = -(-len(self.data) // config.optimiser.batch_size)
         self.total = config.optimiser.epochs * self.per_epoch
 
@@ -293,6 +308,7 @@ def read(path: str, options: DataConfig) -> Frames:
         options.energy_unit,
         options.length_unit,
         options.check_units,
+        LabelKeys(options.energy_key, options.forces_key, options.stress_key, options.virial_key),
     )
 
 

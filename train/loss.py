@@ -34,8 +34,9 @@ def training_loss(
     """Return w_E L(ΔE) + w_F L(ΔF) + w_S L(ΔS) + γ L_KD.
 
     ΔE is per structure in eV and taken in float64 (total energies are thousands of eV); ΔF per
-    component in eV/Å; ΔS per component in eV/Å³, over the structures that have labels. Where γ is
-    zero L_KD is still computed, detached, to be logged.
+    component in eV/Å and ΔS per component in eV/Å³, over the structures that have labels. Where the
+    batch has weights, they multiply each structure's part of the first three; what the means are
+    taken over stays. Where γ is zero L_KD is still computed, detached, to be logged.
 
     Args:
         predicted: What the model says of the batch; forces and stress are needed where weighed.
@@ -56,18 +57,26 @@ def training_loss(
         difference = (predicted.energy.float() - batch.energies.float()).double()
     if config.energy_per_atom:
         difference = difference / batch.sizes
-    energy = _sum(difference, config.energy_kind or config.kind, config) / totals.graphs
+    weights = batch.weights
+    energy = _sum(difference, config.energy_kind or config.kind, config, weights) / totals.graphs
     forces = stress = zero
     if isinstance(predicted, EnergyForces):
+        n_stresses, n_forces = _counts(batch, totals)
         if batch.forces is not None:
             difference = predicted.forces - batch.forces
-            forces = _sum(difference, config.forces_kind or config.kind, config)
-            forces = forces / (3 * totals.atoms)
+            if batch.counts is not None or totals.forces < totals.atoms:
+                difference = torch.where(batch.forces.isfinite(), difference, 0)
+            of_atoms = None
+            if weights is not None:
+                of_atoms = weights[batch.graph.graph_index[: batch.atoms]].unsqueeze(1)
+            forces = _sum(difference, config.forces_kind or config.kind, config, of_atoms)
+            forces = forces / (3 * n_forces)
         if batch.stress is not None and predicted.stress is not None:
             labelled = batch.stress.isfinite()
             difference = torch.where(labelled, predicted.stress - batch.stress, 0)
-            stress = _sum(difference, config.stress_kind or config.kind, config)
-            stress = stress / max(1, 9 * totals.stresses)
+            of_cells = None if weights is None else weights.view(-1, 1, 1)
+            stress = _sum(difference, config.stress_kind or config.kind, config, of_cells)
+            stress = stress / (9 * n_stresses)
     with torch.set_grad_enabled(config.mixes and torch.is_grad_enabled()):
         teacher = teacher_of(predicted, batch, config, learned)
         mixing = lkm_loss(predicted.embeddings, config.lkm_distance, config.lkm_scale_free, teacher)
@@ -77,6 +86,14 @@ def training_loss(
     return Losses(total, *(part.detach() for part in (energy, forces, stress, mixing)))
 
 
+def _counts(batch: Batch, totals: Totals) -> tuple[int, int] | tuple[Tensor, Tensor]:
+    """Return the numbers of labels of stress and forces in the whole batch, at least 1."""
+    if batch.counts is None:
+        return max(1, totals.stresses), max(1, totals.forces)
+    stresses, forces = batch.counts.unbind()
+    return stresses, forces
+
+
 def _fixed_gamma(config: LossConfig) -> float:
     """Return γ where it is a number."""
     if config.gamma == "auto":
@@ -84,13 +101,13 @@ def _fixed_gamma(config: LossConfig) -> float:
     return config.gamma
 
 
-def _sum(difference: Tensor, kind: str, config: LossConfig) -> Tensor:
-    """Return the sum over components of |x|, x² or Huber's function of x."""
+def _sum(difference: Tensor, kind: str, config: LossConfig, weights: Tensor | None) -> Tensor:
+    """Return the sum over components of |x|, x² or Huber's function of x, weighted if asked."""
     if kind == "l1":
-        return difference.abs().sum()
-    if kind == "l2":
-        return difference.square().sum()
-    zero = torch.zeros_like(difference)
-    return torch.nn.functional.huber_loss(
-        difference, zero, reduction="sum", delta=config.huber_delta
-    )
+        values = difference.abs()
+    elif kind == "l2":
+        values = difference.square()
+    else:
+        zero, delta = torch.zeros_like(difference), config.huber_delta
+        values = torch.nn.functional.huber_loss(difference, zero, reduction="none", delta=delta)
+    return values.sum() if weights is None else (values * weights).sum()

@@ -11,9 +11,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lkm_calc.paths import expanded
+
 from .arrays import load_npz, npz_names, whole_numbers
 from .conversion import ENERGY_UNITS, LENGTH_UNITS, factor
 from .frames import DataError, Frames, check_frames
+from .label_names import USUAL_KEYS, LabelKeys
 
 Labels = Literal["revised", "original"]
 
@@ -29,6 +32,7 @@ def read_md17(
     check_units: bool = True,
     energy_unit: str = "kcal/mol",
     length_unit: str = "Å",
+    label_keys: LabelKeys = USUAL_KEYS,
 ) -> Frames:
     """Read an MD17 or rMD17 npz file.
 
@@ -39,6 +43,7 @@ def read_md17(
         check_units: Refuse energies and forces that are not credible in their units.
         energy_unit: Of own files in this layout, which may have another.
         length_unit: Likewise.
+        label_keys: Names of energies and forces, where they are not those of either layout.
 
     Returns:
         Frames in eV and eV/Å.
@@ -46,10 +51,10 @@ def read_md17(
     Raises:
         DataError: The file is missing, damaged, lacks keys, or its arrays do not fit together.
     """
-    path = Path(path)
+    path = expanded(path)
     if labels not in ("revised", "original"):
         raise DataError(f"labels is {labels!r}; choose 'revised' or 'original'.")
-    keys, (numbers, positions, energies, forces) = _load_arrays(path, labels)
+    keys, (numbers, positions, energies, forces) = _load_arrays(path, labels, label_keys)
     energies = energies.reshape(-1) if energies.shape[1:] == (1,) else energies
     _check_shapes(path, keys, numbers, positions, energies, forces)
     energy = factor(energy_unit, ENERGY_UNITS, "energy_unit")
@@ -65,27 +70,34 @@ def read_md17(
 
 
 def _load_arrays(
-    path: Path, labels: Labels
+    path: Path, labels: Labels, label_keys: LabelKeys
 ) -> tuple[tuple[str, str, str, str], list[NDArray[np.generic]]]:
     """Return the names and the arrays of numbers, positions, energies and forces."""
     origin = (
         "Revised MD17 is at doi.org/10.6084/m9.figshare.12672038, MD17 at "
         "quantum-machine.org/gdml/data/npz."
     )
-    keys = _find_keys(npz_names(path, origin), labels, path)
+    keys = _find_keys(npz_names(path, origin), labels, path, label_keys)
     arrays = load_npz(path, keys, origin)
     return keys, [arrays[key] for key in keys]
 
 
-def _find_keys(present: set[str], labels: Labels, path: Path) -> tuple[str, str, str, str]:
-    """Return the four array names of the layout that the file has."""
-    wanted = _RMD17 if labels == "revised" else _RMD17_ORIGINAL
-    for keys in (wanted, _MD17):
+def _find_keys(
+    present: set[str], labels: Labels, path: Path, label_keys: LabelKeys
+) -> tuple[str, str, str, str]:
+    """Return the four array names of the layout that the file has, labels as they are named."""
+    usual = (_RMD17 if labels == "revised" else _RMD17_ORIGINAL, _MD17)
+    layouts = [
+        (numbers, positions, label_keys.energy or energies, label_keys.forces or forces)
+        for numbers, positions, energies, forces in usual
+    ]
+    for keys in layouts:
         if present.issuperset(keys):
             return keys
     raise DataError(
         f"{path} holds the arrays {', '.join(sorted(present)) or 'none'}. An rMD17 file must hold "
-        f"{', '.join(wanted)}; an MD17 file {', '.join(_MD17)}. Rename its arrays, or convert it."
+        f"{', '.join(layouts[0])}; an MD17 file {', '.join(layouts[1])}. Rename its arrays, or "
+        "convert it, or name energies and forces with --data.energy_key and --data.forces_key."
     )
 
 

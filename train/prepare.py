@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from lkm_calc import EnergyModel, build_model, load_model
+from lkm_calc.ambient import float32_by_default
 from lkm_calc.checkpoint import ModelFileError
+from lkm_calc.models import ArchitectureError
 from lkm_calc.units import KCAL_PER_MOL
 
 from .config import Config, ConfigError
@@ -34,7 +36,7 @@ def check_labels(frames: Frames, config: Config) -> None:
     """
     loss = config.loss
     weights = {"energy": loss.energy}
-    if frames.forces is not None:
+    if frames.has_forces.any():
         weights["forces"] = loss.forces
     if frames.usable_stress is not None:
         weights["stress"] = loss.stress
@@ -55,9 +57,14 @@ def prepare_model(config: Config, frames: Frames) -> EnergyModel:
     if config.run.finetune:
         return _finetuned(config, frames)
     try:
-        with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it is
+        with (
+            float32_by_default(),
+            torch.random.fork_rng(devices=[]),
+        ):  # the caller's generator stays where it is
             torch.default_generator.manual_seed(config.run.seed)
             model = build_model(config.model.name, **config.model.hypers)
+    except ArchitectureError as error:
+        raise ConfigError(f"model.name: {error}") from error
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model.hypers cannot be used: {error}") from error
     model.to(getattr(torch, config.run.dtype))
@@ -68,8 +75,9 @@ def prepare_model(config: Config, frames: Frames) -> EnergyModel:
     reference = fit_reference_energies(frames)
     logger.info("%s", reference)
     energies = dict(zip(reference.elements, reference.energies, strict=True))
-    if frames.forces is not None:
-        scale = float(np.sqrt(np.mean(frames.forces**2)))
+    forces = frames.labelled_forces
+    if forces is not None:
+        scale = float(np.sqrt(np.mean(forces**2)))
     else:
         scale = float(np.std(reference.residuals / np.sqrt(frames.sizes)))
     model.calibrate(scale or 1.0, energies, reference.elements)

@@ -15,6 +15,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from lkm_calc.atomic import replacing
+from lkm_calc.paths import expanded
 from lkm_calc.units import HARTREE
 
 from .arrays import flat_starts, load_npz, reading, whole_numbers
@@ -62,7 +63,7 @@ def read_qm9(path: str | Path, target: str = "U0") -> Frames:
         DataError: The target is unknown, or the file is missing, damaged, lacks keys, or its arrays
             do not fit together.
     """
-    path = Path(path)
+    path = expanded(path)
     if target not in TARGETS:
         raise DataError(f"target is {target!r}; choose one of {', '.join(TARGETS)}.")
     arrays = load_npz(path, ("N", "Z", "R", target))

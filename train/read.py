@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
+from lkm_calc.paths import expanded
 from lkm_calc.structures import is_xyz
 
 from .arrays import npz_names
@@ -12,6 +13,7 @@ from .chignolin import read_chignolin
 from .files import read_ase
 from .frames import DataError, Frames
 from .hdf5 import read_hdf5
+from .label_names import USUAL_KEYS, LabelKeys
 from .md17 import Labels, read_md17
 from .qm9 import read_qm9
 
@@ -40,6 +42,7 @@ def read_frames(
     energy_unit: str = "",
     length_unit: str = "",
     check_units: bool = True,
+    keys: LabelKeys = USUAL_KEYS,
 ) -> Frames:
     """Read a data file of any format.
 
@@ -52,25 +55,29 @@ def read_frames(
             energies; empty for eV and kcal/mol.
         length_unit: Likewise of their lengths; empty for Å.
         check_units: Refuse energies and forces that are not credible in the format's units.
+        keys: Names of the labels in files that ASE reads, in npz in the layout of MD17 (energies
+            and forces) and in HDF5 (not of a virial); empty for the usual ones.
 
     Returns:
         Frames in eV and Å.
 
     Raises:
-        DataError: The file is missing or of an unknown kind, units are given for a format that
-            fixes them, or the reader of the format refuses the file.
+        DataError: The file is missing or of an unknown kind, units or names of labels are given for
+            a format that fixes them, or the reader of the format refuses the file.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         found = "is no file" if path.exists() else "does not exist"
         raise DataError(f"{path} {found}. Give the path of a data file.")
-    name = detect_format(path) if format == "auto" else format
+    name = detect_format(path, keys) if format == "auto" else format
     if name not in FORMATS:
         raise DataError(f"format is {format!r}; choose one of auto, {', '.join(FORMATS)}.")
     if name == "ase":
-        return read_ase(path, energy_unit or "eV", length_unit or "Å", check_units)
+        return read_ase(path, energy_unit or "eV", length_unit or "Å", check_units, keys)
+    _check_keys(path, name, keys)
     if name == "md17":
-        return read_md17(path, labels, check_units, energy_unit or "kcal/mol", length_unit or "Å")
+        units = energy_unit or "kcal/mol", length_unit or "Å"
+        return read_md17(path, labels, check_units, *units, keys)
     if energy_unit or length_unit:
         raise DataError(
             f"{path}: units are given (energy {energy_unit!r}, length {length_unit!r}), but the "
@@ -82,17 +89,40 @@ def read_frames(
         case "qm9":
             return read_qm9(path, target)
         case _:
-            return read_hdf5(path, check_units)
+            return read_hdf5(path, check_units, keys)
 
 
-def detect_format(path: Path) -> str:
+_NAMED: Mapping[str, tuple[str, ...]] = {
+    "md17": ("energy_key", "forces_key"),
+    "hdf5": ("energy_key", "forces_key", "stress_key"),
+}
+"""Labels that may have other names, by format; of those that ASE reads, all."""
+
+
+def _check_keys(path: Path, format: str, keys: LabelKeys) -> None:
+    """Raise a DataError if a label is named that has one name in the format, or none."""
+    named = _NAMED.get(format, ())
+    fixed = [f"{key} {name!r}" for key, name in keys.given().items() if key not in named]
+    if fixed:
+        choice = f"only {' and '.join(named)} can be given" if named else "leave them empty"
+        raise DataError(
+            f"{path}: {', '.join(fixed)} is given, but the format {format!r} fixes what it is "
+            f"called; {choice}."
+        )
+
+
+def detect_format(path: Path, keys: LabelKeys = USUAL_KEYS) -> str:
     """Return the format of a file, a key of FORMATS.
+
+    Args:
+        path: The file.
+        keys: Names of the labels, by which the layout of MD17 is told as by its own.
 
     Raises:
         DataError: The file is none of those that are read, or a damaged npz file.
     """
     if path.suffix.lower() == ".npz":
-        return _npz_format(path)
+        return _npz_format(path, keys)
     if path.suffix.lower() in (".h5", ".hdf5"):
         return "hdf5"
     try:
@@ -104,15 +134,18 @@ def detect_format(path: Path) -> str:
     return "ase"
 
 
-def _npz_format(path: Path) -> str:
+def _npz_format(path: Path, keys: LabelKeys) -> str:
     """Return the format of an npz file by the names of its arrays."""
     present = npz_names(path)
+    if present >= {"z", "R", keys.energy or "E", keys.forces or "F"}:
+        return "md17"
     for name, layouts in _NPZ_KEYS.items():
         if any(present >= keys for keys in layouts):
             return name
     raise DataError(
         f"{path} holds the arrays {', '.join(sorted(present)) or 'none'}, which is no layout that "
-        f"is known. These are read: {_choice()}. Rename its arrays, or convert it."
+        f"is known. These are read: {_choice()}. Rename its arrays, or convert it; in the layout "
+        "of MD17 other labels can be named with --data.energy_key and --data.forces_key."
     )
 
 

@@ -5,7 +5,6 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import torch
 from lkm_calc import load_model, save_model
 from lkm_calc.atomic import replacing
 from lkm_calc.checkpoint import read_header
+from lkm_calc.paths import expanded
+from lkm_calc.versions import package_version
 
 from .card import model_card
 from .config import Config, ConfigError, to_table
@@ -34,12 +35,14 @@ class Record:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.directory = Path(config.run.directory)
+        self.directory = expanded(config.run.directory)
         self.metrics = self.directory / "metrics.jsonl"
         self.state = self.directory / "state.pt"
         self.best = self.directory / "model.safetensors"
         self.last = self.directory / "last.safetensors"
         self.tensorboard: Any = None
+        self.labels: dict[str, dict[str, int]] = {}
+        """How many frames have which labels, by the part of the split."""
         # Once, when the files are read: they may be moved or changed while the run goes on.
         self.files = {
             name: {"name": Path(path).name, "sha256": checksum(path)}
@@ -101,13 +104,14 @@ class Record:
         table["run"] |= {"directory": "", "finetune": Path(self.config.run.finetune).name}
         return {
             "date": datetime.date.today().isoformat(),
-            "version": version(),
+            "version": package_version(),
             "torch": torch.__version__,
             "device": device_name(data.device),
             "energy_unit": data.energy_unit,
             "step": state.step,
             "training_seconds": round(state.counters.seconds, 1),
             "files": self.files,
+            "labels": self.labels,
             "config": table,
             "validation_errors": validation.figures(),
         }
@@ -147,14 +151,6 @@ def _tensorboard(directory: Path, step: int) -> Any:
     return module.SummaryWriter(directory / "tensorboard", purge_step=step + 1)
 
 
-def version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return metadata.version("lkm-calc")
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def device_name(device: torch.device) -> str:
     """Return the name of a GPU, or "cpu" with the number of threads."""
     if device.type == "cuda":
@@ -164,7 +160,7 @@ def device_name(device: torch.device) -> str:
 
 def checksum(path: str) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
-    with Path(path).open("rb") as file:
+    with expanded(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -82,4 +82,6 @@ class RecordedGradients:
 def shapes_of(batch: Batch, totals: Totals) -> tuple[object, ...]:
     """Return all that is fixed in work recorded or compiled for a batch."""
     shapes = tuple((tensor.shape, tensor.dtype) for tensor in batch.tensors())
-    return shapes, batch.graph.n_graphs, batch.graph.max_neighbours, batch.atoms, totals
+    # With counts among the tensors, how many labels there are is not fixed.
+    fixed = totals if batch.counts is None else totals[:2]
+    return shapes, batch.graph.n_graphs, batch.graph.max_neighbours, batch.atoms, fixed

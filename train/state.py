@@ -2,7 +2,9 @@
 
 import copy
 import io
+import logging
 import math
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +16,19 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lkm_calc import EnergyModel
 from lkm_calc.atomic import replacing
+from lkm_calc.checksum import sealed, unsealed
 
+from .arrays import DAMAGE
 from .config import OptimiserConfig, told_of_old
 from .loss import Losses
 from .mixing import LearnedTeacher
 from .optimiser import make_optimisers
+
+logger = logging.getLogger("lkm_train")
+
+FORMAT_VERSION = 2
+"""Version of the saved states that this code writes. The first ones had no number; with 2 came the
+checksum."""
 
 
 class StateError(ValueError):
@@ -109,8 +119,12 @@ class TrainingState:
         return 0 < config.early_stopping <= self.counters.since_best
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Write the state and what tells the run that it belongs to, whole or not at all."""
+        """Write the state and what tells the run that it belongs to, whole or not at all.
+
+        A checksum follows the archive of torch, which ``torch.load`` reads as if it were not there.
+        """
         content = {
+            "format_version": FORMAT_VERSION,
             "model": self.model.state_dict(),
             "average": self.averaged_model.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -123,7 +137,7 @@ class TrainingState:
         packed = io.BytesIO()  # torch.save hides the reason when a disk is full
         torch.save(content, packed)
         with replacing(path) as temporary:
-            temporary.write_bytes(packed.getbuffer())
+            temporary.write_bytes(sealed(packed.getvalue()))
 
     def load(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Continue from a saved state.
@@ -131,35 +145,83 @@ class TrainingState:
         Raises:
             StateError: The file is damaged, or belongs to another run.
         """
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            saved = told_of_old(content["identity"])
-            saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
-            different = _differences(saved, identity)
-            if not different:
-                self.model.load_state_dict(content["model"])
-                self.averaged_model.load_state_dict(content["average"])
-                # Runs of before there were several had one.
-                states = content.get("optimisers") or [content["optimiser"]]
-                for optimiser, saved_state in zip(self.optimisers, states, strict=True):
-                    optimiser.load_state_dict(saved_state)
-                self.loss_sums.copy_(content["loss_sums"])
-                if "loss_averages" in content:  # runs of before γ = "auto" have none
-                    self.loss_averages.copy_(content["loss_averages"])
-                if self.learned:
-                    self.learned.load_state_dict(content["learned"])
-                self.counters = Counters(**content["counters"])
-        except Exception as error:  # damaged files raise many kinds
-            raise StateError(
-                f"{path} is not a readable training state ({error}). Remove its folder to start "
-                "the run again."
-            ) from error
+        content = _content(path)
+        saved = told_of_old(content["identity"])
+        saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
+        different = _differences(saved, identity)
         if different:
             raise StateError(
                 f"{path.parent} holds a run with another configuration: {'; '.join(different)}. "
                 "Restore these values to continue the run, or set run.directory to a new folder; "
                 "with --finetune MODEL a new run starts from the model of this one."
             )
+        try:
+            self._restore(content)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise StateError(
+                f"{path} does not fit this run ({type(error).__name__}: {error}). Another version "
+                "of lkm-calc wrote it; continue with that one, or set run.directory to a new "
+                "folder."
+            ) from error
+
+    def _restore(self, content: Mapping[str, Any]) -> None:
+        """Take everything over from what :meth:`save` wrote."""
+        self.model.load_state_dict(content["model"])
+        self.averaged_model.load_state_dict(content["average"])
+        # Runs of before there were several had one.
+        states = content.get("optimisers") or [content["optimiser"]]
+        for optimiser, saved_state in zip(self.optimisers, states, strict=True):
+            optimiser.load_state_dict(saved_state)
+        self.loss_sums.copy_(content["loss_sums"])
+        if "loss_averages" in content:  # runs of before γ = "auto" have none
+            self.loss_averages.copy_(content["loss_averages"])
+        if self.learned:
+            self.learned.load_state_dict(content["learned"])
+        self.counters = Counters(**content["counters"])
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return what a saved state holds, as it was written.
+
+    Raises:
+        StateError: The file is damaged, or of another kind.
+        PermissionError: It may not be read.
+    """
+    try:
+        content = _read(path)
+    except PermissionError:
+        raise
+    except (*DAMAGE, TypeError, pickle.UnpicklingError) as error:  # TypeError of torch's pickles
+        raise StateError(_UNREADABLE.format(path, error)) from error
+    if not (isinstance(content, dict) and content.keys() >= {"model", "identity", "counters"}):
+        raise StateError(_UNREADABLE.format(path, "it is another file of PyTorch's"))
+    return content
+
+
+_UNREADABLE = "{} is not a readable training state ({}). Remove its folder to start the run again."
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a saved state holds.
+
+    Raises:
+        StateError: It does not match its checksum.
+        Exception: It is damaged otherwise.
+    """
+    packed, intact = unsealed(path.read_bytes())
+    content: dict[str, Any] = {}
+    if intact is not False:  # nothing else is made of what is damaged
+        content = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+    if not intact and (intact is False or "format_version" in content):
+        raise StateError(
+            f"{path} does not match its checksum: it was damaged. Put back a copy of it, or remove "
+            "its folder to start the run again."
+        )
+    if intact is None:
+        logger.warning(
+            "%s is of before saved states had a checksum: damage to it would not be noticed.", path
+        )
+    return content
 
 
 def trained(model: EnergyModel, learned: LearnedTeacher | None) -> nn.ModuleList:

@@ -73,8 +73,9 @@ class Stepper:
         self._set_gamma()
         losses = torch.zeros_like(state.loss_sums)
         mine, totals = self.team.part(indices), self.data.totals(indices)
+        counts = self.data.counts(totals)
         for piece in mine.chunk(options.accumulate) if len(mine) else ():
-            batch = self.data.batch(piece)
+            batch = self.data.batch(piece)._replace(counts=counts)
             if self.recorded is None or not self._repeats(totals):
                 losses += self.add_gradients(batch, totals)
             else:

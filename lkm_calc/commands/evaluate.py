@@ -3,7 +3,6 @@
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ase
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..atomic import replacing
 from ..calculator import LKMCalculator
+from ..paths import expanded
 from ..terminal import shows_progress
 from .common import (
     Subcommands,
@@ -47,7 +47,7 @@ def add(commands: Subcommands) -> None:
     parser.add_argument(
         "structures", metavar="STRUCTURES", help="file that ASE reads; FILE@::10 for every tenth"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=".xyz or .extxyz")
+    parser.add_argument("-o", "--output", type=expanded, metavar="FILE", help=".xyz or .extxyz")
     parser.add_argument("--batch-size", type=int, default=32, help="default %(default)s")
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..atomic import replacing
 from ..committee import has_stress
+from ..paths import expanded
 from ..terminal import hide_progress
 from .common import (
     STRUCTURE,
@@ -54,13 +55,13 @@ def add(commands: Subcommands) -> None:
     add_calculator_options(parser)
     parser.add_argument("structure", metavar="STRUCTURE", help=STRUCTURE)
     parser.add_argument(
-        "-o", "--output", type=Path, help="structure file; NAME-relaxed.xyz if not given"
+        "-o", "--output", type=expanded, help="structure file; NAME-relaxed.xyz if not given"
     )
     parser.add_argument("--optimiser", choices=tuple(OPTIMISERS), default="bfgs")
     parser.add_argument("--fmax", type=float, default=0.01, help="eV/Å; default %(default)s")
     parser.add_argument("--steps", type=int, default=1000, help="at most; default %(default)s")
     parser.add_argument("--cell", action="store_true", help="relax the cell as well")
-    parser.add_argument("--trajectory", type=Path, help=".traj file of all the steps")
+    parser.add_argument("--trajectory", type=expanded, help=".traj file of all the steps")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..ambient import own_settings
 from ..energy import EnergyModel
 from ..forces import EnergyForces, volumes
 from ..graph import Graph
@@ -85,6 +86,7 @@ class Kernel:
         ValueError: There is no kernel for the model.
     """
 
+    @own_settings
     def __init__(self, model: EnergyModel, folder: Path | None = None) -> None:
         if not has_kernel(model):
             raise ValueError(f"There is no kernel for {model.name} on {model.device}.")
@@ -104,6 +106,7 @@ class Kernel:
         self._finalizer = weakref.finalize(self, free, self._handle)
         self._embeddings = self.interface.embeddings(model)
 
+    @own_settings
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
         """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU.
 
@@ -114,6 +117,7 @@ class Kernel:
         vectors = graph.edge_vectors()
         return self.run(graph, vectors).assembled(graph, vectors, stress)
 
+    @own_settings
     def run(self, graph: Graph, vectors: Float[Tensor, "edges 3"]) -> ByEdges:
         """Return what follows from the vectors in Å of a graph's edges; errors as of a call."""
         indices = self.interface.indices(self.model, graph)

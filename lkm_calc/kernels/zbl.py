@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..ambient import own_settings
 from ..energy import EnergyModel
 from ..forces import EnergyForces
 from ..graph import Graph
@@ -27,6 +28,7 @@ class ZBLKernel:
         self.model = model
         self.kernel = Kernel(model.model, folder)
 
+    @own_settings
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
         """Return what :func:`lkm_calc.energy_and_forces` returns; errors are those of Kernel."""
         vectors = graph.edge_vectors()
