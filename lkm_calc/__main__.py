@@ -10,6 +10,7 @@ from .commands import evaluate, info, md, models, relax, vib
 from .guards import ExtrapolationError
 from .md import MDError
 from .models import import_architectures
+from .terminal import on_any_terminal
 from .versions import add_version
 
 logger = logging.getLogger("lkm_calc")
@@ -29,6 +30,7 @@ lkm-calc COMMAND --help tells all of each.
 """
 
 
+@on_any_terminal
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 refused, 3 stopped before the end."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import_architectures(options.imports)
         return int(options.command(options))
+    except BrokenPipeError:
+        raise
     except (ExtrapolationError, MDError, MemoryError, OSError, ValueError) as error:
         logger.error("lkm-calc: %s", error)
         return 1

@@ -24,5 +24,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say what was to be written
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from .device import choose_device
 from .energy import EnergyModel
 from .guards import Guard, Thresholds
 from .hessian import hessian_of_atoms
+from .locks import ThreadLock
 from .neighbours import Search, neighbour_list
 from .precision import deterministic as exact_repeats
 from .skin import VerletList, check_skin
@@ -109,6 +110,7 @@ class LKMCalculator(Calculator):
         deterministic: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._lock = ThreadLock()
         if dtype is not None and dtype not in _DTYPES:
             raise ValueError(f"dtype is {dtype!r}; choose 'float32', 'float64' or None.")
         check_skin(skin)
@@ -193,6 +195,18 @@ class LKMCalculator(Calculator):
         }
         return [name for name, (old, new) in pairs.items() if not np.array_equal(old, new)]
 
+    def get_property(
+        self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """Return a result, that of the structure given also where threads share the calculator."""
+        with self._lock:
+            return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]
+
+    def calculate_properties(self, atoms: ase.Atoms, properties: Sequence[str]) -> Any:
+        """Return several results at once; likewise."""
+        with self._lock:
+            return super().calculate_properties(atoms, properties)  # type: ignore[no-untyped-call]
+
     def calculate(
         self,
         atoms: ase.Atoms | None = None,
@@ -208,12 +222,13 @@ class LKMCalculator(Calculator):
                 "stress needs a periodic structure with three cell vectors; pbc is "
                 f"{structure.pbc.tolist()} and the cell {structure.cell.tolist()}."
             )
-        super().calculate(structure, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
-        self.results = {}  # should this fail, those of other atoms must not be taken for these
-        (found,) = self._committee([structure], self._search)
-        if self.guard is not None:
-            self.guard(structure, found.extras)
-        self.results, self._extras = found
+        with self._lock:
+            super().calculate(structure, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
+            self.results = {}  # should this fail, those of other atoms must not be taken for these
+            (found,) = self._committee([structure], self._search)
+            if self.guard is not None:
+                self.guard(structure, found.extras)
+            self.results, self._extras = found
 
     def get_hessian(self, atoms: ase.Atoms) -> NDArray[np.float64]:
         """Return the second derivatives of the energy in eV/Å², (3·atoms, 3·atoms).

@@ -38,7 +38,9 @@ class Collection:
     """
 
     def __init__(self, file: str | Path, tolerance: float = 0.2, limit: int = 1000) -> None:
-        self.file, self.tolerance, self.limit = expanded(file), tolerance, limit
+        # Absolute: workflow managers change the working directory between two calculations.
+        self.file = expanded(file).absolute()
+        self.tolerance, self.limit = tolerance, limit
         self._fingerprints: dict[bytes, list[NDArray[np.float32]]] = defaultdict(list)
         self._text = ""
         self._read()

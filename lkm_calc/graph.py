@@ -88,7 +88,8 @@ class Graph:
         """
         if len(atoms) == 0:
             raise ValueError("The structure has no atoms; a graph needs at least one.")
-        positions = atoms.get_positions()
+        # Whatever a file's reader left there: float32, whole numbers, another byte order or layout.
+        positions = np.array(atoms.positions, dtype=np.float64, order="C")
         cell = np.asarray(atoms.cell.complete())
         for name, array in (("positions", positions), ("cell", cell)):
             if not np.isfinite(array).all():

@@ -20,9 +20,11 @@ from .ensembles import (
     thermostat_state,
 )
 from .guards import ExtrapolationError
+from .locks import only_process
 from .md_record import LogRow, MDRecord, RestartError, differences
 from .neighbours import edges_within
 from .stopping import stop_signals
+from .terminal import hide_progress
 
 BOND = 2.5
 """Distance in Å: an atom that starts with another one this near is part of something."""
@@ -81,9 +83,9 @@ class Simulation:
         self.record = MDRecord(folder, settings.trajectory)
         self.identity = settings.identity | dict(identity or {})
         self.generator = np.random.default_rng(settings.seed)
-        self.resumed = self.record.restart.exists()
+        self.resumed = self._begun = self.record.restart.exists()
         state = self._load(atoms) if self.resumed else {}
-        self.atoms: ase.Atoms = state.get("atoms", atoms).copy()
+        self.atoms: ase.Atoms = self.record.storable(state.get("atoms", atoms))
         self.atoms.calc = atoms.calc
         # Of the first structure: a molecule that is linear there may bend.
         self.degrees_of_freedom: int = state.get("degrees_of_freedom") or degrees_of_freedom(
@@ -107,7 +109,8 @@ class Simulation:
                     constraint.bondlengths = lengths
             restore_thermostat(self.dynamics, state["thermostat"])
             self.generator.bit_generator.state = state["generator"]
-            self.record.rewind(state["files"])
+            with only_process(self.record.folder):
+                self.record.rewind(state["files"])
 
     @property
     def step(self) -> int:
@@ -133,13 +136,14 @@ class Simulation:
                 the structure (its error is the ``__cause__``). The files end with the last good
                 state.
         """
-        if not self.record.restart.exists():
-            self._begin()
         every = self.settings
         with (
+            only_process(self.record.folder),
             stop_signals() as stopped,
-            tqdm(total=steps, initial=self.step, unit="step", disable=None) as bar,
+            tqdm(total=steps, initial=self.step, unit="step", disable=hide_progress()) as bar,
         ):
+            if not self._begun:
+                self._begin()
             while self.step < steps and not stopped:
                 self._advance()
                 bar.update()
@@ -150,11 +154,16 @@ class Simulation:
                     self.record.add_frame(self.atoms)
                 if self.step % self.restart_every == 0:
                     self._save()
-        self._save()
+            self._save()
         return self.step >= steps
 
     def _begin(self) -> None:
         """Check and record the first state."""
+        if self.record.restart.exists():
+            raise RestartError(
+                f"Another process has begun a run in {self.record.folder} meanwhile. Choose "
+                "another folder, or start again to go on with it."
+            )
         try:
             if not np.isfinite(self.atoms.get_forces()).all():
                 raise MDError("the forces are not finite.")
@@ -168,6 +177,7 @@ class Simulation:
             raise MDError(f"The first structure cannot be simulated: {error}") from error
         self.bound = np.flatnonzero(self._has_company(BOND)).tolist()
         self.record.begin(is_bulk(self.atoms))
+        self._begun = True
         self.record.add_row(self._row())
         self.record.add_frame(self.atoms)
         self._save()

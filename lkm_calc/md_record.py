@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
@@ -92,10 +93,34 @@ class MDRecord:
                 f"The trajectory is {trajectory!r}; give a file name, without a folder, that ends "
                 "in .traj, .xyz or .extxyz."
             )
-        self.folder = expanded(folder)
+        # The caller may change the working directory.
+        self.folder = expanded(folder).absolute()
         self.trajectory = self.folder / trajectory
         self.log = self.folder / "log.csv"
         self.restart = self.folder / "restart.json"
+
+    def storable(self, atoms: ase.Atoms) -> ase.Atoms:
+        """Return a copy without what the files of a run cannot hold, and warn of that.
+
+        Those are entries of ``atoms.info`` that are no JSON, such as sets, paths and functions, and
+        for extended XYZ arrays of complex numbers, or with more than a vector for each atom.
+        """
+        copy: ase.Atoms = atoms.copy()
+        lost = [name for name, value in atoms.info.items() if not _is_json(value)]
+        for name in lost:
+            del copy.info[name]
+        if self.trajectory.suffix != ".traj":
+            for name, array in atoms.arrays.items():
+                if array.ndim > 2 or array.dtype.kind == "c":
+                    del copy.arrays[name]
+                    lost.append(name)
+        if lost:
+            warnings.warn(
+                f"{', '.join(map(str, lost))} of the structure cannot be written to the files of "
+                "the run and is left out.",
+                stacklevel=3,
+            )
+        return copy
 
     def begin(self, bulk: bool = False) -> None:
         """Start empty files, in place of those of a run that was killed before it was saved.
@@ -222,6 +247,15 @@ class MDRecord:
             with path.open("rb+") as file:
                 file.truncate(mark["size"])
                 file.write(bytes.fromhex(mark["head"]))
+
+
+def _is_json(value: Any) -> bool:
+    """Tell whether ASE can write a value as JSON."""
+    try:
+        encode(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _find_damage(state: Mapping[str, Any], names: set[str]) -> str:

@@ -54,6 +54,24 @@ class Candidates(NamedTuple):
             points: (atoms, 3) in Å.
             box: (3, 3), rows in Å.
         """
+        squared = self._squared_lengths(points, box)
+        near = squared <= cutoff * cutoff
+        found = self._select(near)
+        targets = found.edge_index[1]
+        counts = np.bincount(targets, minlength=len(points))
+        slot = np.arange(len(targets)) - np.repeat(np.cumsum(counts) - counts, counts)
+        shortest = math.sqrt(squared[near].min(initial=math.inf))
+        return EdgeList(*found, slot, shortest)
+
+    def nearer(
+        self, radius: float, points: NDArray[np.float64], box: NDArray[np.float64]
+    ) -> "Candidates":
+        """Return those that are no longer than a smaller radius in Å."""
+        return self._select(self._squared_lengths(points, box) <= radius * radius)
+
+    def _squared_lengths(
+        self, points: NDArray[np.float64], box: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         source, target = self.edge_index
         shifts = self.shifts.T.astype(np.float64, order="C") if self.shifts.any() else None
         squared = np.zeros(len(target))
@@ -63,13 +81,13 @@ class Candidates(NamedTuple):
                 for axis in np.flatnonzero(steps):
                     difference += shifts[axis] * steps[axis]
             squared += difference * difference
-        near = squared <= cutoff * cutoff
+        return squared
+
+    def _select(self, near: NDArray[np.bool_]) -> "Candidates":
+        """Return the edges that are chosen, each with its reverse."""
         kept = np.flatnonzero(near)
         reverse = (np.cumsum(near) - 1)[self.reverse[kept]]
-        counts = np.bincount(target[kept], minlength=len(points))
-        slot = np.arange(len(kept)) - np.repeat(np.cumsum(counts) - counts, counts)
-        shortest = math.sqrt(squared[kept].min(initial=math.inf))
-        return EdgeList(self.edge_index[:, kept], self.shifts[kept], reverse, slot, shortest)
+        return Candidates(self.edge_index[:, kept], self.shifts[kept], reverse)
 
 
 Search = Callable[[NDArray[np.float64], float, NDArray[np.float64], NDArray[np.bool_]], EdgeList]
@@ -113,8 +131,10 @@ def candidates(
 
     Args and errors are those of :func:`neighbour_list`.
     """
-    _check_extent(points, box, pbc, cutoff)
-    search = vesin.NeighborList(cutoff=cutoff + skin + MARGIN, full_list=True, n_threads=1)
+    _check_extent(points, box, pbc)
+    wanted = cutoff + skin + MARGIN
+    radius = _search_radius(points, box, pbc, wanted)
+    search = vesin.NeighborList(cutoff=radius, full_list=True, n_threads=1)
     source, target, shifts = search.compute(points, box, pbc, "ijS")
     source, target, shifts = (found.astype(np.int64) for found in (source, target, shifts))
     images = shifts.T if shifts.any() else shifts.T[:0]
@@ -123,7 +143,8 @@ def candidates(
     # Sorting the flipped edges lines them up with the sorted ones: the k-th of both is one edge.
     reverse = np.empty_like(order)
     reverse[_order(source, target, *-images[:, order])] = np.arange(len(order))
-    return Candidates(np.stack([source, target]), shifts, reverse)
+    found = Candidates(np.stack([source, target]), shifts, reverse)
+    return found if radius == wanted else found.nearer(wanted, points, box)
 
 
 def _order(*columns: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -163,11 +184,37 @@ def edges_within(
 MAX_SPAN = 1000.0
 """Largest distance in Å that atoms may spread over in a direction that does not repeat."""
 MAX_CELLS = 100_000
-"""Largest number of search cells of the size of the cut-off; the search fails with many more."""
+"""Largest number of search cells; the search fails with many more."""
+CELLS_AN_ATOM = 20
+"""Search cells an atom where there would be more than MAX_CELLS and wider ones are taken."""
+WIDER = 1.25
+"""Factor by which they grow until there are so few."""
+
+
+def _search_radius(
+    points: NDArray[np.float64], box: NDArray[np.float64], pbc: NDArray[np.bool_], wanted: float
+) -> float:
+    """Return the radius to search at: larger than wanted where much of the space is empty.
+
+    A molecule in a periodic box of 1000 Å, as some MD engines ask for, has few pairs at any radius.
+    """
+    span = np.ptp(points, axis=0)
+    extent = np.where(pbc, np.linalg.norm(box, axis=1), span.max() if pbc.any() else span)
+
+    def cells(radius: float) -> float:
+        return float(np.prod(np.ceil(extent / radius) + 1))
+
+    if cells(wanted) <= MAX_CELLS:
+        return wanted
+    few = min(MAX_CELLS, max(1000, CELLS_AN_ATOM * len(points)))
+    radius = wanted
+    while cells(radius) > few:
+        radius *= WIDER
+    return radius
 
 
 def _check_extent(
-    points: NDArray[np.float64], box: NDArray[np.float64], pbc: NDArray[np.bool_], cutoff: float
+    points: NDArray[np.float64], box: NDArray[np.float64], pbc: NDArray[np.bool_]
 ) -> None:
     """Raise a ValueError for a structure that the search cannot handle."""
     if pbc.any() and abs(np.linalg.det(box)) < 1e-6 * np.prod(np.linalg.norm(box, axis=1)):
@@ -180,11 +227,4 @@ def _check_extent(
         raise ValueError(
             f"The atoms spread over {span.max():.4g} Å, more than {MAX_SPAN:g} Å. A simulation "
             "that blew up? Go back to the last good structure, or compute distant parts apart."
-        )
-    extent = np.where(pbc, np.linalg.norm(box, axis=1), span.max())
-    cells = np.prod(np.ceil(extent / cutoff) + 1) if pbc.any() else np.prod(span / cutoff + 1)
-    if cells > MAX_CELLS:
-        raise ValueError(
-            f"The cell of {np.round(extent, 1).tolist()} Å is too large for a cut-off of "
-            f"{cutoff:g} Å. Check atoms.cell, or compute parts of the structure apart."
         )

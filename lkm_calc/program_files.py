@@ -26,16 +26,28 @@ def first_line(error: Exception) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled programs: $LKM_CACHE, or lkm-calc in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return expanded(os.environ.get("LKM_CACHE") or Path(base) / "lkm-calc")
+    """Return the folder of compiled programs: $LKM_CACHE, or lkm-calc in the user's cache.
+
+    Raises:
+        CompileError: The user has no home, as in a container with a number for a user.
+    """
+    if asked := os.environ.get("LKM_CACHE"):
+        return expanded(asked)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return expanded(base) / "lkm-calc"
+    try:
+        return Path.home() / ".cache" / "lkm-calc"
+    except RuntimeError as error:
+        raise CompileError(
+            "there is no home directory to keep programs in. Set LKM_CACHE to a folder of your own."
+        ) from error
 
 
 def open_folder(folder: Path | None) -> Path:
     """Return the folder, that of :func:`cache_folder` if not given, made if there is none.
 
     Raises:
-        CompileError: Somebody else could write into it.
+        CompileError: Somebody else could write into it, or there is no such folder.
     """
     folder = folder or cache_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -15,6 +15,7 @@ from lkm_calc.commands.common import add_import_option
 from lkm_calc.models import ArchitectureError, import_architectures
 from lkm_calc.paths import expanded
 from lkm_calc.precision import fast_matmul
+from lkm_calc.terminal import on_any_terminal
 from lkm_calc.versions import add_version
 
 from .calibrate import calibrate_file, own_split
@@ -82,6 +83,7 @@ DATA may be the file that the model was trained on: then its validation frames a
 """
 
 
+@on_any_terminal
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 refused, 3 stopped before the end."""
     # Of several processes that train one model, the first one talks.
@@ -94,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import_architectures(options.imports)
         return int(options.command(options, rest))
+    except BrokenPipeError:
+        raise
     except (
         ArchitectureError,
         ConfigError,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import ase.db
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.io.formats import filetype
@@ -18,7 +17,9 @@ from numpy.typing import NDArray
 
 from lkm_calc.ase_files import reading_by_ase
 from lkm_calc.paths import expanded
+from lkm_calc.structures import iread_structures, is_xyz
 
+from .charges import warn_of_mixed_states
 from .conversion import ENERGY_UNITS, LENGTH_UNITS, factor
 from .frames import DataError, Frames, check_frames
 from .label_names import (
@@ -75,6 +76,7 @@ def read_ase(
     energy = factor(energy_unit, ENERGY_UNITS, "energy_unit")
     length = factor(length_unit, LENGTH_UNITS, "length_unit")
     images = _read_images(path)
+    warn_of_mixed_states(str(path), images)
     labels = [_labels(atoms) for atoms in images]
     _check_keys(path, keys, images, labels)
     energies = _energies(path, images, labels, keys)
@@ -111,12 +113,12 @@ def _read_images(path: Path) -> list[Atoms]:
 
 def _images(path: Path) -> Iterator[Atoms]:
     """Yield the structures of a file; those of databases with what users add to a row."""
-    if filetype(str(path)) in ("db", "json"):
+    if not is_xyz(path) and filetype(str(path)) in ("db", "json"):
         with ase.db.connect(path) as database:
             for row in database.select():
                 yield row.toatoms(add_additional_information=True)
     else:
-        yield from ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
+        yield from iread_structures(path)
 
 
 def _labels(atoms: Atoms) -> dict[str, Any]:

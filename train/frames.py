@@ -5,10 +5,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from ase.geometry import complete_cell
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
 from lkm_calc.layers import MAX_NUMBER
+from lkm_calc.neighbours import edges_within
 
 
 class DataError(ValueError):
@@ -189,11 +191,22 @@ def _check_distances(frames: Frames, source: str) -> None:
     """Raise a DataError if two atoms of a frame nearly coincide."""
     for f, (first, last) in enumerate(pairwise(frames.starts)):
         distances = pdist(frames.positions[first:last])
+        if frames.cells is not None and frames.pbc is not None and frames.pbc[f].any():
+            distances = _distances_of_images(
+                frames.positions[first:last], frames.cells[f], frames.pbc[f]
+            )
         if len(distances) and distances.min() < MIN_DISTANCE:
             raise DataError(
                 f"{source}: two atoms of frame {f} are {distances.min():.3g} Å apart; nuclei do "
                 f"not come below {MIN_DISTANCE} Å. Remove the frame, or convert positions to Å."
             )
+
+
+def _distances_of_images(
+    positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return the short distances in Å of atoms and their images."""
+    return edges_within(positions, MIN_DISTANCE, np.asarray(complete_cell(cell)), pbc)[1]
 
 
 FORCE_RANGE = (0.01, 50.0)

@@ -92,7 +92,8 @@ def read_hdf5(path: str | Path, check_units: bool = True, keys: LabelKeys = USUA
             units are missing or unknown, or the datasets do not fit together.
     """
     path = expanded(path)
-    with reading(path, "HDF5 file"), h5py.File(path, "r") as file:
+    # Another program may have the file open, and some shared file systems know no locks.
+    with reading(path, "HDF5 file"), h5py.File(path, "r", locking=False) as file:
         _check_header(path, file)
         present = _find_datasets(path, file, keys)
         arrays: dict[str, NDArray[Any]] = {n: file[found][()] for n, found in present.items()}

@@ -2,9 +2,9 @@
 
 import dataclasses
 import logging
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,10 @@ from tqdm import tqdm
 from lkm_calc import save_model
 from lkm_calc.ambient import own_settings
 from lkm_calc.device import choose_device
+from lkm_calc.locks import only_process
 from lkm_calc.precision import fast_matmul, tf32_matmul
 from lkm_calc.stopping import stop_signals
+from lkm_calc.terminal import hide_progress, shows_progress
 from lkm_calc.threads import threads_for
 
 from .calibrate import calibrate_file
@@ -78,6 +80,7 @@ def fit(
     Raises:
         ConfigError: The device or the model cannot be had.
         DataError: The data cannot be used.
+        FolderInUseError: Another process trains in the folder.
         StateError: The folder holds a run of another configuration.
         TrainingDivergedError: The loss became NaN or infinite.
     """
@@ -86,8 +89,13 @@ def fit(
         raise ConfigError(f"run.cuda_graphs and run.tf32 need a CUDA device; this is {device}.")
     if device.type == "cuda" and config.run.compile:
         raise ConfigError("run.compile is for the CPU; on a GPU take run.cuda_graphs.")
-    with workers(device) as team:
+    with workers(device) as team, _alone_in(config.run.directory, team):
         return _Run(config, device, team, programs).fit(stop_after)
+
+
+def _alone_in(directory: str, team: Workers) -> AbstractContextManager[None]:
+    """Keep other runs out of the folder, where the first process writes."""
+    return only_process(Path(directory)) if team.first else nullcontext()
 
 
 class _Run:
@@ -114,6 +122,7 @@ class _Run:
         self.state = TrainingState.create(model, config.optimiser, learned)
         if self.record.state.exists():
             self.state.load(self.record.state, self.record.identity)
+            self._look_for_best()
         if team.from_first(float(self.state.step), device) != self.state.step:
             raise StateError(
                 f"{config.run.directory} holds step {self.state.step} for one process and another "
@@ -133,6 +142,15 @@ class _Run:
         self.per_epoch = -(-len(self.data) // config.optimiser.batch_size)
         self.total = config.optimiser.epochs * self.per_epoch
 
+    def _look_for_best(self) -> None:
+        """Let the next validation choose the best model anew where its file is gone."""
+        counters, best = self.state.counters, self.record.best
+        if np.isfinite(counters.best) and not best.exists():
+            logger.warning(
+                "%s, the best model so far, is gone: the best of what follows is kept.", best
+            )
+            counters.best, counters.since_best, counters.since_cut = np.inf, 0, 0
+
     def fit(self, stop_after: int | None) -> Path | None:
         """Train to the end, or to where it is stopped, and write what the run leaves."""
         state, first = self.state, self.team.first
@@ -149,6 +167,8 @@ class _Run:
                     self._validate(epoch)
             self._check_finite(state.loss_sums[0].item())
             finished = state.step == self.total or state.stopped_early(self.config.optimiser)
+            if finished and not np.isfinite(state.counters.best):
+                self._measure("the last weights")
             if first:
                 state.save(self.record.state, self.record.identity)
                 if finished:
@@ -180,7 +200,7 @@ class _Run:
             initial=state.step,
             unit="step",
             smoothing=0.02,
-            disable=None if self.team.first else True,
+            disable=hide_progress() if self.team.first else True,
         ) as bar:
             while state.step < end and not stop and not state.stopped_early(options):
                 epoch, position = divmod(state.step, self.per_epoch)
@@ -238,7 +258,7 @@ class _Run:
         if state.note_score(score, config.optimiser) and first:
             provenance = self.record.provenance(state, self.validation, errors)
             save_model(state.averaged_model, self.record.best, provenance)
-        if first and not sys.stderr.isatty():  # where no progress bar is drawn
+        if first and not shows_progress():  # where no progress bar is drawn
             text = ", ".join(f"{name} {value:.4g}" for name, value in errors.figures().items())
             logger.info("%s: %s", label, text)
         return figures

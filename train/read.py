@@ -6,6 +6,7 @@ from pathlib import Path
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from lkm_calc.paths import expanded
+from lkm_calc.structures import is_xyz
 
 from .arrays import npz_names
 from .chignolin import read_chignolin
@@ -125,7 +126,7 @@ def detect_format(path: Path, keys: LabelKeys = USUAL_KEYS) -> str:
     if path.suffix.lower() in (".h5", ".hdf5"):
         return "hdf5"
     try:
-        known = filetype(str(path)) in ioformats
+        known = is_xyz(path) or filetype(str(path)) in ioformats
     except (UnknownFileTypeError, OSError, EOFError):  # the last two of damaged archives
         known = False
     if not known:

@@ -152,7 +152,8 @@ class TrainingState:
         if different:
             raise StateError(
                 f"{path.parent} holds a run with another configuration: {'; '.join(different)}. "
-                "Set run.directory to a new folder, or restore these values to continue the run."
+                "Restore these values to continue the run, or set run.directory to a new folder; "
+                "with --finetune MODEL a new run starts from the model of this one."
             )
         try:
             self._restore(content)

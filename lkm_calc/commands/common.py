@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import ase
-import ase.io
 
 from ..ase_files import reading_by_ase
 from ..calculator import LKMCalculator
 from ..checkpoint import bundled_models
 from ..paths import expanded
+from ..structures import read_structures as structures_of
 
 Command = Callable[[argparse.Namespace], int]
 """Does the work of a subcommand and returns the exit status."""
@@ -112,8 +112,7 @@ def read_structures(source: str, index: int | slice = slice(None)) -> list[ase.A
         raise ValueError(f"The file {path} does not exist. Give a file that ASE reads.")
     wanted: Any = index if path == Path(source) else chosen
     with reading_by_ase(source):
-        found = ase.io.read(path, index=wanted)
-    structures = found if isinstance(found, list) else [found]
+        structures = structures_of(path, wanted)
     if not structures or not all(len(atoms) for atoms in structures):
         raise ValueError(f"{source} holds no structure, or an empty one. Give a file that does.")
     return structures

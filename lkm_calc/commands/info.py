@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the facts of a model file."""
     facts = model_facts(options.model)
     if options.json:
-        tell(json.dumps(facts, indent=1, ensure_ascii=False))
+        tell(json.dumps(facts, indent=1))
     else:
         lines = {name: str(value) for name, value in _lines(facts).items() if value}
         width = max(map(len, lines))

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..atomic import replacing
 from ..committee import has_stress
 from ..paths import expanded
+from ..terminal import hide_progress
 from .common import (
     STRUCTURE,
     Subcommands,
@@ -146,7 +147,10 @@ def relax(
             "Leave out --cell, or give a structure with a cell."
         )
     moved: Any = FrechetCellFilter(atoms, mask=_periodic_strains(atoms)) if cell else atoms
-    with optimiser(moved, logfile=None) as search, tqdm(unit="step", disable=None) as bar:
+    with (
+        optimiser(moved, logfile=None) as search,
+        tqdm(unit="step", disable=hide_progress()) as bar,
+    ):
         if trajectory is not None:
             trajectory.parent.mkdir(parents=True, exist_ok=True)
             writer = Trajectory(trajectory, "w", atoms)

@@ -71,7 +71,13 @@ def _compiler() -> tuple[str, ...]:
     Raises:
         CompileError: There is none, or not the one that $CXX names.
     """
-    if asked := shlex.split(os.environ.get("CXX", "")):
+    try:
+        asked = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise CompileError(
+            f"$CXX is {os.environ['CXX']!r}, which is no command ({error}). Correct or unset it."
+        ) from error
+    if asked:
         path = shutil.which(asked[0])
         if path is None:
             raise CompileError(f"$CXX names {asked[0]}, which is not there. Correct or unset it.")
