@@ -34,7 +34,7 @@ LAYERS = [
     {"committee"},
     {"calculator"},
     {"torchsim"},
-    {"ensembles", "md_record", "plots"},
+    {"constant_pressure", "ensembles", "md_record", "plots"},
     {"md"},
     {"testing"},
     {"commands"},
