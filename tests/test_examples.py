@@ -303,6 +303,13 @@ def test_own_architecture(tmp_path):
     assert told["force_mae"] < 400, "of 800 meV/Å"
 
 
+def test_the_page_shows_the_code_of_the_example():
+    page = (ROOT / "docs" / "howto" / "own-architecture.md").read_text(encoding="utf-8")
+    (shown,) = (b for b in re.findall("```python\n(.*?)```", page, re.DOTALL) if "@register" in b)
+    assert shown in OWN.read_text(encoding="utf-8")
+    assert "The stiffness jumps where a pair crosses 5 Å." in page
+
+
 def test_own_architecture_needs_its_cutoff_function(monkeypatch):
     monkeypatch.setattr(MODELS, "_registered", dict(MODELS.registered))
     own = runpy.run_path(str(OWN))
@@ -310,7 +317,7 @@ def test_own_architecture_needs_its_cutoff_function(monkeypatch):
     check_model(model, set(CHECKS) - {"copies"})  # whose class is of no module
     scope = own["OwnSchNet"].atom_output.__globals__
     monkeypatch.setitem(scope, "cutoff_function", lambda x: (1 + torch.cos(np.pi * x)) / 2)
-    with pytest.raises(PhysicsError, match="smoothness: Smoothness: the stiffness jumps where a"):
+    with pytest.raises(PhysicsError, match="smoothness: The stiffness jumps where a pair"):
         check_model(model, ["smoothness"])
 
 

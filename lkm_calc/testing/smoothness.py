@@ -76,6 +76,6 @@ def check_smoothness(model: EnergyModel, radius: float) -> None:
     for name, ratio in roughness(model, radius)._asdict().items():
         require(
             ratio < SMOOTH,
-            f"Smoothness: the {name} jumps where a pair crosses {radius:g} Å. Its steps at a "
+            f"The {name} jumps where a pair crosses {radius:g} Å. Its steps at a "
             f"spacing of {FINE:g} Å are {ratio:.2g} of those at {COARSE:g} Å; 0.01 is smooth.",
         )
