@@ -92,7 +92,7 @@ def read_hdf5(path: str | Path, check_units: bool = True) -> Frames:
         if missing:
             raise DataError(
                 f"{path} lacks the dataset(s) {', '.join(missing)}; it holds "
-                f"{', '.join(file) or 'none'}. Write it again with write_hdf5."
+                f"{', '.join(map(str, file)) or 'none'}. Write it again with write_hdf5."
             )
         arrays: dict[str, NDArray[Any]] = {name: file[name][()] for name in present}
         units = {name: _text(file[name].attrs.get("units", "")) for name in present}
