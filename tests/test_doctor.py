@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from ase.data import chemical_symbols
 from matplotlib.image import imread
 
@@ -393,3 +394,47 @@ def test_text_and_picture(tmp_path):
     assert "FAULT  not finite: energies hold NaN or infinity in frame 4." in text
     plot_report(frames, report, tmp_path / "report.png")
     assert imread(tmp_path / "report.png").shape[1] > 1000
+
+
+def copper(n_frames=30):
+    """Frames of a periodic cell held by the springs of EMT."""
+    images = [bulk("Cu", "fcc", 3.6, cubic=True) for _ in range(n_frames)]
+    for seed, atoms in enumerate(images):
+        atoms.rattle(0.08, seed=seed)
+        atoms.calc = EMT()
+    return Frames(
+        numbers=np.concatenate([a.numbers for a in images]),
+        positions=np.concatenate([a.positions for a in images]),
+        starts=np.arange(0, 4 * n_frames + 1, 4),
+        energies=np.array([a.get_potential_energy() for a in images]),
+        forces=np.concatenate([a.get_forces() for a in images]),
+        cells=np.array([a.cell.array for a in images]),
+        pbc=np.ones((n_frames, 3), bool),
+    )
+
+
+def lone_atoms():
+    return Frames.of_one_molecule(
+        np.array([1]), np.zeros((5, 1, 3)), np.full(5, -13.6), np.zeros((5, 1, 3))
+    )
+
+
+def without_forces(frames):
+    return replace(frames, forces=np.zeros_like(frames.forces))
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        (copper(), ["net force, torque       not judged: all frames are periodic"]),
+        (copper(3), ["force constant F²/kT    unknown: no composition has 20 frames"]),
+        (without_forces(springs()), ["net force, torque       not judged: all forces are zero"]),
+        (lone_atoms(), ["shortest distance       unknown: no two atoms are near each other"]),
+        (replace(springs(30), energies=np.full(30, -100.0)), ["by 0.00. The energies belong to"]),
+    ],
+)
+def test_what_cannot_be_judged_is_said_in_words(frames, expected):
+    text = report_text(diagnose(frames), "file")
+    for words in expected:
+        assert words in text
+    assert not re.search(r"\b(nan|inf)\b", text)

@@ -1,9 +1,11 @@
 import hashlib
 import http.server
+import io
 import logging
 import tarfile
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +137,61 @@ def test_unusable_archives(tmp_path, address, monkeypatch, top, cut, message):
     with pytest.raises(DataError, match=message):
         download("rmd17", tmp_path / "data")
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["rmd17.tar.bz2"]
+
+
+def member(name, kind=tarfile.REGTYPE, target=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, 4 if kind == tarfile.REGTYPE else 0
+    return info
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([member("../evil")], "'../evil', a file outside"),
+        ([member("rmd17/../../evil")], "evil', a file outside"),
+        ([member("/tmp/lkm-calc-evil")], "'/tmp/lkm-calc-evil', a file outside"),
+        (
+            [member("rmd17/a", tarfile.SYMTYPE, "../.."), member("rmd17/a/evil")],
+            "'rmd17/a', a link",
+        ),
+        ([member("rmd17/a", tarfile.SYMTYPE, "/etc/passwd")], "a link or a device"),
+        ([member("rmd17/a", tarfile.LNKTYPE, "../../evil")], "a link or a device"),
+        ([member("rmd17/a", tarfile.FIFOTYPE)], "a link or a device"),
+        ([member("rmd17/a", tarfile.CHRTYPE)], "a link or a device"),
+    ],
+)
+def test_archives_that_reach_outside_are_refused(tmp_path, monkeypatch, bad, message):
+    (tmp_path / "data").mkdir()
+    with tarfile.open(tmp_path / "data" / "rmd17.tar.bz2", "w:bz2") as archive:
+        archive.addfile(member("rmd17/good"), io.BytesIO(b"good"))
+        for info in bad:
+            archive.addfile(info, io.BytesIO(b"evil"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match=message):
+        download("rmd17", tmp_path / "data")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/tmp/lkm-calc-evil").exists()
+
+
+def test_folders_in_archives(tmp_path):
+    with tarfile.open(tmp_path / "rmd17.tar.bz2", "w:bz2") as archive:
+        archive.addfile(member("rmd17", tarfile.DIRTYPE))
+        archive.addfile(member("rmd17/readme"), io.BytesIO(b"text"))
+    folder = download("rmd17", tmp_path)
+    assert [p.name for p in folder.iterdir()] == ["readme"]
+    assert (folder / "readme").read_bytes() == b"text"
+
+
+def test_a_fault_of_the_program_is_not_blamed_on_the_archive(tmp_path, monkeypatch):
+    rmd17_archive(tmp_path / "rmd17.tar.bz2", "rmd17")
+
+    def extract(self, member, *, newer_than_this_python):
+        raise AssertionError("never called")
+
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", extract)
+    with pytest.raises(TypeError, match="newer_than_this_python"):
+        download("rmd17", tmp_path)
 
 
 def test_qm9_is_packed(tmp_path, address, monkeypatch):
