@@ -23,7 +23,7 @@ LAYERS = [
     {"committee"},
     {"calculator"},
     {"torchsim"},
-    {"ensembles", "md_record", "plots"},
+    {"constant_pressure", "ensembles", "md_record", "plots"},
     {"md"},
     {"commands"},
     {"__main__"},
