@@ -117,10 +117,11 @@ def count_degrees_of_freedom(chain: Any, free: int, temperature: float) -> None:
     chain._Q[0] = free * units.kB * temperature * chain._tdamp**2
 
 
-def conserved_energy(dynamics: Barostatted) -> float:
+def extended_energy(dynamics: Barostatted) -> float:
     """Return the energy in eV that is conserved: of atoms, chains and cell, and p·V.
 
-    As ASE's own, which for one of the two asks for a free energy that not every calculator has.
+    ASE's own method is the same, but for one of the two it asks for a free energy, which not every
+    calculator has.
     """
     hidden: Any = dynamics
     momentum = hidden._p_g if isinstance(dynamics, MTKNPT) else hidden._p_eps

@@ -15,11 +15,11 @@ from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, NoseHooverChainNVT
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
-from . import constant_pressure
 from .constant_pressure import (
     CONSTANT_PRESSURE,
     barostat_state,
     count_degrees_of_freedom,
+    extended_energy,
     make_barostatted,
     restore_barostat,
 )
@@ -204,7 +204,7 @@ def conserved_energy(dynamics: MolecularDynamics) -> float | None:
     if isinstance(dynamics, Langevin):
         return None
     if isinstance(dynamics, IsotropicMTKNPT | MTKNPT):
-        return constant_pressure.conserved_energy(dynamics)
+        return extended_energy(dynamics)
     bath = 0.0
     if isinstance(dynamics, NoseHooverChainNVT):
         bath = dynamics._thermostat.get_thermostat_energy()
