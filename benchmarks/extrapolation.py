@@ -5,7 +5,7 @@
     python -m benchmarks.extrapolation --models MODEL ...    # measures finished models
 
 The frames are those of ``benchmarks/acetylacetone`` (GFN2-xTB, made by
-``benchmarks.make_acetylacetone_gfn2``): 450 to train on and 50 to choose the best epoch by, dynamics
+``benchmarks.make_acetylacetone_gfn2``): 450 to train on, 50 to choose the best epoch by, dynamics
 at 300, 600 and 1000 K, the relaxed scan of a dihedral angle across its barrier, the proton on its
 way between the oxygens, and a bond stretched until it breaks. Energies along the last three count
 from the first frame of each. Nothing that is tested chooses anything.

@@ -118,8 +118,8 @@ def _find_datasets(path: Path, file: h5py.File, keys: LabelKeys) -> dict[str, st
     if missing:
         raise DataError(
             f"{path} lacks the dataset(s) {', '.join(missing)}; it holds "
-            f"{', '.join(map(str, file)) or 'none'}. Write it again with write_hdf5, or name the labels with "
-            "--data.energy_key, --data.forces_key and --data.stress_key."
+            f"{', '.join(map(str, file)) or 'none'}. Write it again with write_hdf5, or name the "
+            "labels with --data.energy_key, --data.forces_key and --data.stress_key."
         )
     return present
 
