@@ -136,7 +136,8 @@ def renew_checksum(path: str | Path) -> None:
     Raises:
         ModelFileError: As for :func:`load_model`, but for the checksum.
     """
-    header, tensors = _read(Path(path), check=False)
+    path = expanded(path)
+    header, tensors = _read(path, check=False)
     _write(path, tensors, header)
 
 

@@ -107,7 +107,7 @@ class Simulation:
             ):
                 if lengths is not None:
                     constraint.bondlengths = lengths
-            restore_thermostat(self.dynamics, state["thermostat"])
+            self._restore_thermostat(state["thermostat"])
             self.generator.bit_generator.state = state["generator"]
             with only_process(self.record.folder):
                 self.record.rewind(state["files"])
@@ -273,6 +273,16 @@ class Simulation:
                 f"{self.record.folder} holds a run with another model: the forces on its last "
                 f"state differ by {off:.3g} eV/Å. Attach the same model, or choose another folder."
             )
+
+    def _restore_thermostat(self, saved: Mapping[str, Any]) -> None:
+        """Give the integrator back what it remembered, or raise a RestartError if it is not that."""
+        own = thermostat_state(self.dynamics)
+        if {k: np.shape(v) for k, v in own.items()} != {k: np.shape(v) for k, v in saved.items()}:
+            raise RestartError(
+                f"{self.record.restart} is not a readable restart file (thermostat is {saved!r}). "
+                "Remove it to start the run again, or choose another folder."
+            )
+        restore_thermostat(self.dynamics, saved)
 
     def _picoseconds(self) -> float:
         return self.step * self.settings.timestep / 1000

@@ -185,6 +185,7 @@ class MDRecord:
                 "first_volume": saved.get("first_volume")  # once there was none
             }
             np.random.default_rng().bit_generator.state = content["generator"]
+            json.dumps(content["identity"])
         except Exception as error:  # damaged files of before there was a checksum raise many kinds
             raise self._unreadable(f"{type(error).__name__}: {error}") from error
         problem = _find_damage(content, {self.trajectory.name, self.log.name})
@@ -284,6 +285,8 @@ def _find_damage(state: Mapping[str, Any], names: set[str]) -> str:
     if state["files"].keys() != names or not all(map(_is_mark, state["files"].values())):
         return f"files are {state['files']!r}"
     moving, atoms = state["atoms"], len(state["atoms"])
+    if len(state["bond_lengths"]) != len(moving.constraints):
+        return f"bond_lengths is {state['bond_lengths']!r}"
     if state["forces"].shape != (atoms, 3):
         return f"forces are of shape {state['forces'].shape}"
     for array in (state["forces"], moving.positions, moving.get_momenta(), moving.cell.array):
