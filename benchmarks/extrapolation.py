@@ -21,10 +21,10 @@ import torch
 
 from lkm_calc import EnergyModel, load_model
 from train.config import config_from_table
-from train.evaluate import predict
-from train.loader import GraphFrames
-from train.loop import fit
-from train.read import read_frames
+from train.data import GraphFrames
+from train.fit import fit
+from train.formats import read_frames
+from train.report import predict
 
 FOLDER = Path(__file__).parent / "acetylacetone"
 DYNAMICS = ("test_300K", "test_600K", "test_1000K")

@@ -16,14 +16,11 @@ from typing import Any
 import torch
 
 from lkm_calc import Graph, build_model, energy_and_forces
-from lkm_calc.kernels import Kernel
+from lkm_calc.compile import Kernel
 from train.config import config_from_table
-from train.loader import GraphFrames, epoch_order
-from train.parallel import Stop, workers
-from train.prepare import prepare_model
-from train.read import read_frames
-from train.state import TrainingState
-from train.step import Stepper
+from train.data import GraphFrames, epoch_order
+from train.fit import Stepper, Stop, TrainingState, prepare_model, workers
+from train.formats import read_frames
 
 CPU = torch.device("cpu")
 

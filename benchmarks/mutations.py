@@ -31,13 +31,11 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from lkm_calc import EnergyModel, build_model, load_model, save_model
-from lkm_calc.checkpoint import ModelFileError
-from lkm_calc.checksum import checksum_of, unsealed
-from lkm_calc.ensembles import MDSettings
-from lkm_calc.md import Simulation
-from lkm_calc.md_record import RestartError
+from lkm_calc.files import checksum_of, unsealed
+from lkm_calc.md import MDSettings, RestartError, Simulation
+from lkm_calc.potential import ModelFileError
 from train.config import OptimiserConfig
-from train.state import StateError, TrainingState
+from train.fit import StateError, TrainingState
 
 CLEAR, SAME, OTHER_NUMBERS, OTHER_ERROR = OUTCOMES = (
     "clear error",

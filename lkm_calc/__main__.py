@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from .commands import compile as compile_
 from .commands import evaluate, info, md, models, relax, vib
-from .guards import ExtrapolationError
 from .md import MDError
 from .models import import_architectures
-from .terminal import on_any_terminal
-from .versions import add_version
+from .runtime import add_version, on_any_terminal
+from .uncertainty import ExtrapolationError
 
 logger = logging.getLogger("lkm_calc")
 

@@ -14,18 +14,13 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .ambient import own_settings
-from .checkpoint import load_model
 from .committee import Committee, Evaluation, has_stress
-from .device import choose_device
-from .energy import EnergyModel
-from .guards import Guard, Thresholds
-from .hessian import hessian_of_atoms
-from .locks import ThreadLock
-from .neighbours import Search, neighbour_list
-from .precision import deterministic as exact_repeats
-from .skin import VerletList, check_skin
-from .zbl import with_zbl
+from .graph import Search, VerletList, check_skin, neighbour_list
+from .models import EnergyModel
+from .potential import hessian_of_atoms, load_model, with_zbl
+from .runtime import ThreadLock, choose_device, own_settings
+from .runtime import deterministic as exact_repeats
+from .uncertainty import Guard, Thresholds
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -46,9 +41,9 @@ class LKMCalculator(Calculator):
     ``stress_std`` (6) in eV/Å³; the means are over n, not n − 1. Of a single model
     that is calibrated there are ``latent_distance`` (atoms), how far the embeddings are from those
     of training atoms, where 1 is the largest of the element on held-out frames (see
-    :mod:`lkm_calc.latent`), and ``expected_force_error`` (atoms) in eV/Å, the error that went with
-    it there; of any single model ``layer_disagreement`` (atoms), see
-    :func:`lkm_calc.disagreement.layer_disagreement`.
+    :mod:`lkm_calc.embeddings`), and ``expected_force_error`` (atoms) in eV/Å, the error that went
+    with it there; of any single model ``layer_disagreement`` (atoms), see
+    :func:`lkm_calc.embeddings.layer_disagreement`.
 
     Args:
         model: Name of a bundled model, path of a model file, or a model object, of which a copy is
@@ -61,20 +56,20 @@ class LKMCalculator(Calculator):
             conserve energy better than float32, at 1.5 to 2 times the cost.
         compile: On a CPU, compute with a kernel in C++, which the first call builds in ten seconds
             with the compiler of the machine (or that of the extra ``compiler``), once for all; on a
-            GPU, single structures, as in MD, with CUDA graphs. See :mod:`lkm_calc.kernel_forces`,
+            GPU, single structures, as in MD, with CUDA graphs. See :mod:`lkm_calc.compile`,
             also for models without a kernel.
         skin: Å by which the neighbour search of single structures reaches beyond the cut-off, so
             that it serves until an atom has moved half of it; 0 searches anew at every call. The
-            numbers are the same, see :class:`lkm_calc.skin.VerletList`.
+            numbers are the same, see :class:`lkm_calc.graph.VerletList`.
         on_extrapolation: What to do when a calculation meets a structure outside what the models
-            were trained on: "warn", "stop" or "save", see :class:`lkm_calc.guards.Guard`; nothing
-            where None. Structures given to :meth:`evaluate` are not judged.
+            were trained on: "warn", "stop" or "save", see :class:`lkm_calc.uncertainty.Guard`;
+            nothing where None. Structures given to :meth:`evaluate` are not judged.
         extrapolation_file: Where "save" puts them.
-        thresholds: From where on; see :class:`lkm_calc.guards.Thresholds`.
+        thresholds: From where on; see :class:`lkm_calc.uncertainty.Thresholds`.
         zbl: Keep atoms apart that come closer than any in the training frames, see
-            :func:`lkm_calc.zbl.with_zbl`.
+            :func:`lkm_calc.potential.with_zbl`.
         deterministic: Sum in a fixed order on a GPU, so that a call repeated gives the same bits;
-            see :func:`lkm_calc.precision.deterministic`. On a CPU it is so anyway.
+            see :func:`lkm_calc.runtime.deterministic`. On a CPU it is so anyway.
 
     Raises:
         ModelFileError: The model cannot be loaded.

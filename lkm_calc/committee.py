@@ -11,16 +11,13 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .ambient import own_settings
-from .calibration import calibration_of
-from .compiled import ordinary
-from .disagreement import layer_disagreement
-from .energy import EnergyModel
-from .forces import EnergyForces
-from .graph import Graph
-from .kernel_forces import compiled_forces
-from .neighbours import Search, neighbour_list
-from .precision import deterministic
+from .compile import compiled_forces, ordinary
+from .embeddings import layer_disagreement
+from .graph import Graph, Search, neighbour_list
+from .models import EnergyModel
+from .potential import EnergyForces
+from .runtime import deterministic, own_settings
+from .uncertainty import calibration_of
 
 NO_MEMORY = ("allocate", "out of memory", "ALLOC_FAILED")
 """What errors of torch, CUDA and its libraries say where memory is short."""

@@ -28,7 +28,8 @@ from lkm_train.__main__ import main as lkm_train
 from torch import Tensor, nn
 
 from lkm_calc import EnergyModel, Graph, LKMCalculator, build_model, register_model
-from lkm_calc.energy import AtomOutput, check_sizes
+from lkm_calc.models import AtomOutput
+from lkm_calc.nn import check_sizes
 from lkm_calc.testing import check_model
 
 DATA = Path(__file__).parent / "ethanol_gfn2.h5"

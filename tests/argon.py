@@ -7,8 +7,8 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from lkm_calc.energy import AtomOutput, EnergyModel
-from lkm_calc.scatter import sum_to
+from lkm_calc.graph.scatter import sum_to
+from lkm_calc.models.energy import AtomOutput, EnergyModel
 
 EPSILON, SIGMA = 0.0104, 3.4  # eV, Å
 INNER, CUTOFF = 4.0, 5.0  # Å; between them the potential fades out

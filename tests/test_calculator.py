@@ -11,8 +11,9 @@ from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_s
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
-from lkm_calc import MODELS, LKMCalculator, compiled, save_model
+from lkm_calc import MODELS, LKMCalculator, save_model
 from lkm_calc.calculator import _sources
+from lkm_calc.compile import programs
 
 from .support import FINITE_DIFFERENCE, crystal, rattled, small_model
 
@@ -215,7 +216,7 @@ OUT_OF_MEMORY = [
 @pytest.fixture(params=OUT_OF_MEMORY, ids=["GPU", "CPU", "driver", "cuBLAS"])
 def room_for(request, monkeypatch):
     """Return a function that sets how many atoms fit into the memory, and lists what is tried."""
-    inner = compiled.energy_and_forces
+    inner = programs.energy_and_forces
 
     def set_room(atoms):
         tried = []
@@ -226,7 +227,7 @@ def room_for(request, monkeypatch):
                 raise request.param
             return inner(model, graph, **options)
 
-        monkeypatch.setattr(compiled, "energy_and_forces", compute)
+        monkeypatch.setattr(programs, "energy_and_forces", compute)
         return tried
 
     return set_room

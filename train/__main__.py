@@ -10,29 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from lkm_calc import EnergyModel, load_model
-from lkm_calc.checkpoint import ModelFileError
-from lkm_calc.commands.common import add_import_option
+from lkm_calc.commands import add_import_option
+from lkm_calc.files import expanded
 from lkm_calc.models import ArchitectureError, import_architectures
-from lkm_calc.paths import expanded
-from lkm_calc.precision import fast_matmul
-from lkm_calc.terminal import on_any_terminal
-from lkm_calc.versions import add_version
+from lkm_calc.potential import ModelFileError
+from lkm_calc.runtime import add_version, fast_matmul, on_any_terminal
 
-from .calibrate import calibrate_file, own_split
 from .config import Config, ConfigError, DataConfig, read_config
-from .doctor import diagnose
-from .doctor_plots import plot_report
-from .doctor_report import report_text
+from .data import DataError, Frames, GraphFrames
+from .doctor import diagnose, plot_report, report_text
 from .download import SOURCES, download
-from .evaluate import errors_of, predict
-from .frames import DataError, Frames
-from .label_names import LabelKeys
-from .loader import GraphFrames
-from .loop import TrainingDivergedError, device_of, fit, fit_members
-from .parallel import first_process
-from .prepare import check_elements
-from .read import FORMATS, read_frames
-from .state import StateError
+from .fit import (
+    StateError,
+    TrainingDivergedError,
+    check_elements,
+    device_of,
+    first_process,
+    fit,
+    fit_members,
+)
+from .formats import FORMATS, LabelKeys, read_frames
+from .report import calibrate_file, errors_of, own_split, predict
 
 logger = logging.getLogger("lkm_train")
 

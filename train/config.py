@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lkm_calc import MODELS
-from lkm_calc.paths import expanded
+from lkm_calc.files import expanded
 
 
 class ConfigError(ValueError):

@@ -11,12 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lkm_calc.atomic import replacing
-from lkm_calc.paths import expanded
+from lkm_calc.files import expanded, replacing
 
-from .arrays import reading
-from .frames import DataError
-from .qm9 import pack_qm9
+from .data import DataError
+from .formats import pack_qm9, reading
 
 logger = logging.getLogger(__name__)
 

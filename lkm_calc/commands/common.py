@@ -9,11 +9,10 @@ from typing import Any
 
 import ase
 
-from ..ase_files import reading_by_ase
 from ..calculator import LKMCalculator
-from ..checkpoint import bundled_models
-from ..paths import expanded
-from ..structures import read_structures as structures_of
+from ..files import expanded, reading_by_ase
+from ..files import read_structures as structures_of
+from ..potential import bundled_models
 
 Command = Callable[[argparse.Namespace], int]
 """Does the work of a subcommand and returns the exit status."""

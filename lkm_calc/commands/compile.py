@@ -9,7 +9,7 @@ from collections.abc import Callable
 import ase
 
 from ..calculator import LKMCalculator
-from ..program_files import cache_folder
+from ..files import cache_folder
 from .common import STRUCTURE, Subcommands, add_command, add_import_option, read_structure
 
 logger = logging.getLogger("lkm_calc")

@@ -12,10 +12,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
-from ..atomic import replacing
 from ..calculator import LKMCalculator
-from ..paths import expanded
-from ..terminal import shows_progress
+from ..files import expanded, replacing
+from ..runtime import shows_progress
 from .common import (
     Subcommands,
     add_calculator_options,

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..calibration import calibration_of
-from ..checkpoint import load_model
+from ..potential import load_model
+from ..uncertainty import calibration_of
 from .common import Subcommands, add_command, add_import_option, model_file, tell
 
 MANUAL = """\

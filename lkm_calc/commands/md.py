@@ -8,11 +8,9 @@ from pathlib import Path
 import ase
 import numpy as np
 
-from ..ensembles import ENSEMBLES, MDSettings
-from ..guards import ACTIONS
-from ..md import Simulation
-from ..paths import expanded
-from ..plots import plot_md
+from ..files import expanded
+from ..md import ENSEMBLES, MDSettings, Simulation, plot_md
+from ..uncertainty import ACTIONS
 from .common import (
     STRUCTURE,
     Subcommands,

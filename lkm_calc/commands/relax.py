@@ -15,10 +15,9 @@ from ase.optimize import BFGS, FIRE, FIRE2, LBFGS, BFGSLineSearch
 from ase.optimize.optimize import Optimizer
 from tqdm import tqdm
 
-from ..atomic import replacing
 from ..committee import has_stress
-from ..paths import expanded
-from ..terminal import hide_progress
+from ..files import expanded, replacing
+from ..runtime import hide_progress
 from .common import (
     STRUCTURE,
     Subcommands,

@@ -5,9 +5,8 @@ import logging
 
 from ase.io.jsonio import encode
 
-from ..atomic import replacing
-from ..hessian import vibrations
-from ..paths import expanded
+from ..files import expanded, replacing
+from ..potential import vibrations
 from .common import (
     STRUCTURE,
     Subcommands,

@@ -1,12 +1,19 @@
-"""The architectures, by name."""
+"""The architectures, by name, and what every energy model is.
+
+Each architecture is one file, which implements :meth:`EnergyModel.atom_output` and imports no
+other.
+"""
 
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ..energy import EnergyModel
 from .ace import ACE as ACE
 from .dimenetpp import DimeNetPP as DimeNetPP
+from .energy import AtomOutput as AtomOutput
+from .energy import EnergyModel as EnergyModel
+from .energy import LayerShares as LayerShares
+from .energy import Prediction as Prediction
 from .importing import import_architectures as import_architectures
 from .mxmnet import MXMNet as MXMNet
 from .pamnet import PAMNet as PAMNet

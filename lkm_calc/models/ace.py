@@ -7,19 +7,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..basis import BesselBasis, envelope
-from ..energy import ANY_SIZE, AtomOutput, EnergyModel, check_choice, check_sizes
-from ..equivariant import (
+from ..graph import Graph, sum_to
+from ..nn import (
+    ANY_SIZE,
+    AtomEmbedding,
+    BesselBasis,
     FlatHarmonics,
     TensorLinear,
     TensorProduct,
+    check_choice,
+    check_sizes,
     degree_slice,
+    dense,
+    envelope,
+    lengths_and_directions,
     soft_norm,
 )
-from ..geometry import lengths_and_directions
-from ..graph import Graph
-from ..layers import AtomEmbedding, dense
-from ..scatter import sum_to
+from .energy import AtomOutput, EnergyModel
 
 silu = nn.functional.silu
 

@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points, packages_distributions,
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..energy import EnergyModel
+from .energy import EnergyModel
 
 GROUP = "lkm_calc.models"
 """Group of entry points under which a package offers architectures, ``name = module:class``."""

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import ase
 import torch
 
-from ..energy import EnergyModel
+from ..models import EnergyModel
 from .derivatives import (
     check_finite,
     check_forces,

@@ -6,9 +6,9 @@ import ase
 import numpy as np
 import torch
 
-from ..energy import EnergyModel
-from ..forces import energy_and_forces
-from ..lkm import lkm_loss
+from ..embeddings import lkm_loss
+from ..models import EnergyModel
+from ..potential import energy_and_forces
 from .measures import (
     FINITE_DIFFERENCE,
     central_difference,

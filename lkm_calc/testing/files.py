@@ -9,10 +9,9 @@ from pathlib import Path
 import ase
 import torch
 
-from ..checkpoint import load_model, save_model
-from ..energy import EnergyModel
-from ..forces import energy_and_forces
 from ..graph import Graph
+from ..models import EnergyModel
+from ..potential import energy_and_forces, load_model, save_model
 from .measures import ROUND_OFF, SINGLE, graph_of, named, require, require_close
 
 

@@ -7,11 +7,10 @@ import ase
 import numpy as np
 import torch
 
-from ..energy import EnergyModel
-from ..forces import energy_and_forces
+from ..compile import Capacity, pad, unpad
 from ..graph import Graph
-from ..padding import Capacity, pad, unpad
-from ..zbl import HeldGraph
+from ..models import EnergyModel
+from ..potential import HeldGraph, energy_and_forces
 from .measures import ROUND_OFF, graph_of, named, require, require_close
 
 CROWD = 50

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..energy import EnergyModel
 from ..graph import Graph
+from ..models import EnergyModel
 
 FINITE_DIFFERENCE = 1e-6
 """Relative error of forces and stress against central differences of the energy, float64."""

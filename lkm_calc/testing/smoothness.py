@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..energy import EnergyModel
-from ..forces import energy_and_forces
+from ..models import EnergyModel
+from ..potential import energy_and_forces
 from .measures import SMOOTH, energy_of, graph_of, require
 from .structures import rattled
 

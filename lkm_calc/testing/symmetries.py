@@ -6,8 +6,8 @@ import ase
 import numpy as np
 import torch
 
-from ..energy import EnergyModel
-from ..forces import EnergyForces, energy_and_forces
+from ..models import EnergyModel
+from ..potential import EnergyForces, energy_and_forces
 from .measures import ROUND_OFF, graph_of, named, require_close
 
 
