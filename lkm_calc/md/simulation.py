@@ -273,9 +273,7 @@ class Simulation:
             )
 
     def _restore_thermostat(self, saved: Mapping[str, Any]) -> None:
-        """Give the integrator back what it remembered, or raise a RestartError if it is not
-        that.
-        """
+        """Give the integrator back what it remembered, or raise a RestartError."""
         own = thermostat_state(self.dynamics)
         if {k: np.shape(v) for k, v in own.items()} != {k: np.shape(v) for k, v in saved.items()}:
             raise RestartError(

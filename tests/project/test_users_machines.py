@@ -130,7 +130,8 @@ def test_a_full_disk_says_which_file_is_not_written(tmp_path):
 def other_process(folder, seconds=60):
     """Start a process that works in a folder, and wait until it does."""
     code = (
-        "import sys, time; from pathlib import Path; from lkm_calc.runtime.locks import only_process\n"
+        "import sys, time; from pathlib import Path\n"
+        "from lkm_calc.runtime.locks import only_process\n"
         "with only_process(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
