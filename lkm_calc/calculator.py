@@ -45,6 +45,10 @@ class LKMCalculator(Calculator):
     with it there; of any single model ``layer_disagreement`` (atoms), see
     :func:`lkm_calc.embeddings.layer_disagreement`.
 
+    Threads may share a calculator: they take turns, and what ``get_potential_energy(atoms)`` and
+    the like return is of the atoms given. ``results`` and :attr:`extras` are of the last call of
+    any thread.
+
     Args:
         model: Name of a bundled model, path of a model file, or a model object, of which a copy is
             used: what happens to it later changes nothing here. A list of them is a committee,
