@@ -131,7 +131,8 @@ def _choose(path: Path, names: Sequence[str], labels: Sequence[Mapping[str, Any]
     present = [name for name in names if any(name in label for label in labels)]
     if len(present) > 1:
         logger.warning(
-            "%s holds %s; %s is read. Remove it from the file to read another.",
+            "%s holds %s; %s is read. To read another, name it with data.energy_key, "
+            "data.forces_key, data.stress_key or data.virial_key.",
             path,
             " and ".join(present),
             present[0],
@@ -176,6 +177,8 @@ def _energies(
             'all under one name, for example atoms.info["energy"] = value, or remove them. '
             f"{advice('energy', entries)}"
         )
+    if keys.forces and not keys.energy:
+        _warn_of_two(path, name, keys.forces)
     # Some calculators store an array of one number.
     values = [np.squeeze(label[name]) for label in labels]
     return np.array([_numeric(path, f, name, value, ()) for f, value in enumerate(values)])
@@ -192,6 +195,8 @@ def _forces(
     if not name:
         _suggest(path, "forces", images)
         return None
+    if keys.energy and not keys.forces:
+        _warn_of_two(path, keys.energy, name)
     return np.concatenate(
         [
             _numeric(path, f, name, label[name], (len(atoms), 3))
@@ -202,13 +207,24 @@ def _forces(
     )
 
 
+def _warn_of_two(path: Path, energies: str, forces: str) -> None:
+    """Warn where one of energies and forces is named, and the other may be of another method."""
+    logger.warning(
+        "%s: energies are read from %s and forces from %s. If they are not of one method, give "
+        "both data.energy_key and data.forces_key.",
+        path,
+        energies,
+        forces,
+    )
+
+
 def _suggest(path: Path, kind: str, images: Sequence[Atoms]) -> None:
     """Warn where a label is not found and something in the file looks like it."""
     likely = candidates(kind, numeric_entries(images))
     if likely:
         names = ", ".join(map(str, likely))
         logger.warning(
-            "%s: no %s are read. It holds %s; to read it, %s.",
+            "%s: no %s under the usual names. It holds %s; to read it, %s.",
             path,
             kind,
             names,

@@ -58,7 +58,7 @@ def test_a_batch_is_the_collated_graph_of_its_frames():
     structures = [rattled(), rattled("H2O"), ase.Atoms("C"), rattled("C6H6")]
     data = GraphFrames(frames_of(structures), MODEL, torch.device("cpu"))
     picked = [3, 2, 0, 3]
-    graph, energies, forces, stress, sizes, atoms = data.batch(torch.tensor(picked))
+    graph, energies, forces, stress, sizes, atoms, *_ = data.batch(torch.tensor(picked))
     expected = Graph.collate([Graph.from_atoms(structures[k], 5.0) for k in picked])
     assert_same(graph, expected)
     assert energies.tolist() == [3, 2, 0, 3]
@@ -79,7 +79,7 @@ def test_periodic_frames_beside_molecules():
     batch = data.batch(torch.tensor([1, 2, 0]))
     expected = Graph.collate([Graph.from_atoms(structures[k], 5.0) for k in (1, 2, 0)])
     assert_same(batch.graph, expected)
-    assert batch.totals() == data.totals(torch.tensor([1, 2, 0])) == (3, 11, 2)
+    assert batch.totals() == data.totals(torch.tensor([1, 2, 0])) == (3, 11, 2, 11)
     assert batch.stress[1].tolist() == np.eye(3).tolist()
 
 

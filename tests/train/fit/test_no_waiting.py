@@ -62,7 +62,7 @@ def on_meta(data):
     """Return frames as if they were kept on a GPU."""
     moved = copy.copy(data)
     for name, value in vars(data).items():
-        if name in ("n_stresses", "max_neighbours"):
+        if name in ("n_stresses", "n_forces", "max_neighbours"):
             continue
         if isinstance(value, torch.Tensor):
             setattr(moved, name, value.to(META))

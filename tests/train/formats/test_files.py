@@ -269,7 +269,6 @@ def bad_cell():
     ("bad", "message"),
     [
         (molecule("H2O"), r"1 frame\(s\), the first \[3\], without energy.*atoms.info"),
-        (labelled(molecule("H2O"), forces=None), r"1 frame\(s\), the first \[3\], without forces"),
         (labelled(molecule("H2O"), np.nan), r"energies hold NaN.*\[3\]"),
         (labelled(molecule("H2O"), np.zeros(3)), r"energy of frame 3 is .* shape \(3,\)"),
         (labelled(molecule("H2O"), forces=np.full((3, 3), np.inf)), r"forces hold.*\[3\]"),
@@ -281,7 +280,6 @@ def bad_cell():
     ],
     ids=[
         "energy",
-        "forces",
         "nan",
         "shape",
         "infinity",

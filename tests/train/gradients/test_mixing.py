@@ -218,9 +218,8 @@ def test_losses_can_be_traced(teacher):
         layers = [layer.detach().requires_grad_() for layer in tensors[:4]]
         shares = LayerShares(tensors[4:], model.scale)
         out = Prediction(energy, energy, tuple(layers), shares)
-        losses = training_loss(
-            out, batches[0]._replace(energies=labels), config, totals, learned=learned
-        )
+        batch = batches[0]._replace(energies=labels)
+        losses = training_loss(out, batch, config, totals, learned=learned)
         inputs = [*layers, *(learned.parameters() if learned else ())]
         found = torch.autograd.grad(losses.total, inputs, materialize_grads=True)
         return torch.cat([losses.lkm.reshape(1), *(g.flatten() for g in found)])
