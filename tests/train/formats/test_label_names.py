@@ -96,10 +96,8 @@ def test_forces_that_are_not_read_are_warned_of(tmp_path, caplog):
     path = written(tmp_path / "a.extxyz", named("energy", "F"))
     with caplog.at_level(logging.WARNING):
         assert read_ase(path).forces is None
-    assert (
-        "no forces under the usual names. It holds F (atoms × 3); to read it, give --data.forces_key F"
-        in (caplog.text)
-    )
+    told = "no forces under the usual names. It holds F (atoms × 3); to read it, give "
+    assert told + "--data.forces_key F" in caplog.text
 
 
 def test_a_named_label_counts_before_the_usual_one(tmp_path, caplog):
