@@ -49,7 +49,7 @@ def only_process(folder: Path) -> Iterator[None]:
     Raises:
         FolderInUseError: One is in it.
     """
-    made = not folder.exists()
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     handle = _locked(folder)
     try:
@@ -57,9 +57,9 @@ def only_process(folder: Path) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)
-        if made:
-            with suppress(OSError):  # unless there is something in it now
-                folder.rmdir()
+        with suppress(OSError):  # unless there is something in it now
+            for one in made:
+                one.rmdir()
 
 
 def _locked(folder: Path) -> int | None:
