@@ -66,7 +66,7 @@ def test_the_battery_knows_every_radius():
     assert {(p.values[0], p.values[1]) for p in CUTOFFS} == {
         (name, key) for name in MODELS for key in cutoffs_of(small_model(name))
     }
-    assert len(CUTOFFS) == 5
+    assert len(CUTOFFS) == 6
 
 
 @pytest.mark.parametrize(("name", "cutoff"), TWO_GRAPHS)
