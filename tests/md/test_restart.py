@@ -359,6 +359,8 @@ def test_older_restart_files_are_continued_with_a_note(tmp_path, caplog):
         (lambda v: v["forces"]["__ndarray__"].__setitem__(0, [27]), "forces are of shape"),
         (lambda v: v.update(bound=[9]), r"bound is \[9\]"),
         (lambda v: v.pop("thermostat"), "KeyError: 'thermostat'"),
+        (lambda v: v.update(thermostat={"eta": 1}), "thermostat is"),
+        (lambda v: v.update(bond_lengths=[None]), r"bond_lengths is \[None\]"),
     ],
 )
 def test_older_restart_files_that_make_no_sense_are_refused(change, message, tmp_path):

@@ -182,6 +182,21 @@ def test_a_state_is_compared_with_its_checksum(data, tmp_path):
         fit(config(data, tmp_path / "run"))
 
 
+def test_a_damaged_older_state_is_refused_too(data, tmp_path):
+    """By the checksums of its archive, which torch writes and does not compare."""
+    fit(config(data, tmp_path / "run"), stop_after=3)
+    path = tmp_path / "run" / "state.pt"
+    older = weights(tmp_path / "run")
+    del older["format_version"]
+    torch.save(older, path)
+    content = bytearray(path.read_bytes())
+    bias = older["model"]["embedding.radial.bias"].numpy().tobytes()
+    content[content.index(bias) + 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StateError, match=r"its part .* is not as it was written"):
+        fit(config(data, tmp_path / "run"))
+
+
 @pytest.mark.parametrize("cut", [1, 74])
 def test_a_state_without_its_checksum_is_refused(cut, data, tmp_path):
     fit(config(data, tmp_path / "run"), stop_after=3)
