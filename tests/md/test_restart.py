@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import count
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from ase.constraints import FixAtoms, FixBondLengths
+from tqdm import tqdm
 
 from lkm_calc import LKMCalculator
 from lkm_calc.__main__ import main
@@ -175,6 +177,8 @@ def in_child(work):
     child = os.fork()
     if child == 0:
         try:
+            # Its own: the usual one is shared by processes, and a killed one never gives it back.
+            tqdm.set_lock(threading.RLock())
             work()
         finally:
             os._exit(0)

@@ -39,7 +39,7 @@ class Frames:
     """(frames, 3, 3) in eV/Å³; None where there are no labels for it, NaN for a frame without."""
     energy_unit: str = "eV"
     """Unit of ``energies``, which may be another property."""
-    config_types: NDArray[np.str_] | None = None
+    config_types: NDArray[np.character] | None = None
     """(frames) ``config_type`` of each frame, empty for a frame without; None where none has it."""
 
     def __len__(self) -> int:

@@ -152,7 +152,7 @@ def _check_keys(
             )
 
 
-def _config_types(labels: Sequence[Mapping[str, Any]]) -> NDArray[np.str_] | None:
+def _config_types(labels: Sequence[Mapping[str, Any]]) -> NDArray[np.character] | None:
     """Return config_type (frames), empty for a frame without; None if no frame has it."""
     if not any("config_type" in label for label in labels):
         return None

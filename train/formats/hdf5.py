@@ -131,7 +131,7 @@ def _find_datasets(path: Path, file: h5py.File, keys: LabelKeys) -> dict[str, st
     return present
 
 
-def _config_types(path: Path, file: h5py.File, n_frames: int) -> NDArray[np.str_] | None:
+def _config_types(path: Path, file: h5py.File, n_frames: int) -> NDArray[np.character] | None:
     """Return config_type of each frame, or None if the file does not have it."""
     dataset = file.get(_TYPES)
     if not isinstance(dataset, h5py.Dataset):
@@ -193,7 +193,7 @@ def _convert(
     path: Path,
     arrays: Mapping[str, NDArray[Any]],
     units: Mapping[str, str],
-    config_types: NDArray[np.str_] | None,
+    config_types: NDArray[np.character] | None,
 ) -> Frames:
     """Return frames in eV and Å, of the types that Frames have."""
     floats = {
