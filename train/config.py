@@ -87,7 +87,7 @@ class LossConfig:
     """Weight of the force term, eV/Å per component."""
     stress: float = 0.0
     """Weight of the stress term, eV/Å³ per component."""
-    config_type_weights: Mapping[str, float] = field(default_factory=dict)
+    config_type_weights: Mapping[str, Any] = field(default_factory=dict)
     """Factors on the energy, force and stress terms of frames by their config_type, the table
     [loss.config_type_weights]; "Default" is for all others, 1 if not given."""
     gamma: float | Literal["auto"] = "auto"

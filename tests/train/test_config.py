@@ -56,7 +56,7 @@ def test_file_and_overrides(tmp_path):
         ({"loss": {"gamma": -1}}, "loss.gamma is -1.0; it must be finite and not negative"),
         ({"data": 3}, r"data must be a table, \[data\]; got 3"),
         ({"data": {}}, "data.train is missing"),
-        ({"model": {"name": "schnet"}}, r"choose one of dimenet\+\+"),
+        ({"model": {"name": "schnet"}}, r"choose one of ace"),
     ],
 )
 def test_unusable_values(table, message):

@@ -1,6 +1,7 @@
 """Weights of frames in the loss by their config_type, as GAP and MACE have them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ def count_config_types(frames: Frames) -> dict[str, int]:
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
-def check_config_types(frames: Frames, weights: Mapping[str, float], source: str) -> None:
+def check_config_types(frames: Frames, weights: Mapping[str, Any], source: str) -> None:
     """Raise a ConfigError if the table names a type that no frame of the file has.
 
     Args:
@@ -40,7 +41,7 @@ def check_config_types(frames: Frames, weights: Mapping[str, float], source: str
     )
 
 
-def frame_weights(frames: Frames, weights: Mapping[str, float]) -> NDArray[np.float64] | None:
+def frame_weights(frames: Frames, weights: Mapping[str, Any]) -> NDArray[np.float64] | None:
     """Return the weight of each frame, (frames), or None where all are 1."""
     rest = float(weights.get(DEFAULT, 1.0))
     found = np.full(len(frames), rest)
