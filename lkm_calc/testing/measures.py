@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import ase
 import numpy as np
@@ -75,9 +76,9 @@ def energy_of(model: EnergyModel, graph: Graph) -> Callable[[Tensor], Tensor]:
     return energy
 
 
-def central_difference(energy: Callable[[float], float]) -> float:
-    """Return dE/ds at s = 0 by central differences of fourth order."""
-    e = [energy(k * STEP) for k in (-2, -1, 1, 2)]
+def central_difference(function: Callable[[float], Any]) -> Any:
+    """Return df/ds at s = 0, of a number or an array, by central differences of fourth order."""
+    e = [function(k * STEP) for k in (-2, -1, 1, 2)]
     return (e[0] - 8 * e[1] + 8 * e[2] - e[3]) / (12 * STEP)
 
 
