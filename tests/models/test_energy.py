@@ -43,7 +43,7 @@ def test_known_elements():
 
 
 def test_unknown_architecture_and_argument():
-    with pytest.raises(ValueError, match=r"Unknown model 'schnet'; choose one of dimenet\+\+"):
+    with pytest.raises(ValueError, match=r"Unknown model 'schnet'; choose one of ace, dimenet\+\+"):
         build_model("schnet")
     with pytest.raises(ValueError, match="no argument widht; it takes hidden"):
         build_model("dimenet++", widht=3)
