@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lkm_calc import LKMCalculator
-from train.evaluate import errors_of, predict
-from train.loader import GraphFrames
-from train.read import read_frames
+from train.data import GraphFrames
+from train.formats import read_frames
+from train.report import errors_of, predict
 
 from . import peers, pyg
 from .md_step import BASELINE, measure

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from lkm_calc import EnergyModel, build_model, load_model
-from lkm_calc.precision import fast_matmul
-from train.evaluate import predict
-from train.loader import GraphFrames
-from train.read import read_frames
+from lkm_calc.runtime import fast_matmul
+from train.data import GraphFrames
+from train.formats import read_frames
+from train.report import predict
 
 DEPTHS = ("num_blocks", "num_layers")
 """What the architectures call their number of layers."""

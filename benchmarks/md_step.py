@@ -31,8 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from lkm_calc import MODELS, Graph, LKMCalculator, build_model, energy_and_forces
-from lkm_calc.device import choose_device
-from lkm_calc.precision import fast_matmul
+from lkm_calc.runtime import choose_device, fast_matmul
 
 from . import official, peers, pyg
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lkm_calc import EnergyModel
-from lkm_calc.basis import BesselBasis, SphericalBesselBasis
-from lkm_calc.multiplex import MultiplexBasis
+from lkm_calc.nn import BesselBasis, MultiplexBasis, SphericalBesselBasis
 
 
 def published_envelope(x: Tensor, exponent: int) -> Tensor:

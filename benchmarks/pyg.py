@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.nn.models import DimeNetPlusPlus
 
 from lkm_calc import Graph
-from lkm_calc.scatter import count, ragged, sum_to
+from lkm_calc.graph import count, ragged, sum_to
 
 
 class EnergyForces(NamedTuple):

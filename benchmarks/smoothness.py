@@ -22,13 +22,11 @@ from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from lkm_calc import EnergyModel, Graph, build_model, energy_and_forces
-from lkm_calc.precision import fast_matmul
+from lkm_calc.runtime import fast_matmul
 from train.config import LossConfig
-from train.frames import Frames
-from train.loader import GraphFrames, epoch_order
-from train.loss import training_loss
-from train.md17 import read_md17
-from train.reference import fit_reference_energies
+from train.data import Frames, GraphFrames, epoch_order, fit_reference_energies
+from train.formats import read_md17
+from train.gradients import training_loss
 
 from .published import with_published_features
 

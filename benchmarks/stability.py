@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from train.read import read_frames
+from train.formats import read_frames
 
 BROKEN = 1.5
 """Length of a bond over that in the first frame from which on it is broken."""

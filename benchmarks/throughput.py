@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from lkm_calc import MODELS, Graph, LKMCalculator, build_model
-from lkm_calc.device import choose_device
+from lkm_calc.runtime import choose_device
 
 from . import pyg
 

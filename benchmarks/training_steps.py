@@ -29,19 +29,14 @@ from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 
 from lkm_calc import EnergyModel, Graph, build_model, energy_and_forces, load_model
-from lkm_calc.checkpoint import bundled_models
-from lkm_calc.device import choose_device
-from lkm_calc.neighbours import neighbour_list
-from lkm_calc.precision import fast_matmul
+from lkm_calc.graph import neighbour_list
+from lkm_calc.potential import bundled_models
+from lkm_calc.runtime import choose_device, fast_matmul
 from train.config import Config, LossConfig, OptimiserConfig, RunConfig
-from train.frames import Frames
-from train.loader import Batch, GraphFrames, epoch_order
-from train.loss import training_loss
-from train.optimiser import make_optimisers
-from train.parallel import Stop, Workers
-from train.read import read_frames
-from train.state import TrainingState
-from train.step import Stepper
+from train.data import Batch, Frames, GraphFrames, epoch_order
+from train.fit import Stepper, Stop, TrainingState, Workers, make_optimisers
+from train.formats import read_frames
+from train.gradients import training_loss
 
 from . import pyg
 

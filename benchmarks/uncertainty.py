@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
 from lkm_calc import EnergyModel, LKMCalculator, load_model
-from lkm_calc.guards import Guard, Thresholds
-from train.frames import Frames
-from train.read import read_frames
+from lkm_calc.uncertainty import Guard, Thresholds
+from train.data import Frames
+from train.formats import read_frames
 
 Array = NDArray[np.float64]
 Panel = dict[str, tuple[Array, Array]]

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from .commands import compile as compile_
 from .commands import evaluate, info, md, models, relax, vib
-from .guards import ExtrapolationError
 from .md import MDError
+from .models import import_architectures
+from .runtime import add_version, on_any_terminal
+from .uncertainty import ExtrapolationError
 
 logger = logging.getLogger("lkm_calc")
 
@@ -27,12 +29,16 @@ lkm-calc COMMAND --help tells all of each.
 """
 
 
+@on_any_terminal
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 refused, 3 stopped before the end."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parser().parse_args(arguments)
     try:
+        import_architectures(options.imports)
         return int(options.command(options))
+    except BrokenPipeError:
+        raise
     except (ExtrapolationError, MDError, MemoryError, OSError, ValueError) as error:
         logger.error("lkm-calc: %s", error)
         return 1
@@ -41,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("lkm-calc", description=MANUAL, formatter_class=raw)
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (md, relax, evaluate, vib, info, models, compile_):
         module.add(commands)

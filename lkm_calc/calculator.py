@@ -14,16 +14,13 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .checkpoint import load_model
 from .committee import Committee, Evaluation, has_stress
-from .device import choose_device
-from .energy import EnergyModel
-from .guards import Guard, Thresholds
-from .hessian import hessian_of_atoms
-from .neighbours import Search, neighbour_list
-from .precision import deterministic as exact_repeats
-from .skin import VerletList, check_skin
-from .zbl import with_zbl
+from .graph import Search, VerletList, check_skin, neighbour_list
+from .models import EnergyModel
+from .potential import hessian_of_atoms, load_model, with_zbl
+from .runtime import ThreadLock, choose_device, own_settings
+from .runtime import deterministic as exact_repeats
+from .uncertainty import Guard, Thresholds
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -44,9 +41,13 @@ class LKMCalculator(Calculator):
     ``stress_std`` (6) in eV/Å³; the means are over n, not n − 1. Of a single model
     that is calibrated there are ``latent_distance`` (atoms), how far the embeddings are from those
     of training atoms, where 1 is the largest of the element on held-out frames (see
-    :mod:`lkm_calc.latent`), and ``expected_force_error`` (atoms) in eV/Å, the error that went with
-    it there; of any single model ``layer_disagreement`` (atoms), see
-    :func:`lkm_calc.disagreement.layer_disagreement`.
+    :mod:`lkm_calc.embeddings`), and ``expected_force_error`` (atoms) in eV/Å, the error that went
+    with it there; of any single model ``layer_disagreement`` (atoms), see
+    :func:`lkm_calc.embeddings.layer_disagreement`.
+
+    Threads may share a calculator: they take turns, and what ``get_potential_energy(atoms)`` and
+    the like return is of the atoms given. ``results`` and :attr:`extras` are of the last call of
+    any thread.
 
     Args:
         model: Name of a bundled model, path of a model file, or a model object, of which a copy is
@@ -59,23 +60,24 @@ class LKMCalculator(Calculator):
             conserve energy better than float32, at 1.5 to 2 times the cost.
         compile: On a CPU, compute with a kernel in C++, which the first call builds in ten seconds
             with the compiler of the machine (or that of the extra ``compiler``), once for all; on a
-            GPU, single structures, as in MD, with CUDA graphs. See :mod:`lkm_calc.kernel_forces`,
+            GPU, single structures, as in MD, with CUDA graphs. See :mod:`lkm_calc.compile`,
             also for models without a kernel.
         skin: Å by which the neighbour search of single structures reaches beyond the cut-off, so
             that it serves until an atom has moved half of it; 0 searches anew at every call. The
-            numbers are the same, see :class:`lkm_calc.skin.VerletList`.
+            numbers are the same, see :class:`lkm_calc.graph.VerletList`.
         on_extrapolation: What to do when a calculation meets a structure outside what the models
-            were trained on: "warn", "stop" or "save", see :class:`lkm_calc.guards.Guard`; nothing
-            where None. Structures given to :meth:`evaluate` are not judged.
+            were trained on: "warn", "stop" or "save", see :class:`lkm_calc.uncertainty.Guard`;
+            nothing where None. Structures given to :meth:`evaluate` are not judged.
         extrapolation_file: Where "save" puts them.
-        thresholds: From where on; see :class:`lkm_calc.guards.Thresholds`.
+        thresholds: From where on; see :class:`lkm_calc.uncertainty.Thresholds`.
         zbl: Keep atoms apart that come closer than any in the training frames, see
-            :func:`lkm_calc.zbl.with_zbl`.
+            :func:`lkm_calc.potential.with_zbl`.
         deterministic: Sum in a fixed order on a GPU, so that a call repeated gives the same bits;
-            see :func:`lkm_calc.precision.deterministic`. On a CPU it is so anyway.
+            see :func:`lkm_calc.runtime.deterministic`. On a CPU it is so anyway.
 
     Raises:
         ModelFileError: The model cannot be loaded.
+        TypeError: ``model`` is nothing that a model is made of.
         ValueError: The dtype, device or skin is unknown; on calculation, the structure holds an
             element that the model was not trained on, no atoms, or positions that are not finite.
         MemoryError: On calculation, a structure needs more than there is.
@@ -92,6 +94,7 @@ class LKMCalculator(Calculator):
         "stress",
     ]
 
+    @own_settings
     def __init__(
         self,
         model: Source | Sequence[Source],
@@ -106,6 +109,7 @@ class LKMCalculator(Calculator):
         deterministic: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._lock = ThreadLock()
         if dtype is not None and dtype not in _DTYPES:
             raise ValueError(f"dtype is {dtype!r}; choose 'float32', 'float64' or None.")
         check_skin(skin)
@@ -114,7 +118,7 @@ class LKMCalculator(Calculator):
                 "There are thresholds but no guard: give on_extrapolation='warn', 'stop' or 'save'."
             )
         place = choose_device(device)
-        sources = [model] if isinstance(model, str | Path | EnergyModel) else list(model)
+        sources = _sources(model)
         members = [_load(source, place, dtype) for source in sources]
         if zbl:
             members = [with_zbl(member) for member in members]
@@ -190,6 +194,18 @@ class LKMCalculator(Calculator):
         }
         return [name for name, (old, new) in pairs.items() if not np.array_equal(old, new)]
 
+    def get_property(
+        self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """Return a result, that of the structure given also where threads share the calculator."""
+        with self._lock:
+            return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]
+
+    def calculate_properties(self, atoms: ase.Atoms, properties: Sequence[str]) -> Any:
+        """Return several results at once; likewise."""
+        with self._lock:
+            return super().calculate_properties(atoms, properties)  # type: ignore[no-untyped-call]
+
     def calculate(
         self,
         atoms: ase.Atoms | None = None,
@@ -205,12 +221,13 @@ class LKMCalculator(Calculator):
                 "stress needs a periodic structure with three cell vectors; pbc is "
                 f"{structure.pbc.tolist()} and the cell {structure.cell.tolist()}."
             )
-        super().calculate(structure, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
-        self.results = {}  # should this fail, those of other atoms must not be taken for these
-        (found,) = self._committee([structure], self._search)
-        if self.guard is not None:
-            self.guard(structure, found.extras)
-        self.results, self._extras = found
+        with self._lock:
+            super().calculate(structure, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
+            self.results = {}  # should this fail, those of other atoms must not be taken for these
+            (found,) = self._committee([structure], self._search)
+            if self.guard is not None:
+                self.guard(structure, found.extras)
+            self.results, self._extras = found
 
     def get_hessian(self, atoms: ase.Atoms) -> NDArray[np.float64]:
         """Return the second derivatives of the energy in eV/Å², (3·atoms, 3·atoms).
@@ -300,6 +317,20 @@ def _with_extras(found: Evaluation) -> Evaluation:
 
 
 @torch.inference_mode(False)  # weights made in that mode cannot be used outside of it
+def _sources(model: Any) -> list[Source]:
+    """Return the sources of a model or of a committee, or raise a TypeError for anything else."""
+    single = isinstance(model, str | bytes | Mapping | EnergyModel)
+    several = isinstance(model, Iterable) and not single
+    sources = list(model) if several else [model]
+    for source in sources:
+        if not isinstance(source, str | Path | EnergyModel):
+            raise TypeError(
+                f"model is {model!r:.200}; give the name of a bundled model, the path of a model "
+                "file, an EnergyModel, or a list of these."
+            )
+    return sources
+
+
 def _load(source: Source, device: torch.device, dtype: str | None) -> EnergyModel:
     """Return a model of the calculator's own."""
     weights_type = None if dtype is None else _DTYPES[dtype]

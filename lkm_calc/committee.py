@@ -11,15 +11,13 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .calibration import calibration_of
-from .compiled import ordinary
-from .disagreement import layer_disagreement
-from .energy import EnergyModel
-from .forces import EnergyForces
-from .graph import Graph
-from .kernel_forces import compiled_forces
-from .neighbours import Search, neighbour_list
-from .precision import deterministic
+from .compile import compiled_forces, ordinary
+from .embeddings import layer_disagreement
+from .graph import Graph, Search, neighbour_list
+from .models import EnergyModel
+from .potential import EnergyForces
+from .runtime import deterministic, own_settings
+from .uncertainty import calibration_of
 
 NO_MEMORY = ("allocate", "out of memory", "ALLOC_FAILED")
 """What errors of torch, CUDA and its libraries say where memory is short."""
@@ -123,7 +121,7 @@ class Committee:
                 "trained on the same data, or nearly."
             )
 
-    @torch.inference_mode(False)  # forces need gradients, wherever this is called from
+    @own_settings
     def __call__(
         self, structures: Sequence[ase.Atoms], search: Search = neighbour_list
     ) -> list[Evaluation]:
@@ -173,6 +171,7 @@ class Committee:
             return self.compiled[place](graph, stress)
         return ordinary(self.models[place], graph, stress)
 
+    @own_settings
     def _extras(self, numbers: NDArray[np.integer], outputs: Sequence[Output]) -> dict[str, Any]:
         """Return what is told of one structure beside its results."""
         if len(outputs) > 1:

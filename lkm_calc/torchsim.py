@@ -18,11 +18,11 @@ from torch_sim.neighbors import torch_nl_linked_cell
 from torch_sim.state import SimState
 
 from .calculator import LKMCalculator
-from .compiled import ordinary
-from .energy import EnergyModel
-from .forces import EnergyForces
+from .compile import compiled_forces, ordinary
 from .graph import Graph
-from .kernel_forces import compiled_forces
+from .models import EnergyModel
+from .potential import EnergyForces
+from .runtime import own_settings
 
 
 class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
@@ -37,7 +37,7 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
         device: "auto" takes CUDA when there is one.
         dtype: "float32", "float64", or None for the type of the model's weights.
         compile: On a CPU, compute with a kernel in C++, which the first call builds in ten seconds
-            with the compiler of the machine, once for all, see :mod:`lkm_calc.kernel_forces`; on a
+            with the compiler of the machine, once for all, see :mod:`lkm_calc.compile`; on a
             GPU, and for models without a kernel, nothing changes.
         compute_forces: Return the forces.
         compute_stress: Return the stress, which integrators at constant pressure and cell filters
@@ -53,6 +53,7 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
     # Edges, and what is summed over them, take the memory.
     _memory_scales_with = "n_edges"
 
+    @own_settings
     def __init__(
         self,
         model: str | Path | EnergyModel,
@@ -92,6 +93,7 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
     def compute_stress(self, wanted: bool) -> None:
         self._compute_stress = wanted
 
+    @own_settings
     def forward(self, state: SimState, **_: Any) -> dict[str, Tensor]:
         """Return the results of a state, in its type.
 

@@ -19,3 +19,5 @@ BOHR = _ase.Bohr
 """One Bohr in Å (0.529177)."""
 GPA = _ase.GPa
 """One GPa in eV/Å³ (0.00624151)."""
+BAR = _ase.bar
+"""One bar in eV/Å³ (6.24151e-7)."""

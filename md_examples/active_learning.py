@@ -32,8 +32,8 @@ from ase.md import thermalize_momenta
 from ase.md.langevin import Langevin
 from lkm_train.__main__ import CONFIGS
 from lkm_train.config import read_config
-from lkm_train.hdf5 import read_hdf5
-from lkm_train.loop import fit_members
+from lkm_train.fit import fit_members
+from lkm_train.formats import read_hdf5
 from matplotlib.figure import Figure
 from tblite.ase import TBLite
 from tqdm import tqdm

@@ -31,8 +31,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from lkm_calc import LKMCalculator
-from lkm_calc.ensembles import MDSettings
-from lkm_calc.md import Simulation
+from lkm_calc.md import MDSettings, Simulation
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--start", type=Path, required=True, help="PDB file with hydrogens")

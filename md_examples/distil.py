@@ -28,14 +28,12 @@ from ase.optimize import BFGS
 from lkm_train.__main__ import CONFIGS
 from lkm_train.__main__ import main as lkm_train
 from lkm_train.config import read_config
-from lkm_train.frames import Frames, random_split
-from lkm_train.hdf5 import write_hdf5
-from lkm_train.loop import fit
-from lkm_train.read import read_frames
+from lkm_train.data import Frames, random_split
+from lkm_train.fit import fit
+from lkm_train.formats import read_frames, write_hdf5
 
 from lkm_calc import LKMCalculator
-from lkm_calc.ensembles import MDSettings
-from lkm_calc.md import Simulation
+from lkm_calc.md import MDSettings, Simulation
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--teachers", nargs="+", default=["rmd17-ethanol"], help="models")

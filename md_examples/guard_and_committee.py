@@ -41,7 +41,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from lkm_calc import ExtrapolationError, ExtrapolationWarning, LKMCalculator, Thresholds
-from lkm_calc.calibration import calibration_of
+from lkm_calc.uncertainty import calibration_of
 
 LABELS = {
     "closest": "threshold / closest pair",

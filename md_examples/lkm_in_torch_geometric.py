@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.neighborlist import natural_cutoffs, neighbor_list
-from lkm_train.qm9 import TARGETS, read_qm9
+from lkm_train.formats import TARGETS, read_qm9
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, l1_loss

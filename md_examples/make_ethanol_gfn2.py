@@ -30,8 +30,8 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.optimize import BFGS
-from lkm_train.frames import Frames
-from lkm_train.hdf5 import write_hdf5
+from lkm_train.data import Frames
+from lkm_train.formats import write_hdf5
 from tblite.ase import TBLite
 from tqdm import tqdm
 

@@ -27,8 +27,7 @@ from matplotlib.figure import Figure
 from scipy.stats import gamma
 
 from lkm_calc import LKMCalculator
-from lkm_calc.ensembles import MDSettings
-from lkm_calc.md import Simulation
+from lkm_calc.md import MDSettings, Simulation
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--model", default="rmd17-ethanol", help="bundled name or model file")

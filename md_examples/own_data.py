@@ -25,12 +25,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from ase.optimize import BFGS
 from lkm_train.__main__ import main
-from lkm_train.hdf5 import read_hdf5
+from lkm_train.formats import read_hdf5
 
 from lkm_calc import LKMCalculator
-from lkm_calc.ensembles import MDSettings
-from lkm_calc.md import MDError, Simulation
-from lkm_calc.plots import plot_md
+from lkm_calc.md import MDError, MDSettings, Simulation, plot_md
 
 STAND_IN = Path(__file__).parent / "ethanol_gfn2.h5"
 

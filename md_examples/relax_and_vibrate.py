@@ -25,7 +25,7 @@ from ase.optimize import BFGS
 from matplotlib.figure import Figure
 
 from lkm_calc import LKMCalculator
-from lkm_calc.hessian import vibrations
+from lkm_calc.potential import vibrations
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--model", default="rmd17-ethanol", help="bundled name or model file")

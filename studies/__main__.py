@@ -8,9 +8,8 @@ import tempfile
 from pathlib import Path
 
 from train.config import ConfigError
-from train.frames import DataError
-from train.loop import TrainingDivergedError
-from train.state import StateError
+from train.data import DataError
+from train.fit import StateError, TrainingDivergedError
 
 from .arms import HERE, how_to_run, quick, read_study, study_files
 from .report import write_report

@@ -21,16 +21,11 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from lkm_calc import EnergyModel
-from lkm_calc.device import choose_device
-from lkm_calc.precision import fast_matmul
+from lkm_calc.runtime import choose_device, fast_matmul
 from train.config import Config, LossConfig
-from train.loader import GraphFrames
-from train.loop import read
-from train.parallel import Stop, Workers
-from train.prepare import prepare_model
-from train.record import device_name, write_json
-from train.state import TrainingState
-from train.step import Stepper
+from train.data import GraphFrames
+from train.fit import Stepper, Stop, TrainingState, Workers, device_name, prepare_model, read
+from train.report import write_json
 
 from .arms import HERE, Arm, read_study
 from .tables import mean_and_error, table, written

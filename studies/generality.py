@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 from torch_geometric.data import Data
 
-from lkm_calc.atomic import replacing
+from lkm_calc.files import replacing
 from md_examples.lkm_in_torch_geometric import (
     BACKBONES,
     ELEMENTS,
@@ -38,8 +38,8 @@ from md_examples.lkm_in_torch_geometric import (
     read_graphs,
     scale_of,
 )
-from train.qm9 import TARGETS
-from train.record import write_json
+from train.formats import TARGETS
+from train.report import write_json
 
 from .tables import mean_and_error, table, written
 
@@ -334,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, help="QM9 as train/qm9.py packs it")
+    parser.add_argument("--data", type=Path, help="QM9 as train/formats/qm9.py packs it")
     parser.add_argument("--work", type=Path, default=Path("runs/generality"), help="for --quick")
     parser.add_argument("--quick", action="store_true", help="a few steps, results into --work")
     options = parser.parse_args(arguments)

@@ -34,15 +34,10 @@ from numpy.typing import NDArray
 
 from lkm_calc import EnergyModel
 from train.config import Config, config_from_table
-from train.evaluate import errors_of, model_output, predict
-from train.frames import Frames, random_split
-from train.hdf5 import write_hdf5
-from train.loader import GraphFrames
-from train.loop import fit
-from train.prepare import prepare_model
-from train.read import read_frames
-from train.record import Record, write_json, write_text
-from train.state import TrainingState
+from train.data import Frames, GraphFrames, random_split
+from train.fit import Record, TrainingState, fit, prepare_model
+from train.formats import read_frames, write_hdf5
+from train.report import errors_of, model_output, predict, write_json, write_text
 
 from .arms import Arm
 from .environments import HOPS, environments
@@ -193,7 +188,7 @@ def embed(model: EnergyModel, data: GraphFrames) -> Floats:
 def measure(model: EnergyModel, probes: Probes) -> dict[str, Any]:
     """Return the model's error on the molecules, and the figures of its layers.
 
-    ``mae`` in meV; ``lkm`` and ``norm`` as in :class:`train.evaluate.LayerStatistics`; by layer
+    ``mae`` in meV; ``lkm`` and ``norm`` as in :class:`train.report.LayerStatistics`; by layer
     ``rank`` and ``cka`` (with each layer), over all atoms and over carbon, and ``probes``.
     """
     predictions = predict(model, probes.data, BATCH)
@@ -310,7 +305,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, help="QM9 as train/qm9.py packs it")
+    parser.add_argument("--data", type=Path, help="QM9 as train/formats/qm9.py packs it")
     parser.add_argument("--work", type=Path, default=Path("runs/layers"), help="temporary files")
     parser.add_argument("--quick", action="store_true", help="a few steps, results into --work")
     options = parser.parse_args()

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as t_distribution
 
-from lkm_calc.atomic import replacing
+from lkm_calc.files import replacing
 
 from .environments import HOPS
 from .tables import mean_and_error, table, written

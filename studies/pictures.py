@@ -7,7 +7,7 @@ from statistics import fmean
 import numpy as np
 from matplotlib.figure import Figure
 
-from train.plots import save_figure
+from train.report import save_figure
 
 from .effects import Setting, effect
 

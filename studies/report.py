@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.record import write_text
+from train.report import write_text
 
 from . import cost, generality, layers_report
 from .arms import HERE, read_study, study_files

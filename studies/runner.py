@@ -8,10 +8,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from train.compiled import Programs, program_key
 from train.config import config_from_table, merge, to_table
-from train.loop import fit
-from train.record import Record, write_json
+from train.fit import Record, fit
+from train.gradients import Programs, program_key
+from train.report import write_json
 
 from .arms import Arm
 

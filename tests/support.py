@@ -1,32 +1,33 @@
 """What several test modules share: structures, data files, models and tolerances."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-import ase
 import numpy as np
 import pytest
 import torch
 from ase.build import molecule
 
-from lkm_calc import EnergyModel, Graph, LKMCalculator, build_model
+from lkm_calc import EnergyModel, LKMCalculator, build_model
+from lkm_calc.testing import FINITE_DIFFERENCE as FINITE_DIFFERENCE
+from lkm_calc.testing import ROUND_OFF as ROUND_OFF
+from lkm_calc.testing import STEP as STEP
+from lkm_calc.testing import central_difference as central_difference
+from lkm_calc.testing import crystal as crystal
+from lkm_calc.testing import graph_of as graph_of
+from lkm_calc.testing import numerical_forces as numerical_forces
+from lkm_calc.testing import rattled as rattled
+from lkm_calc.testing import relative_error as relative_error
 from lkm_calc.units import KCAL_PER_MOL
 
 ROOT = Path(__file__).parents[1]
-
-FINITE_DIFFERENCE = 1e-6
-"""Relative error of forces and stress against central differences of the energy, float64."""
-STEP = 1e-4
-"""Displacement in Å of the central differences; the error of fourth order differences is h⁴."""
-ROUND_OFF = 1e-10
-"""Relative difference of numbers that are equal but for the order of sums, float64."""
 
 TWO_GRAPHS = dict(hidden=16, num_layers=2, num_spherical_radial=3, local_cutoff=3.0)
 device = "cpu"
 """Where the models of the tests are; the physics battery also sets it to a GPU."""
 
 SMALL = {
+    "ace": dict(num_channels=8, radial_hidden=8, num_radial=5),
     "dimenet++": dict(hidden=16, num_blocks=2, triplet_dim=8, basis_dim=4, output_dim=16),
     "mxmnet": TWO_GRAPHS,
     "pamnet": TWO_GRAPHS,
@@ -54,56 +55,6 @@ def small_model(name: str = "dimenet++", seed: int = 0, **hypers: object) -> Ene
             elif not parameter.any():
                 parameter.normal_(std=0.3)
     return model.eval()
-
-
-def rattled(name: str = "CH3CH2OH", seed: int = 0, amplitude: float = 0.1) -> ase.Atoms:
-    """Return a molecule of ASE's database with its atoms displaced at random."""
-    atoms = molecule(name)
-    atoms.positions += np.random.default_rng(seed).normal(0, amplitude, (len(atoms), 3))
-    return atoms
-
-
-def crystal(seed: int = 0, pbc: bool | list[bool] = True) -> ase.Atoms:
-    """Return a triclinic, periodic cell, smaller than the cut-off, with displaced atoms."""
-    atoms = ase.Atoms(
-        "SiOCH",
-        scaled_positions=[[0, 0, 0], [0.5, 0.4, 0.1], [0.1, 0.5, 0.6], [0.6, 0.1, 0.55]],
-        cell=[[4.2, 0, 0], [0.7, 4.0, 0], [-0.4, 0.5, 4.4]],
-        pbc=pbc,
-    )
-    atoms.rattle(0.05, seed=seed)
-    return atoms
-
-
-def graph_of(atoms: ase.Atoms, model: EnergyModel) -> Graph:
-    """Return the graph of a structure with the model's cut-off, on its device."""
-    return Graph.from_atoms(atoms, model.cutoff, model.device)
-
-
-def central_difference(energy: Callable[[float], float]) -> float:
-    """Return dE/ds at s = 0 by central differences of fourth order."""
-    e = [energy(k * STEP) for k in (-2, -1, 1, 2)]
-    return (e[0] - 8 * e[1] + 8 * e[2] - e[3]) / (12 * STEP)
-
-
-def numerical_forces(model: EnergyModel, atoms: ase.Atoms) -> torch.Tensor:
-    """Return −ΔE/Δx, neighbour list built anew at every displacement, (atoms, 3)."""
-    forces = np.zeros((len(atoms), 3))
-    for index in np.ndindex(forces.shape):
-
-        def energy(displacement: float, index: tuple[int, ...] = index) -> float:
-            moved = atoms.copy()
-            moved.positions[index] += displacement
-            return model(graph_of(moved, model)).energy.item()
-
-        forces[index] = -central_difference(energy)
-    return torch.from_numpy(forces)
-
-
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest difference over the largest expected magnitude."""
-    found, expected = found.cpu(), expected.cpu()
-    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 def assert_same_numbers(found: LKMCalculator, expected: LKMCalculator) -> None:

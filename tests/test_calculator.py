@@ -1,4 +1,5 @@
 import warnings
+from pathlib import Path
 
 import ase
 import numpy as np
@@ -10,7 +11,9 @@ from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_s
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
-from lkm_calc import MODELS, LKMCalculator, compiled, save_model
+from lkm_calc import MODELS, LKMCalculator, save_model
+from lkm_calc.calculator import _sources
+from lkm_calc.compile import programs
 
 from .support import FINITE_DIFFERENCE, crystal, rattled, small_model
 
@@ -213,7 +216,7 @@ OUT_OF_MEMORY = [
 @pytest.fixture(params=OUT_OF_MEMORY, ids=["GPU", "CPU", "driver", "cuBLAS"])
 def room_for(request, monkeypatch):
     """Return a function that sets how many atoms fit into the memory, and lists what is tried."""
-    inner = compiled.energy_and_forces
+    inner = programs.energy_and_forces
 
     def set_room(atoms):
         tried = []
@@ -224,7 +227,7 @@ def room_for(request, monkeypatch):
                 raise request.param
             return inner(model, graph, **options)
 
-        monkeypatch.setattr(compiled, "energy_and_forces", compute)
+        monkeypatch.setattr(programs, "energy_and_forces", compute)
         return tried
 
     return set_room
@@ -276,3 +279,21 @@ def test_deterministic_leaves_no_setting_behind():
     calc.get_potential_energy(rattled())
     assert seen == [True]
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    "model", [None, 5, b"rmd17-ethanol", {"a": "rmd17-ethanol"}, torch.nn.Linear(1, 1), [None]]
+)
+def test_what_is_no_model_is_named(model):
+    # Not through LKMCalculator, whose arguments' types the tests check before it sees them.
+    with pytest.raises(TypeError, match=r"model is .*; give the name of a bundled model, the path"):
+        _sources(model)
+
+
+def test_models_and_committees_are_told_apart():
+    model, path = small_model(), Path("a.safetensors")
+    for one in (model, path, "rmd17-ethanol"):
+        assert _sources(one) == [one]
+    for several in ([model, path], (model, path), iter([model, path])):
+        assert _sources(several) == [model, path]
+    assert _sources(torch.nn.ModuleList([model, model])) == [model, model]

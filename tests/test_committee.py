@@ -8,10 +8,10 @@ import torch
 from ase.calculators.fd import calculate_numerical_forces
 
 from lkm_calc import LKMCalculator, committee, save_model
-from lkm_calc.compiled import CompiledForces
+from lkm_calc.compile.programs import CompiledForces
 
+from .compile.test_programs import stand_in
 from .support import FINITE_DIFFERENCE, assert_same_numbers, crystal, rattled, small_model
-from .test_compiled import stand_in
 
 
 def members():

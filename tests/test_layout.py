@@ -2,36 +2,38 @@
 
 import ast
 import configparser
+import re
 import tomllib
 
 import pytest
 
+from lkm_calc import MODELS
+
 from .support import ROOT
 
-LAYERS = [
-    {"units", "geometry", "basis", "layers", "scatter", "lkm"},
-    {"neighbours", "skin", "atomic", "precision", "device", "recording", "threads", "stopping"},
-    {"program_files"},
-    {"disagreement", "latent", "collection"},
-    {"graph"},
-    {"isolated"},
-    {"energy", "triplets", "angular"},
-    {"multiplex"},
-    {"models"},
-    {"forces", "calibration", "checkpoint", "hessian", "dispersion", "zbl"},
-    {"padding", "kernels"},
-    {"compiled", "kernel_forces", "guards"},
-    {"committee"},
-    {"calculator"},
-    {"torchsim"},
-    {"ensembles", "md_record", "plots"},
-    {"md"},
-    {"commands"},
-    {"__main__"},
-]
-"""Modules of lkm_calc; each may import from the layers before its own, and from its own."""
-
 SOURCES = [p for folder in ("lkm_calc", "train") for p in sorted((ROOT / folder).rglob("*.py"))]
+
+ROOMS = {
+    "lkm_calc": [
+        *("units", "files", "runtime", "embeddings", "graph", "nn", "models", "uncertainty"),
+        *("potential", "compile.kernels", "compile", "committee", "calculator", "dispersion"),
+        *("torchsim", "testing", "md", "pretrained", "commands", "__main__"),
+    ],
+    "train": [
+        *("config", "configs", "data", "formats", "download", "doctor.checks"),
+        *("doctor.consistency", "doctor", "report", "gradients", "fit", "__main__"),
+    ],
+}
+"""Rooms (folders) and the modules beside them; each may import from those before it."""
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DATA = {"pretrained", "configs"}
+"""Folders of data, of any number of files."""
+LARGEST_ROOM = 10
+"""Files of a room, its __init__.py among them."""
+MIRRORS = {("compile.kernels", "models")}
+"""Rooms of which the first may reach past the door of the second: a kernel mirrors the classes of
+its architecture, and architectures have classes of the same name."""
 
 
 def tree(path):
@@ -47,24 +49,107 @@ def imported(path):
             yield node.level, node.module or ""
 
 
-def layer_of(module):
-    return next(k for k, names in enumerate(LAYERS) if module in names)
+def room_of(package, parts):
+    """Return the room of a path below a package, or the module beside the rooms."""
+    names = [".".join(parts[:k]) for k in range(len(parts), 0, -1)]
+    return next((name for name in names if name in ROOMS[package]), None)
 
 
-def test_imports_of_lkm_calc_point_one_way():
-    for path in sorted((ROOT / "lkm_calc").glob("*.py")):
-        if path.stem == "__init__":
+def crossings(package):
+    """Yield (path, its room, other room, what is named within it) of imports between rooms."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT / package).with_suffix("").parts
+        own = room_of(package, parts)
+        if own is None:
+            assert parts == ("__init__",), f"{'/'.join(parts)} is in no room of ROOMS"
             continue
-        own = layer_of(path.stem)
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                above = parts[: len(parts) - node.level]
+                full = [*above, *(node.module.split(".") if node.module else ())]
+                for alias in node.names:
+                    other = room_of(package, [*full, alias.name])
+                    if other is not None and other != own:
+                        yield path, own, other, full[len(other.split(".")) :]
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_imports_between_rooms_point_one_way(package):
+    order = ROOMS[package]
+    for path, own, other, _ in crossings(package):
+        assert order.index(other) < order.index(own), f"{own}/{path.name} imports from {other}"
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_are_entered_by_their_door(package):
+    for path, own, other, within in crossings(package):
+        allowed = not within or (own, other) in MIRRORS
+        assert allowed, f"{own}/{path.name} imports from {other}.{'.'.join(within)}"
+
+
+@pytest.mark.parametrize("folder", ["train", "studies", "benchmarks", "md_examples"])
+def test_the_library_is_used_through_one_room_at_most(folder):
+    roots = ("lkm_calc", "lkm_train") if folder == "train" else ("lkm_calc", "lkm_train", "train")
+    for path in sorted((ROOT / folder).rglob("*.py")):
         for level, module in imported(path):
-            if level == 1:
-                assert layer_of(module.split(".")[0]) <= own, f"{path.name} imports {module}"
+            if level == 0 and module.split(".")[0] in roots:
+                assert module.count(".") <= 1, f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_pages_name_nothing_deeper_than_a_room(page):
+    """But for docstrings of modules, which pages show without their names."""
+    text = re.sub(r"^::: .*\n.*\n.*\n +show_root_heading: false", "", page.read_text(), flags=re.M)
+    for name in re.findall(r"(?<![\w./-])((?:lkm_calc|lkm_train|train)(?:\.[A-Za-z_]\w*)+)", text):
+        root, *parts = name.split(".")
+        folder = ROOT / ("train" if root == "lkm_train" else root)
+        for k in range(2, len(parts) + 1):
+            place = folder.joinpath(*parts[:k])
+            assert not place.with_suffix(".py").exists(), f"{name} is deeper than a room"
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_are_small(package):
+    for folder in (ROOT / package, *(ROOT / package).rglob("*/")):
+        names = [p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".pyc"]
+        if folder.name not in DATA:
+            assert len(names) <= LARGEST_ROOM, f"{folder.name} has {len(names)} files"
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_say_what_they_are_for_and_export_names_of_their_own(package):
+    for door in sorted((ROOT / package).rglob("*/__init__.py")):
+        found = tree(door)
+        assert ast.get_docstring(found), f"{door.parent.name} does not say what it is for"
+        modules = {path.stem for path in door.parent.iterdir()}
+        exported = {
+            alias.asname
+            for node in found.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        shadowed = modules & exported
+        assert not shadowed, f"{door.parent.name} exports what has the name of a module: {shadowed}"
 
 
 def test_architectures_do_not_import_each_other():
-    for path in sorted((ROOT / "lkm_calc" / "models").glob("*.py")):
-        if path.stem != "__init__":
-            assert all(level != 1 for level, _ in imported(path)), path.name
+    package = "lkm_calc.models."
+    modules = {cls.__module__ for cls in MODELS.values()}
+    architectures = {name.removeprefix(package) for name in modules if name.startswith(package)}
+    assert architectures >= {"dimenetpp", "mxmnet", "pamnet"}
+    for name in architectures:
+        path = ROOT / "lkm_calc" / "models" / f"{name}.py"
+        siblings = {module for level, module in imported(path) if level == 1}
+        assert not siblings & architectures, f"{name} imports {siblings & architectures}"
+
+
+def test_the_sources_of_kernels_are_packaged():
+    patterns = setup()["options.package_data"]["lkm_calc.compile.kernels"].split(", ")
+    folder = ROOT / "lkm_calc" / "compile" / "kernels"
+    packaged = {path for pattern in patterns for path in folder.glob(pattern)}
+    sources = {path for path in folder.rglob("*") if path.suffix in (".cpp", ".hpp")}
+    assert len(sources) >= 4
+    assert packaged == sources
 
 
 def test_the_library_never_names_the_training_module():
@@ -80,7 +165,9 @@ def test_the_training_module_imports_its_siblings_relatively():
 
 
 def test_lkm_imports_nothing_but_torch():
-    roots = {module.split(".")[0] for _, module in imported(ROOT / "lkm_calc" / "lkm.py")}
+    roots = {
+        module.split(".")[0] for _, module in imported(ROOT / "lkm_calc" / "embeddings" / "lkm.py")
+    }
     assert roots <= {"torch", "collections", "typing", "jaxtyping"}
 
 

@@ -7,7 +7,7 @@ import torch
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from lkm_calc import LKMCalculator, with_zbl
-from lkm_calc.kernel_forces import KernelForces
+from lkm_calc.compile.kernel_forces import KernelForces
 
 from .support import ROUND_OFF, SMALL, crystal, rattled, relative_error, small_model
 

@@ -10,24 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from lkm_calc import EnergyModel, load_model
-from lkm_calc.checkpoint import ModelFileError
-from lkm_calc.precision import fast_matmul
+from lkm_calc.commands import add_import_option
+from lkm_calc.files import expanded
+from lkm_calc.models import ArchitectureError, import_architectures
+from lkm_calc.potential import ModelFileError
+from lkm_calc.runtime import add_version, fast_matmul, on_any_terminal
 
-from .calibrate import calibrate_file, own_split
 from .config import Config, ConfigError, DataConfig, read_config
-from .doctor import diagnose
-from .doctor_plots import plot_report
-from .doctor_report import report_text
+from .data import (
+    DataError,
+    Frames,
+    GraphFrames,
+    atom_errors,
+    isolated_atoms,
+    structures_of,
+)
+from .doctor import diagnose, plot_report, report_text
 from .download import SOURCES, download
-from .evaluate import errors_of, predict
-from .frames import DataError, Frames
-from .isolated import atom_errors, isolated_atoms, structures_of
-from .loader import GraphFrames
-from .loop import TrainingDivergedError, device_of, fit, fit_members
-from .parallel import first_process
-from .prepare import check_elements
-from .read import FORMATS, read_frames
-from .state import StateError
+from .fit import (
+    StateError,
+    TrainingDivergedError,
+    check_elements,
+    device_of,
+    first_process,
+    fit,
+    fit_members,
+)
+from .formats import FORMATS, LabelKeys, read_frames
+from .report import calibrate_file, errors_of, own_split, predict
 
 logger = logging.getLogger("lkm_train")
 
@@ -42,6 +52,7 @@ Train force fields with Layer-to-Layer Knowledge Mixing, and measure them.
   lkm-train fit rmd17 --molecule ethanol --data FILE   a configuration that comes with lkm-calc
   lkm-train fit CONFIG.toml --members 4            train a committee
   lkm-train fit CONFIG.toml --finetune MODEL       start from a trained model
+  lkm-train fit CONFIG.toml --import my_model.py   with an architecture of your own
   torchrun --nproc-per-node 4 -m lkm_train fit CONFIG.toml   on several GPUs
   lkm-train evaluate MODEL DATA                    errors on labelled frames
   lkm-train calibrate MODEL DATA                   put into a model file what its guards go by
@@ -77,6 +88,7 @@ DATA may be the file that the model was trained on: then its validation frames a
 """
 
 
+@on_any_terminal
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 refused, 3 stopped before the end."""
     # Of several processes that train one model, the first one talks.
@@ -87,8 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and options.command is not _fit:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     try:
+        import_architectures(options.imports)
         return int(options.command(options, rest))
+    except BrokenPipeError:
+        raise
     except (
+        ArchitectureError,
         ConfigError,
         DataError,
         ModelFileError,
@@ -103,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("lkm-train", description=DESCRIPTION, formatter_class=raw)
+    parser.set_defaults(imports=[])
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     fit_parser = commands.add_parser(
         "fit", help="train a model", description=FIT, epilog=_defaults(), formatter_class=raw
@@ -126,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     fit_parser.add_argument(
         "--finetune", metavar="MODEL", help="model to start from; the same as --run.finetune"
     )
+    add_import_option(fit_parser)
     fit_parser.set_defaults(command=_fit)
     evaluate = commands.add_parser(
         "evaluate",
@@ -137,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data_options(evaluate)
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--batch-size", type=int, default=16)
+    add_import_option(evaluate)
     evaluate.set_defaults(command=_evaluate)
     calibrate = commands.add_parser(
         "calibrate",
@@ -144,13 +164,14 @@ def _parser() -> argparse.ArgumentParser:
         description=CALIBRATE,
         formatter_class=raw,
     )
-    calibrate.add_argument("model", type=Path, metavar="MODEL", help="model file, written anew")
+    calibrate.add_argument("model", type=expanded, metavar="MODEL", help="model file, written anew")
     _add_data_options(calibrate)
     calibrate.add_argument(
         "--train", metavar="FILE", help="its training frames, where DATA is another file"
     )
     calibrate.add_argument("--device", default="auto")
     calibrate.add_argument("--batch-size", type=int, default=16)
+    add_import_option(calibrate)
     calibrate.set_defaults(command=_calibrate)
     check = commands.add_parser(
         "check-data",
@@ -159,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     _add_data_options(check)
-    check.add_argument("--output", type=Path, metavar="PNG", help="also draw a picture")
+    check.add_argument("--output", type=expanded, metavar="PNG", help="also draw a picture")
     check.set_defaults(command=_check_data)
     fetch = commands.add_parser("download", help="fetch a public data set")
     fetch.add_argument("name", metavar="NAME", help=", ".join(SOURCES))
@@ -176,6 +197,10 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", help="of QM9: the property")
     parser.add_argument("--energy-unit", default="", help="of files that do not fix it")
     parser.add_argument("--length-unit", default="", help="of files that do not fix it")
+    for label in LabelKeys._fields:
+        parser.add_argument(
+            f"--{label}-key", metavar="NAME", help=f"name of the {label} in the file"
+        )
     parser.add_argument(
         "--no-check-units",
         dest="check_units",
@@ -189,6 +214,7 @@ def _read(
 ) -> Frames:
     """Read the data file; what is not said is as in the data section a model was learnt from."""
     learnt = learnt or {}
+    keys = [f"{label}_key" for label in LabelKeys._fields]
     return read_frames(
         options.data,
         options.format,
@@ -197,6 +223,7 @@ def _read(
         options.energy_unit,
         options.length_unit,
         check_units,
+        LabelKeys(*(getattr(options, key) or learnt.get(key, "") for key in keys)),
     )
 
 
@@ -236,10 +263,11 @@ def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _find_config(name: str, molecule: str | None) -> tuple[Path, str | None]:
     """Return the path of a configuration, and the folder of the run of a ready one."""
-    if Path(name).suffix or Path(name).is_file():
+    path = expanded(name)
+    if path.suffix or path.is_file():
         if molecule:
             raise ConfigError(f"--molecule belongs to a ready configuration, not to {name}.")
-        return Path(name), None
+        return path, None
     labels = [f"{name}-{molecule}", name] if molecule else [name]
     for label in labels:
         path = CONFIGS / f"{label}.toml"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lkm_calc import MODELS
+from lkm_calc.files import expanded
 
 
 class ConfigError(ValueError):
@@ -36,6 +37,16 @@ class DataConfig:
     Ry or meV; empty for the format's own, eV and kcal/mol."""
     length_unit: str = ""
     """Likewise: Å, Bohr or nm; empty for Å."""
+    energy_key: str = ""
+    """Name of the energies in the files ("dft_energy" for example); empty for the usual ones."""
+    forces_key: str = ""
+    """Name of the forces, likewise: forces, not gradients."""
+    stress_key: str = ""
+    """Name of the stress, likewise: 1/V dE/dε in ASE's sign, energy per volume; 3 × 3, nine numbers
+    or xx, yy, zz, yz, xz, xy. A virial is then not read unless it is named too."""
+    virial_key: str = ""
+    """Name of the virial, likewise: −volume × stress, an energy; of the same shapes. The stress is
+    then not read unless it is named too."""
     n_train: int = 950
     """Number of training frames."""
     n_validation: int = 50
@@ -49,7 +60,7 @@ class ModelConfig:
     """Which architecture to train."""
 
     name: str = "dimenet++"
-    """A key of lkm_calc.MODELS."""
+    """A key of lkm_calc.MODELS; one of your own after installing its package or with --import."""
     hypers: Mapping[str, Any] = field(default_factory=dict)
     """Its arguments that differ from the defaults, the table [model.hypers]."""
 
@@ -76,6 +87,9 @@ class LossConfig:
     """Weight of the force term, eV/Å per component."""
     stress: float = 0.0
     """Weight of the stress term, eV/Å³ per component."""
+    config_type_weights: Mapping[str, Any] = field(default_factory=dict)
+    """Factors on the energy, force and stress terms of frames by their config_type, the table
+    [loss.config_type_weights]; "Default" is for all others, 1 if not given."""
     gamma: float | Literal["auto"] = "auto"
     """γ, weight of the LKM term; 0 switches it off. model.hypers.lkm_tap chooses the layers. "auto"
     sets γ in every step so that γ L_KD is the fraction gamma_fraction of the rest of the loss."""
@@ -163,6 +177,9 @@ class RunConfig:
     compile: bool = False
     """Compile the gradients of a batch for a CPU, where frames are of one molecule: minutes at the
     start, then up to twice the steps a second. Needs a C++ compiler."""
+    kernels: Literal["auto", "off"] = "auto"
+    """"auto" trains with the kernel in C++ of an architecture that has one for it, on a CPU: many
+    times as fast as without, from first derivatives alone."""
     tf32: bool = False
     """Round the factors of matrix products on a GPU to 10 bits: faster, and less exact."""
     validate_every: int = 1
@@ -193,7 +210,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: The file is missing or not TOML or JSON, a key is unknown, or a value is of the
             wrong type or out of range.
     """
-    path = Path(path)
+    path = expanded(path)
     kind, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
         table = parse(path.read_text(encoding="utf-8"))
@@ -316,8 +333,20 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     return value
 
 
+def _check_type_weights(weights: Mapping[str, Any]) -> None:
+    """Raise a ConfigError for weights that are no numbers, negative or not finite."""
+    for name, weight in weights.items():
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 0 <= weight < math.inf:
+            raise ConfigError(
+                f"loss.config_type_weights.{name} is {weight!r}; it must be a number, finite and "
+                "not negative."
+            )
+
+
 def _check(config: Config) -> None:
     """Raise a ConfigError for values that no run can use."""
+    _check_type_weights(config.loss.config_type_weights)
     o, run = config.optimiser, config.run
     positive = {
         "data.n_train": config.data.n_train,
@@ -378,5 +407,6 @@ def _check(config: Config) -> None:
         raise ConfigError("data.train is missing: name the file with the training frames.")
     if config.model.name not in MODELS:
         raise ConfigError(
-            f"model.name is {config.model.name!r}; choose one of {', '.join(MODELS)}."
+            f"model.name is {config.model.name!r}; choose one of {', '.join(MODELS)}. For one of "
+            "your own install its package, or give its module with --import."
         )

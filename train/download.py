@@ -7,15 +7,14 @@ import shutil
 import tarfile
 import tempfile
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lkm_calc.atomic import replacing
+from lkm_calc.files import expanded, replacing
 
-from .arrays import reading
-from .frames import DataError
-from .qm9 import pack_qm9
+from .data import DataError
+from .formats import pack_qm9, reading
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ def download(name: str, folder: str | Path) -> Path:
     """
     if name not in SOURCES:
         raise DataError(f"There is no data set {name!r}; choose one of {', '.join(SOURCES)}.")
-    folder = Path(folder)
+    folder = expanded(folder)
     result = {"rmd17": folder / "rmd17", "qm9": folder / "qm9.npz"}.get(name)
     if result is not None and result.exists():
         return result
@@ -142,14 +141,42 @@ def _check(source: Source, path: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the top folder of an archive to a folder that appears whole or not at all."""
-    with (
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary,
-        reading(archive, "archive"),
-        tarfile.open(archive) as files,
-    ):
-        files.extractall(temporary, filter="data")
-        unpacked = Path(temporary) / folder.name
+    """Unpack the top folder of an archive to a folder that appears whole or not at all.
+
+    Raises:
+        DataError: The archive is damaged, or holds anything but files and folders inside it.
+    """
+    prefix = f".{folder.name}-"
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as temporary:
+        top = Path(temporary).resolve()
+        for name, content in _contents(archive):
+            path = (top / name).resolve()
+            if not path.is_relative_to(top):
+                raise DataError(
+                    f"{archive} holds {name!r}, a file outside its folder. Nothing of it was kept; "
+                    "remove it and download it again."
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        unpacked = top / folder.name
         if not unpacked.is_dir():
             raise DataError(f"{archive} holds no folder {folder.name}. Remove it and start again.")
         unpacked.replace(folder)
+
+
+def _contents(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents of the files in an archive.
+
+    TarFile.extractall is safe only with its argument ``filter``, which Python 3.11.2 lacks.
+    """
+    with reading(archive, "archive"), tarfile.open(archive) as files:
+        for member in files:
+            if member.isdir():
+                continue
+            file = files.extractfile(member) if member.isfile() else None
+            if file is None:
+                raise DataError(
+                    f"{archive} holds {member.name!r}, a link or a device, which no data set needs."
+                    " Remove it and download it again."
+                )
+            yield member.name, file.read()

@@ -1,1 +1,3 @@
 """The subcommands of lkm-calc, a module each."""
+
+from .common import add_import_option as add_import_option

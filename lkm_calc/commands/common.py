@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import ase
-import ase.io
 
 from ..calculator import LKMCalculator
-from ..checkpoint import bundled_models
+from ..files import expanded, reading_by_ase
+from ..files import read_structures as structures_of
+from ..potential import bundled_models
 
 Command = Callable[[argparse.Namespace], int]
 """Does the work of a subcommand and returns the exit status."""
@@ -29,8 +30,20 @@ def add_command(
         description=manual,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, imports=[])
     return parser
+
+
+def add_import_option(parser: argparse.ArgumentParser) -> None:
+    """Add what makes architectures known that no installed package offers."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Python file or module that registers an architecture of your own, whose code is run",
+    )
 
 
 def add_calculator_options(parser: argparse.ArgumentParser, committee: bool = True) -> None:
@@ -46,6 +59,7 @@ def add_calculator_options(parser: argparse.ArgumentParser, committee: bool = Tr
         parser.add_argument(
             "models", nargs=1, metavar="MODEL", help="bundled model, or path of a model file"
         )
+    add_import_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="that of the weights")
 
@@ -58,7 +72,7 @@ def make_calculator(options: argparse.Namespace, **more: Any) -> LKMCalculator:
 
 def model_file(name: str) -> Path:
     """Return the file of a model that could be loaded."""
-    return bundled_models().get(name, Path(name))
+    return bundled_models().get(name, expanded(name))
 
 
 def checksum(path: Path) -> str:
@@ -90,19 +104,14 @@ def read_structures(source: str, index: int | slice = slice(None)) -> list[ase.A
     Raises:
         ValueError: There is no such file, it cannot be read, or it holds no structure.
     """
+    source = str(expanded(source))
     name, at, chosen = source.rpartition("@")
     path = Path(name if at and not Path(source).exists() else source)
     if not path.is_file():
         raise ValueError(f"The file {path} does not exist. Give a file that ASE reads.")
     wanted: Any = index if path == Path(source) else chosen
-    try:
-        found = ase.io.read(path, index=wanted)
-    except Exception as error:  # every reader raises kinds of its own
-        raise ValueError(
-            f"{source} cannot be read as a structure ({type(error).__name__}: {error}). Give a "
-            "file that ASE reads, such as .xyz, .traj, .cif or POSCAR."
-        ) from error
-    structures = found if isinstance(found, list) else [found]
+    with reading_by_ase(source):
+        structures = structures_of(path, wanted)
     if not structures or not all(len(atoms) for atoms in structures):
         raise ValueError(f"{source} holds no structure, or an empty one. Give a file that does.")
     return structures

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import ase
 
 from ..calculator import LKMCalculator
-from ..program_files import cache_folder
-from .common import STRUCTURE, Subcommands, add_command, read_structure
+from ..files import cache_folder
+from .common import STRUCTURE, Subcommands, add_command, add_import_option, read_structure
 
 logger = logging.getLogger("lkm_calc")
 
@@ -31,6 +31,7 @@ def add(commands: Subcommands) -> None:
     parser = add_command(commands, "compile", "make MD start at once", MANUAL, run)
     parser.add_argument("model", metavar="MODEL", help="bundled model, or path of a model file")
     parser.add_argument("structure", metavar="STRUCTURE", help=STRUCTURE)
+    add_import_option(parser)
     parser.add_argument("--dtype", choices=("float32", "float64"), help="that of the weights")
 
 

@@ -1,19 +1,20 @@
 """lkm-calc evaluate."""
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ase
 import ase.io
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
-from ..atomic import replacing
+from ..calculator import LKMCalculator
+from ..files import expanded, replacing
+from ..runtime import shows_progress
 from .common import (
     Subcommands,
     add_calculator_options,
@@ -45,7 +46,7 @@ def add(commands: Subcommands) -> None:
     parser.add_argument(
         "structures", metavar="STRUCTURES", help="file that ASE reads; FILE@::10 for every tenth"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=".xyz or .extxyz")
+    parser.add_argument("-o", "--output", type=expanded, metavar="FILE", help=".xyz or .extxyz")
     parser.add_argument("--batch-size", type=int, default=32, help="default %(default)s")
 
 
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     calculator = make_calculator(options)
     began = time.perf_counter()
     results = calculator.evaluate(
-        structures, batch_size=options.batch_size, progress=sys.stderr.isatty()
+        structures, batch_size=options.batch_size, progress=shows_progress()
     )
     seconds = time.perf_counter() - began
     tell(_error_table(structures, results))
@@ -74,6 +75,9 @@ def run(options: argparse.Namespace) -> int:
 def _labelled(atoms: ase.Atoms, results: dict[str, Any]) -> ase.Atoms:
     """Return a copy with the results in place of the labels."""
     copy: ase.Atoms = atoms.copy()
+    for name in LKMCalculator.implemented_properties:  # ASE writes no name twice
+        copy.info.pop(name, None)
+        copy.arrays.pop(name, None)
     kept = {name: results[name] for name in KEPT if name in results}
     copy.calc = SinglePointCalculator(copy, **kept)
     return copy
@@ -84,9 +88,9 @@ def _error_table(structures: Sequence[ase.Atoms], results: Sequence[dict[str, An
     rows = []
     for name, unit in zip(KEPT, ("meV", "meV/Å", "meV/Å³"), strict=True):
         pairs = [
-            (1000 * np.subtract(found[name], atoms.calc.results[name]).ravel(), len(atoms))
+            (1000 * (found[name] - label).ravel(), len(atoms))
             for atoms, found in zip(structures, results, strict=True)
-            if atoms.calc is not None and name in atoms.calc.results and name in found
+            if name in found and (label := _label(atoms, name, np.shape(found[name]))) is not None
         ]
         if not pairs:
             continue
@@ -97,6 +101,22 @@ def _error_table(structures: Sequence[ase.Atoms], results: Sequence[dict[str, An
     if not rows:
         return "The file holds no energies or forces to compare with."
     return "\n".join([f"{'':16}{'MAE':>10}{'RMSE':>10}  unit    structures", *rows])
+
+
+def _label(atoms: ase.Atoms, name: str, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Return what a structure is labelled with, or None where that is nothing or no number.
+
+    A stress of nine components, as some programs store it, becomes one of six.
+    """
+    value = None if atoms.calc is None else atoms.calc.results.get(name)
+    if value is None:
+        return None
+    label = np.asarray(value, dtype=np.float64)
+    if name == "stress" and label.size == 9:
+        label = full_3x3_to_voigt_6_stress(label.reshape(3, 3))
+    if not np.isfinite(label).all():
+        return None
+    return label.reshape(shape)
 
 
 def _row(name: str, errors: Sequence[NDArray[np.float64]], unit: str, count: int) -> str:

@@ -5,9 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..calibration import calibration_of
-from ..checkpoint import load_model
-from .common import Subcommands, add_command, model_file, tell
+from ..potential import load_model
+from ..uncertainty import calibration_of
+from .common import Subcommands, add_command, add_import_option, model_file, tell
 
 MANUAL = """\
 Tell what a model file says of itself: architecture, elements, cut-off, training data and errors.
@@ -31,6 +31,7 @@ def add(commands: Subcommands) -> None:
     """Add the subcommand."""
     parser = add_command(commands, "info", "what a model file tells of itself", MANUAL, run)
     parser.add_argument("model", metavar="MODEL", help="bundled model, or path of a model file")
+    add_import_option(parser)
     parser.add_argument("--json", action="store_true", help="all of it, for programs")
 
 
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the facts of a model file."""
     facts = model_facts(options.model)
     if options.json:
-        tell(json.dumps(facts, indent=1, ensure_ascii=False))
+        tell(json.dumps(facts, indent=1))
     else:
         lines = {name: str(value) for name, value in _lines(facts).items() if value}
         width = max(map(len, lines))

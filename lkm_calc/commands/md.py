@@ -8,10 +8,9 @@ from pathlib import Path
 import ase
 import numpy as np
 
-from ..ensembles import ENSEMBLES, MDSettings
-from ..guards import ACTIONS
-from ..md import Simulation
-from ..plots import plot_md
+from ..files import expanded
+from ..md import ENSEMBLES, MDSettings, Simulation, plot_md
+from ..uncertainty import ACTIONS
 from .common import (
     STRUCTURE,
     Subcommands,
@@ -28,19 +27,27 @@ logger = logging.getLogger("lkm_calc")
 
 MANUAL = """\
 Molecular dynamics. The folder of --output receives the trajectory with momenta, energies and
-forces; log.csv with energies and temperature; md.png, a picture of it; and restart.json.
+forces; log.csv with energies and temperature, of periodic structures with pressure (bar) and volume
+(Å³) too; md.png, a picture of it; and restart.json.
 
   lkm-calc md rmd17-ethanol ethanol.xyz --ps 20
   lkm-calc md rmd17-ethanol ethanol.xyz --ensemble nve --dtype float64 --relax --ps 20
   lkm-calc md member-1.safetensors member-2.safetensors box.cif --ensemble nose-hoover \\
       --temperature 350 --ps 100 --trajectory box.xyz --output runs/box
+  lkm-calc md crystal.safetensors crystal.cif --ensemble npt-flexible --pressure 1 --ps 100
+
+The npt ensembles hold temperature and pressure by the equations of Martyna, Tobias and Klein, where
+the structure repeats in three directions: npt-isotropic scales the cell, for liquids and cubic
+crystals; npt-flexible changes its shape as well, for other crystals. The bundled models know single
+molecules only: take a model of your own that was trained on periodic structures, best with stress.
 
 Ctrl-C finishes the step and saves; the same command then goes on from there, as it does after a
 crash, on the CPU to the same numbers, bit for bit, as if it had not stopped (with --compile where
 there is a kernel). With a larger --ps it makes a finished run longer.
 
 A run stops where forces are not finite, the temperature is beyond 10 times the one asked for plus
-1000 K, or an atom flies off; its files then end with the last good state.
+1000 K, an atom flies off, or the volume becomes less than 0.1 or more than 10 times the first one;
+its files then end with the last good state.
 
 Exit status: 0 finished, 1 refused or gone wrong, 3 stopped before the end.
 """
@@ -65,10 +72,19 @@ def add(commands: Subcommands) -> None:
         "temperature": "K; default %(default)s",
         "timestep": "fs; default %(default)s",
         "friction": "1/fs, of langevin; default %(default)s",
-        "damping": "time constant in fs, of nose-hoover and bussi; default %(default)s",
+        "damping": "time constant in fs, of the thermostat of all but nve and langevin; default "
+        "%(default)s",
+        "pressure-damping": "time constant in fs, of the barostat of npt; default %(default)s",
     }
     for name, text in numbers.items():
-        parser.add_argument(f"--{name}", type=float, default=getattr(default, name), help=text)
+        value = getattr(default, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=float, default=value, help=text)
+    parser.add_argument(
+        "--pressure",
+        type=float,
+        metavar="BAR",
+        help="of the npt ensembles, which need one; 10000 bar are 1 GPa",
+    )
     parser.add_argument(
         "--initial-temperature",
         type=float,
@@ -96,7 +112,9 @@ def add(commands: Subcommands) -> None:
         help="when the structure leaves what the model was trained on; save puts it into "
         "extrapolation.extxyz",
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="runs/md-NAME if not given")
+    parser.add_argument(
+        "--output", type=expanded, metavar="FOLDER", help="runs/md-NAME if not given"
+    )
     parser.add_argument(
         "--trajectory",
         default=default.trajectory,
@@ -176,6 +194,8 @@ def _settings(options: argparse.Namespace) -> MDSettings:
         timestep=options.timestep,
         friction=options.friction,
         damping=options.damping,
+        pressure=options.pressure,
+        pressure_damping=options.pressure_damping,
         initial_temperature=initial,
         keep_velocities=options.keep_velocities,
         seed=options.seed,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..checkpoint import bundled_models
+from ..potential import bundled_models
 from .common import Subcommands, add_command, tell
 from .info import model_facts
 

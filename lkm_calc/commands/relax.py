@@ -15,8 +15,9 @@ from ase.optimize import BFGS, FIRE, FIRE2, LBFGS, BFGSLineSearch
 from ase.optimize.optimize import Optimizer
 from tqdm import tqdm
 
-from ..atomic import replacing
 from ..committee import has_stress
+from ..files import expanded, replacing
+from ..runtime import hide_progress
 from .common import (
     STRUCTURE,
     Subcommands,
@@ -53,13 +54,13 @@ def add(commands: Subcommands) -> None:
     add_calculator_options(parser)
     parser.add_argument("structure", metavar="STRUCTURE", help=STRUCTURE)
     parser.add_argument(
-        "-o", "--output", type=Path, help="structure file; NAME-relaxed.xyz if not given"
+        "-o", "--output", type=expanded, help="structure file; NAME-relaxed.xyz if not given"
     )
     parser.add_argument("--optimiser", choices=tuple(OPTIMISERS), default="bfgs")
     parser.add_argument("--fmax", type=float, default=0.01, help="eV/Å; default %(default)s")
     parser.add_argument("--steps", type=int, default=1000, help="at most; default %(default)s")
     parser.add_argument("--cell", action="store_true", help="relax the cell as well")
-    parser.add_argument("--trajectory", type=Path, help=".traj file of all the steps")
+    parser.add_argument("--trajectory", type=expanded, help=".traj file of all the steps")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -145,7 +146,10 @@ def relax(
             "Leave out --cell, or give a structure with a cell."
         )
     moved: Any = FrechetCellFilter(atoms, mask=_periodic_strains(atoms)) if cell else atoms
-    with optimiser(moved, logfile=None) as search, tqdm(unit="step", disable=None) as bar:
+    with (
+        optimiser(moved, logfile=None) as search,
+        tqdm(unit="step", disable=hide_progress()) as bar,
+    ):
         if trajectory is not None:
             trajectory.parent.mkdir(parents=True, exist_ok=True)
             writer = Trajectory(trajectory, "w", atoms)

@@ -2,12 +2,11 @@
 
 import argparse
 import logging
-from pathlib import Path
 
 from ase.io.jsonio import encode
 
-from ..atomic import replacing
-from ..hessian import vibrations
+from ..files import expanded, replacing
+from ..potential import vibrations
 from .common import (
     STRUCTURE,
     Subcommands,
@@ -46,8 +45,8 @@ def add(commands: Subcommands) -> None:
     parser.add_argument(
         "--no-relax", action="store_true", help="take the structure as it is, a saddle point"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="JSON", help="all of it, for ASE")
-    parser.add_argument("--modes", type=Path, metavar="XYZ", help="the modes, for viewers")
+    parser.add_argument("-o", "--output", type=expanded, metavar="JSON", help="all of it, for ASE")
+    parser.add_argument("--modes", type=expanded, metavar="XYZ", help="the modes, for viewers")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,13 +5,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..angular import AngularBasis, AngularSum
-from ..basis import BesselBasis, SphericalBesselBasis
-from ..energy import ANY_SIZE, AtomOutput, EnergyModel, check_choice, check_sizes
-from ..geometry import lengths_and_directions
-from ..graph import Graph
-from ..layers import AtomEmbedding, EdgeLinear, Residual, dense
-from ..scatter import sum_to
+from ..graph import Graph, sum_to
+from ..nn import (
+    ANY_SIZE,
+    AngularBasis,
+    AngularSum,
+    AtomEmbedding,
+    BesselBasis,
+    EdgeLinear,
+    Residual,
+    SphericalBesselBasis,
+    check_choice,
+    check_sizes,
+    dense,
+    lengths_and_directions,
+)
+from .energy import AtomOutput, EnergyModel
 
 silu = nn.functional.silu
 

@@ -3,19 +3,25 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..energy import AtomOutput, EnergyModel, check_choice, check_sizes
-from ..graph import Graph
-from ..layers import MLP, AtomEmbedding, EdgeLinear, Head, Residual, dense
-from ..multiplex import (
+from ..graph import Graph, sum_to
+from ..nn import (
     LOCAL_CUTOFF,
+    MLP,
     SIZES,
     AngleFeatures,
+    AtomEmbedding,
     EdgeFeatures,
+    EdgeLinear,
     GlobalMessages,
+    Head,
     MultiplexBasis,
+    Residual,
     angle_sum,
+    check_choice,
+    check_sizes,
+    dense,
 )
-from ..scatter import sum_to
+from .energy import AtomOutput, EnergyModel
 
 silu = nn.functional.silu
 

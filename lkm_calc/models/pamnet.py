@@ -6,18 +6,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..energy import AtomOutput, EnergyModel, check_choice, check_sizes
 from ..graph import Graph
-from ..layers import MLP, AtomEmbedding, EdgeLinear, Head, Residual, dense
-from ..multiplex import (
+from ..nn import (
     LOCAL_CUTOFF,
+    MLP,
     SIZES,
     AngleFeatures,
+    AtomEmbedding,
     EdgeFeatures,
+    EdgeLinear,
     GlobalMessages,
+    Head,
     MultiplexBasis,
+    Residual,
     angle_sum,
+    check_choice,
+    check_sizes,
+    dense,
 )
+from .energy import AtomOutput, EnergyModel
 
 silu = nn.functional.silu
 

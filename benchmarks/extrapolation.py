@@ -1,0 +1,149 @@
+"""Measure how models extrapolate: trained on acetylacetone at 300 K, tested elsewhere.
+
+    python -m benchmarks.extrapolation                       # trains every recipe below
+    python -m benchmarks.extrapolation --recipes ace pamnet  # some of them
+    python -m benchmarks.extrapolation --models MODEL ...    # measures finished models
+
+The frames are those of ``benchmarks/acetylacetone`` (GFN2-xTB, made by
+``benchmarks.make_acetylacetone_gfn2``): 450 to train on, 50 to choose the best epoch by, dynamics
+at 300, 600 and 1000 K, the relaxed scan of a dihedral angle across its barrier, the proton on its
+way between the oxygens, and a bond stretched until it breaks. Energies along the last three count
+from the first frame of each. Nothing that is tested chooses anything.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lkm_calc import EnergyModel, load_model
+from train.config import config_from_table
+from train.data import GraphFrames
+from train.fit import fit
+from train.formats import read_frames
+from train.report import predict
+
+FOLDER = Path(__file__).parent / "acetylacetone"
+DYNAMICS = ("test_300K", "test_600K", "test_1000K")
+PATHS = ("dihedral", "proton", "stretch")
+
+NARROW = {"hidden": 64, "num_layers": 3, "num_radial": 6, "num_spherical_radial": 3}
+DIMENET = {"hidden": 64, "num_blocks": 3, "triplet_dim": 32, "output_dim": 64, "num_spherical": 6}
+RECIPES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "ace": ("ace", {"num_radial": 6}, {"kind": "l1", "energy": 0.1, "gamma": 0.0}),
+    "ace-linear": (
+        "ace",
+        {
+            "num_radial": 6,
+            "node_dependent": False,
+            "runtime_geometry": False,
+            "gated": False,
+            "linear_readouts": True,
+        },
+        {"kind": "l1", "energy": 0.1, "gamma": 0.0},
+    ),
+    "ace-plain": (
+        "ace",
+        {
+            "num_radial": 6,
+            "node_dependent": False,
+            "runtime_geometry": False,
+            "gated": False,
+            "normalised": False,
+            "linear_readouts": True,
+        },
+        {"kind": "l1", "energy": 0.1, "gamma": 0.0},
+    ),
+    "ace-64": (
+        "ace",
+        {"num_radial": 6, "num_channels": 64},
+        {"kind": "l1", "energy": 0.1, "gamma": 0.0},
+    ),
+    "dimenet++": ("dimenet++", DIMENET, {"kind": "l2", "energy": 2.0}),
+    "pamnet": ("pamnet", NARROW, {"kind": "l2", "energy": 2.0}),
+    "mxmnet": ("mxmnet", NARROW, {"kind": "l2", "energy": 2.0}),
+}
+"""Architecture, hyperparameters and loss by name; the three others are those of the bundled models
+(``train/configs``)."""
+
+
+def train(recipe: str, epochs: int, seed: int, work: Path) -> Path:
+    """Train a recipe, going on with a run that was stopped, and return its model file."""
+    name, hypers, loss = RECIPES[recipe]
+    config = config_from_table(
+        {
+            "data": {"train": str(FOLDER / "train_300K.h5"), "n_train": 450, "n_validation": 50},
+            "model": {"name": name, "hypers": hypers},
+            "loss": loss,
+            "optimiser": {"epochs": epochs},
+            "run": {
+                "directory": str(work / f"{recipe}-{epochs}-{seed}"),
+                "seed": seed,
+                "validate_every": 5,
+            },
+        }
+    )
+    path = fit(config)
+    if path is None:
+        raise SystemExit("Stopped; the same command goes on.")
+    return path
+
+
+def measured(model: EnergyModel) -> dict[str, dict[str, float]]:
+    """Return errors by set: forces in meV/Å, energies in meV."""
+    found = {}
+    for name in (*DYNAMICS, *PATHS):
+        frames = read_frames(FOLDER / f"{name}.h5", check_units=False)
+        predictions = predict(model, GraphFrames(frames, model, torch.device("cpu")), 16)
+        assert predictions.forces is not None
+        energies = 1000 * predictions.energies.difference.numpy()
+        if name in PATHS:
+            energies = energies - energies[0]
+        forces = 1000 * predictions.forces.difference.numpy()
+        found[name] = {
+            "force_mae": float(np.abs(forces).mean()),
+            "force_rmse": float(np.sqrt((forces**2).mean())),
+            "energy_mae": float(np.abs(energies).mean()),
+            "energy_rmse": float(np.sqrt((energies**2).mean())),
+        }
+    return found
+
+
+def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Return the figures as a table."""
+    lines = [f"{'':24}" + "".join(f"{name:>16}" for name in (*DYNAMICS, *PATHS))]
+    lines.append(f"{'':24}" + f"{'F MAE / RMSE':>16}" * 3 + f"{'E RMSE':>16}" * 3)
+    for label, sets in results.items():
+        cells = [f"{sets[n]['force_mae']:.1f} / {sets[n]['force_rmse']:.1f}" for n in DYNAMICS]
+        cells += [f"{sets[n]['energy_rmse']:.1f}" for n in PATHS]
+        lines.append(f"{label:24}" + "".join(f"{cell:>16}" for cell in cells))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train, measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="(default: all)")
+    parser.add_argument("--models", nargs="+", default=[], help="model files to measure instead")
+    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("runs/extrapolation"))
+    parser.add_argument("--output", type=Path, help="JSON file to which the figures are added")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    recipes = options.recipes or ([] if options.models else list(RECIPES))
+    results = {path: measured(load_model(path)) for path in options.models}
+    for recipe in recipes:
+        path = train(recipe, options.epochs, options.seed, options.work)
+        results[recipe] = measured(load_model(path))
+    if options.output:
+        old = json.loads(options.output.read_text()) if options.output.exists() else {}
+        options.output.write_text(json.dumps(old | results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

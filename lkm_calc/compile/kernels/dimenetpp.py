@@ -1,0 +1,76 @@
+"""What the kernel of DimeNet++ is given: see dimenetpp.cpp."""
+
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+from torch import Tensor
+
+from ...graph import Graph
+from ...models import DimeNetPP
+from ...models.dimenetpp import Interaction
+from .interface import Interface, linear, linears
+
+HYPERS = (
+    "hidden",
+    "num_blocks",
+    "triplet_dim",
+    "output_dim",
+    "num_spherical",
+    "num_radial",
+    "envelope_exponent",
+    "num_before_skip",
+    "num_after_skip",
+    "num_output_dense",
+)
+
+
+def sizes(model: DimeNetPP) -> list[int]:
+    """Return the members of Sizes."""
+    elements = model.embedding.atoms.num_embeddings
+    head = int(model.lkm_tap == "head")
+    return [
+        *(model.hypers[name] for name in HYPERS),
+        elements,
+        model.spherical_basis.intervals,
+        head,
+    ]
+
+
+def lengths(model: DimeNetPP) -> list[float]:
+    """Return the cut-off in Å."""
+    return [model.cutoff]
+
+
+def arrays(model: DimeNetPP) -> Iterator[Tensor]:
+    """Yield the weights in the order in which they are read."""
+    yield model.radial_basis.frequencies
+    yield model.spherical_basis.pieces
+    embedding = model.embedding
+    to_target, to_source, of_edge = embedding.dense.weight.chunk(3, dim=1)
+    yield embedding.atoms.weight @ to_target.T
+    yield embedding.atoms.weight @ to_source.T
+    yield from linear(embedding.radial)
+    yield of_edge
+    yield embedding.dense.bias
+    for layer in cast(Iterable[Interaction], model.interactions):
+        yield layer.radial_weight()
+        yield layer.angular_weight()
+        for dense in (layer.from_kj, layer.from_ji, layer.down, layer.up, layer.dense):
+            yield from linear(dense)
+        yield from linears(layer.before_skip)
+        yield from linears(layer.after_skip)
+    yield from linears(model.outputs)
+
+
+def embeddings(model: DimeNetPP) -> tuple[int, int]:
+    """Return the number of layers and the width of their embeddings."""
+    width = "output_dim" if model.lkm_tap == "head" else "hidden"
+    return model.hypers["num_blocks"] + 1, model.hypers[width]
+
+
+def indices(model: DimeNetPP, graph: Graph) -> tuple[Tensor, ...]:
+    """Return what it needs beside the edges: nothing."""
+    return ()
+
+
+INTERFACE = Interface("dimenetpp", sizes, lengths, arrays, embeddings, indices)

@@ -1,0 +1,220 @@
+"""A model's energy and forces by the kernel of its architecture."""
+
+import ctypes
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...graph import Graph, sum_to
+from ...models import ACE, DimeNetPP, MXMNet, PAMNet
+from ...models.energy import EnergyModel
+from ...potential import EnergyForces, volumes
+from ...runtime import own_settings, threads_worth
+from . import ace, dimenetpp, mxmnet, pamnet
+from .build import library
+from .interface import Interface
+
+INTERFACES: Mapping[type[EnergyModel], Interface] = MappingProxyType(
+    {
+        ACE: ace.INTERFACE,
+        DimeNetPP: dimenetpp.INTERFACE,
+        MXMNet: mxmnet.INTERFACE,
+        PAMNet: pamnet.INTERFACE,
+    }
+)
+"""The architectures that have a kernel."""
+
+_TYPES = {torch.float32: "float", torch.float64: "double"}
+_MEMORY, _ORDER = 1, 2
+"""What a call returns if something is wrong."""
+
+
+def has_kernel(model: EnergyModel) -> bool:
+    """Tell whether there is a kernel for a model where it is."""
+    return type(model) in INTERFACES and model.device.type == "cpu" and model.dtype in _TYPES
+
+
+def trains(model: EnergyModel) -> bool:
+    """Tell whether the kernel of a model, where it is, also gives gradients by the weights."""
+    return has_kernel(model) and INTERFACES[type(model)].trains
+
+
+class ByEdges(NamedTuple):
+    """What a kernel computes of edge vectors."""
+
+    atom_energies: Float[Tensor, " atoms"]
+    """In eV, float64, reference energies included."""
+    gradient: Float[Tensor, "edges 3"]
+    """Of their sum by the vectors, in eV/Å, float64; what comes of the length that an edge shares
+    with its reverse may stand at either of the two."""
+    embeddings: tuple[Float[Tensor, "atoms dim"], ...]
+    """Per-atom embeddings of each layer."""
+
+    def with_isolated(
+        self, model: EnergyModel, graph: Graph, vectors: Float[Tensor, "edges 3"]
+    ) -> "ByEdges":
+        """Return it with what atoms that are not bonded have more than bonded ones."""
+        more = model.isolated_by_edges(graph, vectors)
+        if more is None:
+            return self
+        return self._replace(
+            atom_energies=self.atom_energies + more[0], gradient=self.gradient + more[1]
+        )
+
+    def assembled(
+        self, graph: Graph, vectors: Float[Tensor, "edges 3"], stress: bool
+    ) -> EnergyForces:
+        """Return energies, forces and stress of a graph with these edge vectors in Å."""
+        (source, target), atoms = graph.edge_index, len(graph.numbers)
+        gradient = self.gradient
+        forces = sum_to(gradient, source, atoms).index_add_(0, target, gradient, alpha=-1)
+        virial = None
+        if stress and graph.cell is not None:
+            outer = torch.einsum("ea,eb->eab", gradient, vectors)
+            by_strain = sum_to(outer, graph.graph_index.index_select(0, source), graph.n_graphs)
+            virial = (by_strain + by_strain.mT) / (2 * volumes(graph.cell))
+        energy = sum_to(self.atom_energies, graph.graph_index, graph.n_graphs)
+        return EnergyForces(energy, forces, virial, self.atom_energies, self.embeddings)
+
+
+class Kernel:
+    """Energy and forces of a model on the CPU, and its embeddings.
+
+    Memory for the largest structure so far is kept. A structure's numbers are the same bits alone
+    and in a batch.
+
+    Args:
+        model: Its weights are copied.
+        folder: Where the library is kept, that of :func:`lkm_calc.files.cache_folder` if
+            not given.
+
+    Raises:
+        CompileError: There is no working compiler, or the folder cannot be used.
+        MemoryError: There is not enough for the weights.
+        ValueError: There is no kernel for the model.
+    """
+
+    @own_settings
+    def __init__(self, model: EnergyModel, folder: Path | None = None) -> None:
+        if not has_kernel(model):
+            raise ValueError(f"There is no kernel for {model.name} on {model.device}.")
+        self.model = model
+        self.interface = INTERFACES[type(model)]
+        functions, kind = library(self.interface.source, folder), _TYPES[model.dtype]
+        make, free, self._run = (functions[f"{verb}_{kind}"] for verb in ("make", "free", "run"))
+        make.restype, make.argtypes = ctypes.c_void_p, [ctypes.c_void_p] * 3
+        free.argtypes, self._run.argtypes = [ctypes.c_void_p], [ctypes.c_void_p] * 4
+        self.weights: list[Tensor] = []
+        """The parameters that a kernel trains, in the order of the interface's arrays."""
+        if self.interface.trains:
+            self.weights = list(self.interface.arrays(model))
+            self._update, self._gradients = (
+                functions[f"{verb}_{kind}"] for verb in ("update", "gradients")
+            )
+            self._update.argtypes = [ctypes.c_void_p] * 2
+            self._gradients.argtypes = [ctypes.c_void_p] * 5
+        sizes = np.array(self.interface.sizes(model), dtype=np.int64)
+        lengths = np.array(self.interface.lengths(model), dtype=np.float64)
+        arrays = [array.detach().contiguous() for array in self.interface.arrays(model)]
+        handle = make(sizes.ctypes.data, lengths.ctypes.data, _pointers(arrays))
+        if not handle:
+            raise MemoryError("There is not enough memory for the weights.")
+        self._handle = ctypes.c_void_p(handle)
+        self._finalizer = weakref.finalize(self, free, self._handle)
+        self._embeddings = self.interface.embeddings(model)
+
+    @own_settings
+    def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
+        """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU.
+
+        Raises:
+            MemoryError: There is not enough for the graph.
+            ValueError: Its edges are not sorted by target as those of neighbour lists are.
+        """
+        vectors = graph.edge_vectors()
+        found = self.run(graph, vectors).with_isolated(self.model, graph, vectors)
+        return found.assembled(graph, vectors, stress)
+
+    def update(self) -> None:
+        """Take the model's weights as they are now."""
+        self._update(self._handle, _pointers(self.weights))
+
+    @own_settings
+    def gradients(
+        self,
+        graph: Graph,
+        vectors: Float[Tensor, "edges 3"],
+        by_energies: Float[Tensor, " atoms"],
+        by_embeddings: Float[Tensor, "layers atoms dim"] | None,
+    ) -> list[Tensor]:
+        """Return the gradients by the weights of Σ by_energies · E_i + Σ by_embeddings · e_ij.
+
+        In the order of :attr:`weights`. E_i are atomic energies in eV without reference
+        energies; errors as of a call.
+        """
+        found = [torch.empty_like(weight) for weight in self.weights]
+        values = (by_energies * self.model.scale).to(self.model.dtype).contiguous()
+        layers = None if by_embeddings is None else by_embeddings.to(self.model.dtype).contiguous()
+        back = (ctypes.c_void_p * 2)(
+            values.data_ptr(), None if layers is None else layers.data_ptr()
+        )
+        counts, inputs = self._inputs(graph, vectors)
+        self._check(
+            self._gradients(
+                self._handle, counts.ctypes.data, _pointers(inputs), back, _pointers(found)
+            ),
+            len(vectors),
+        )
+        return found
+
+    @own_settings
+    def run(self, graph: Graph, vectors: Float[Tensor, "edges 3"]) -> ByEdges:
+        """Return what follows from the vectors in Å of a graph's edges; errors as of a call.
+
+        All atoms are taken for bonded ones: see :meth:`ByEdges.with_isolated`.
+        """
+        atoms, edges = len(graph.numbers), len(vectors)
+        values = torch.empty(atoms, dtype=self.model.dtype)
+        layers, width = self._embeddings
+        embeddings = values.new_empty(layers, atoms, width)
+        gradient = vectors.new_empty(edges, 3)
+        counts, inputs = self._inputs(graph, vectors)
+        problem = self._run(
+            self._handle,
+            counts.ctypes.data,
+            _pointers(inputs),
+            _pointers((values, gradient, embeddings)),
+        )
+        self._check(problem, edges)
+        scale = self.model.scale
+        atom_energies = values.double() * scale + self.model.offsets(graph.numbers)
+        return ByEdges(atom_energies, gradient * scale, tuple(embeddings))
+
+    def _inputs(
+        self, graph: Graph, vectors: Float[Tensor, "edges 3"]
+    ) -> tuple[NDArray[np.int64], tuple[Tensor, ...]]:
+        """Return the counts and the arrays of a graph that the library reads."""
+        indices = self.interface.indices(self.model, graph)
+        sizes = [len(graph.numbers), len(vectors), threads_worth(len(vectors)), *map(len, indices)]
+        inputs = (graph.numbers, *graph.edge_index, graph.reverse, vectors, *indices)
+        return np.array(sizes, dtype=np.int64), tuple(tensor.contiguous() for tensor in inputs)
+
+    @staticmethod
+    def _check(problem: int, edges: int) -> None:
+        """Raise what the number that a call returns means."""
+        if problem == _MEMORY:
+            raise MemoryError(f"There is not enough memory for {edges} edges.")
+        if problem == _ORDER:
+            raise ValueError("The edges are not sorted by target; take those of a neighbour list.")
+
+
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))

@@ -1,0 +1,84 @@
+"""What the kernel of MXMNet is given: see mxmnet.cpp."""
+
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...graph import Graph, LocalIndices
+from ...models import MXMNet
+from ...models.mxmnet import GlobalPass, LocalPass
+from ...nn import Head
+from .interface import Interface, linears, of_distances
+
+HYPERS = (
+    "hidden",
+    "num_layers",
+    "num_radial",
+    "num_spherical",
+    "num_spherical_radial",
+    "envelope_exponent",
+)
+
+
+def sizes(model: MXMNet) -> list[int]:
+    """Return the members of Sizes."""
+    elements = model.embedding.num_embeddings
+    intervals = model.basis.spherical.intervals
+    return [
+        *(model.hypers[name] for name in HYPERS),
+        elements,
+        intervals,
+        int(model.lkm_tap == "head"),
+    ]
+
+
+def lengths(model: MXMNet) -> list[float]:
+    """Return the cut-offs of the global and of the local graph in Å."""
+    return [model.cutoff, model.basis.local_cutoff]
+
+
+def arrays(model: MXMNet) -> Iterator[Tensor]:
+    """Yield the weights in the order in which they are read."""
+    basis = model.basis
+    yield from of_distances(basis, model.embedding)
+    yield from linears(cast(nn.Module, basis.to_two_hop))
+    yield from linears(basis.to_one_hop)
+    for global_pass, local_pass, head in zip(
+        cast(Iterable[GlobalPass], model.global_passes),
+        cast(Iterable[LocalPass], model.local_passes),
+        cast(Iterable[Head], model.heads),
+        strict=True,
+    ):
+        messages = global_pass.messages
+        yield from linears(global_pass.mlp)
+        yield from _parts(messages.message, messages.gate)
+        yield from linears(global_pass.update)
+        yield from linears(local_pass.mlp)
+        yield from _parts(local_pass.messages, local_pass.gates)
+        for mlp in (local_pass.again, local_pass.two_hop, local_pass.one_hop):
+            yield from linears(mlp)
+        yield from linears(local_pass.update)
+        yield from linears(head)
+
+
+def _parts(message: nn.Linear, gate: nn.Linear) -> Iterator[Tensor]:
+    """Yield the weights of a message's ends, then those of its edge and of gates, and the bias."""
+    to_target, to_source, of_edge = message.weight.chunk(3, dim=1)
+    yield torch.cat([to_target, to_source])
+    yield torch.cat([of_edge, gate.weight])
+    yield torch.cat([message.bias, message.bias.new_zeros(gate.out_features)])
+
+
+def embeddings(model: MXMNet) -> tuple[int, int]:
+    """Return the number of layers and the width of their embeddings."""
+    return model.hypers["num_layers"], model.hypers["hidden"]
+
+
+def indices(model: MXMNet, graph: Graph) -> tuple[Tensor, ...]:
+    """Return the local edges, their reverses, and senders and receivers of angles."""
+    return tuple(cast(LocalIndices, model.prepare(graph).local))
+
+
+INTERFACE = Interface("mxmnet", sizes, lengths, arrays, embeddings, indices)

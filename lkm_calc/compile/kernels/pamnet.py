@@ -1,0 +1,89 @@
+"""What the kernel of PAMNet is given: see pamnet.cpp."""
+
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...graph import Graph
+from ...models import PAMNet
+from ...models.pamnet import GlobalPass, LocalPass, ScoredHead
+from ...nn import EdgeLinear
+from .interface import Interface, linears, of_distances
+
+HYPERS = (
+    "hidden",
+    "num_layers",
+    "num_radial",
+    "num_spherical",
+    "num_spherical_radial",
+    "envelope_exponent",
+    "two_hop",
+)
+TAPS = ("state", "global", "local", "head")
+
+
+def sizes(model: PAMNet) -> list[int]:
+    """Return the members of Sizes."""
+    return [
+        *(int(model.hypers[name]) for name in HYPERS),
+        TAPS.index(model.lkm_tap),
+        model.embedding.num_embeddings,
+        model.basis.spherical.intervals,
+    ]
+
+
+def lengths(model: PAMNet) -> list[float]:
+    """Return the cut-offs of the global and the local graph in Å."""
+    return [model.cutoff, model.basis.local_cutoff]
+
+
+def arrays(model: PAMNet) -> Iterator[Tensor]:
+    """Yield the weights in the order in which they are read."""
+    yield from of_distances(model.basis, model.embedding)
+    for features in (model.basis.to_one_hop, model.basis.to_two_hop):
+        if features is not None:
+            yield from linears(features)
+    heads = iter(cast(Iterable[ScoredHead], model.heads))
+    for layer in zip(model.global_passes, model.local_passes, strict=True):
+        for part in cast(tuple[GlobalPass, LocalPass], layer):
+            yield from _pass(part)
+            yield from _head(next(heads))
+
+
+def _pass(part: GlobalPass | LocalPass) -> Iterator[Tensor]:
+    """Yield the weights of a pass, those of layers side by side one above the other."""
+    yield from linears(part.mlp)
+    message: EdgeLinear
+    gates: nn.Linear
+    if isinstance(part, LocalPass):
+        message, gates = part.messages, part.gates
+    else:
+        message, gates = part.messages.message, part.messages.gate
+    to_target, to_source, of_edge = message.weight.chunk(3, dim=1)
+    yield torch.cat([to_target, to_source])
+    yield torch.cat([of_edge, gates.weight])
+    yield message.bias
+    if isinstance(part, LocalPass):
+        yield from linears(part.angles)
+    yield from linears(part.update)
+
+
+def _head(head: ScoredHead) -> Iterator[Tensor]:
+    yield from linears(head.head)
+    yield head.score.weight
+
+
+def embeddings(model: PAMNet) -> tuple[int, int]:
+    """Return the number of layers and the width of their embeddings."""
+    passes = 1 if model.lkm_tap in ("global", "local") else 2
+    return passes * model.hypers["num_layers"], model.hypers["hidden"]
+
+
+def indices(model: PAMNet, graph: Graph) -> tuple[Tensor, ...]:
+    """Return what it needs beside the edges: nothing, it finds the local ones by their lengths."""
+    return ()
+
+
+INTERFACE = Interface("pamnet", sizes, lengths, arrays, embeddings, indices)

@@ -1,0 +1,9 @@
+"""Molecular dynamics with ASE: simulations, ensembles, their files and pictures."""
+
+from .ensembles import ENSEMBLES as ENSEMBLES
+from .ensembles import MDSettings as MDSettings
+from .plots import plot_md as plot_md
+from .record import LogRow as LogRow
+from .record import RestartError as RestartError
+from .simulation import MDError as MDError
+from .simulation import Simulation as Simulation

@@ -1,0 +1,30 @@
+"""What architectures are made of: geometry, bases, layers, and sums over angles."""
+
+from .angular import AngularBasis as AngularBasis
+from .angular import AngularSum as AngularSum
+from .arguments import ANY_SIZE as ANY_SIZE
+from .arguments import check_choice as check_choice
+from .arguments import check_sizes as check_sizes
+from .basis import BesselBasis as BesselBasis
+from .basis import SphericalBesselBasis as SphericalBesselBasis
+from .basis import envelope as envelope
+from .equivariant import FlatHarmonics as FlatHarmonics
+from .equivariant import TensorLinear as TensorLinear
+from .equivariant import TensorProduct as TensorProduct
+from .equivariant import degree_slice as degree_slice
+from .equivariant import soft_norm as soft_norm
+from .geometry import lengths_and_directions as lengths_and_directions
+from .layers import MAX_NUMBER as MAX_NUMBER
+from .layers import MLP as MLP
+from .layers import AtomEmbedding as AtomEmbedding
+from .layers import EdgeLinear as EdgeLinear
+from .layers import Head as Head
+from .layers import Residual as Residual
+from .layers import dense as dense
+from .multiplex import LOCAL_CUTOFF as LOCAL_CUTOFF
+from .multiplex import SIZES as SIZES
+from .multiplex import AngleFeatures as AngleFeatures
+from .multiplex import EdgeFeatures as EdgeFeatures
+from .multiplex import GlobalMessages as GlobalMessages
+from .multiplex import MultiplexBasis as MultiplexBasis
+from .multiplex import angle_sum as angle_sum

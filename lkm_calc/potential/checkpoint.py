@@ -1,0 +1,366 @@
+"""Model files: weights as safetensors, everything else as JSON in the file's header.
+
+Reading one parses data and never runs code from it. The architecture that it names is one that is
+registered, or one that an installed package offers, which is then imported; nothing else in a file
+leads to an import.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ..embeddings import PREFIX, LatentSpace, latent_from_tensors
+from ..files import checksum_of, expanded, replacing
+from ..models import (
+    MODELS,
+    ArchitectureError,
+    EnergyModel,
+    build_model,
+    check_hypers,
+    is_registered,
+    missing_text,
+    origin_of,
+)
+from ..nn import MAX_NUMBER
+from ..runtime import float32_by_default, own_settings
+from ..uncertainty import KEY, Calibration
+
+logger = logging.getLogger("lkm_calc")
+
+FORMAT_VERSION = 3
+"""Version of the files that this code writes. With 2 came the latent statistics, with 3 the
+checksum, which all files have since."""
+
+_KEY = "lkm_calc"
+_CHECKSUM = "sha256"
+_CALIBRATION = ("scale", "reference_energies", "known_elements")
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda header: header | {"format_version": 2},
+    2: lambda header: header | {"format_version": 3},
+}
+"""Functions from a header of the version that is the key to one of the next version."""
+
+
+class ModelFileError(ValueError):
+    """A model file cannot be used; the message says what is wrong and what to do."""
+
+
+def bundled_models() -> dict[str, Path]:
+    """Return the models that come with the package, by name."""
+    folder = Path(str(resources.files("lkm_calc") / "pretrained"))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def save_model(
+    model: EnergyModel, path: str | Path, provenance: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model file with a checksum of its contents, whole or not at all.
+
+    Args:
+        model: The model; its weights keep their dtype.
+        path: Where to write.
+        provenance: JSON values on how the model came to be (data, recipe, seed, test errors);
+            those of ``model.provenance`` where None. The model's latent statistics are written
+            if there is a calibration among them.
+
+    Raises:
+        ValueError: It is not a model of :data:`lkm_calc.MODELS`, or its hypers are not its
+            arguments, so that it could not be loaded again.
+    """
+    if not is_registered(model):
+        raise ValueError(
+            f"{model.name!r} is none of the architectures {', '.join(MODELS)}, or "
+            f"{type(model).__name__} is not the class of that name, so a file of it could not be "
+            "loaded. Register a class of your own with register_model. Of a model with a ZBL core "
+            "save .model, and add the core again after loading."
+        )
+    check_hypers(model)
+    energies = model.reference_energies.tolist()
+    entries = dict(model.provenance if provenance is None else provenance)
+    header = {
+        "format_version": FORMAT_VERSION,
+        "architecture": model.name,
+        "hypers": model.hypers,
+        "cutoff": model.cutoff,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "units": {"length": "Å", "energy": "eV", "forces": "eV/Å"},
+        "elements": list(model.elements),
+        "scale": model.scale.item(),
+        "reference_energies": {s: energies[atomic_numbers[s]] for s in model.elements},
+        "provenance": entries,
+    }
+    if model.isolated_elements:
+        binding = model.binding_energies.tolist()
+        symbols = [chemical_symbols[z] for z in model.isolated_elements]
+        header["binding_energies"] = {s: binding[atomic_numbers[s]] for s in symbols}
+    if origin := origin_of(type(model)):
+        header["origin"] = origin
+    weights = {
+        name: value.detach().cpu().contiguous()
+        for name, value in model.state_dict().items()
+        if name not in _CALIBRATION
+    }
+    if model.latent is not None and KEY in entries:
+        weights |= model.latent.tensors()
+    _write(path, weights, header)
+
+
+def add_calibration(path: str | Path, calibration: Calibration, latent: LatentSpace) -> None:
+    """Put a calibration and its latent statistics into a model file, and leave all else as it is.
+
+    The file is written anew, whole or not at all; its weights stay the same bit for bit.
+
+    Raises:
+        ModelFileError: As for :func:`load_model`.
+    """
+    path = expanded(path)
+    header, tensors = _read(path)
+    weights = {name: tensors[name] for name in tensors if not name.startswith(PREFIX)}
+    header["provenance"] = header["provenance"] | {KEY: calibration.as_data()}
+    _write(path, weights | latent.tensors(), header)
+
+
+def renew_checksum(path: str | Path) -> None:
+    """Make a model file that was edited on purpose valid again: its checksum that of its contents.
+
+    Whatever is in it is taken to be right. The file is written anew, whole or not at all.
+
+    Raises:
+        ModelFileError: As for :func:`load_model`, but for the checksum.
+    """
+    path = expanded(path)
+    header, tensors = _read(path, check=False)
+    _write(path, tensors, header)
+
+
+def _write(
+    path: str | Path, weights: Mapping[str, torch.Tensor], header: Mapping[str, Any]
+) -> None:
+    """Write weights and header to a file with their checksum, whole or not at all."""
+    values = json.loads(json.dumps(header))  # as they will be read
+    values[_CHECKSUM] = checksum_of(values, weights)
+    with replacing(path) as temporary:
+        # Not save_file, which makes files that only their owner can read.
+        temporary.write_bytes(save(dict(weights), metadata={_KEY: json.dumps(values)}))
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Return the header of a model file, upgraded to the present format.
+
+    Raises:
+        ModelFileError: As for :func:`load_model`.
+    """
+    return _read(expanded(path))[0]
+
+
+@own_settings
+def load_model(
+    source: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> EnergyModel:
+    """Load a model for inference.
+
+    Args:
+        source: Name of a bundled model, or path of a model file.
+        device: Where to put it.
+        dtype: Type of its weights; that of the file where None.
+
+    Raises:
+        ModelFileError: No such model or file, its architecture is not installed, or the file is
+            truncated, of another kind, of a newer format, or does not fit its checksum or its own
+            header.
+    """
+    path = _resolve(source)
+    header, weights = _read(path)
+    latent = {name: weights.pop(name) for name in [*weights] if name.startswith(PREFIX)}
+    _find_architecture(header, path)
+    try:
+        with torch.random.fork_rng(devices=[]), float32_by_default():
+            model = build_model(header["architecture"], **header["hypers"])
+        model.to(getattr(torch, header["dtype"]))
+        model.calibrate(
+            header["scale"],
+            {atomic_numbers[s]: e for s, e in header["reference_energies"].items()},
+            [atomic_numbers[s] for s in header["elements"]],
+            {atomic_numbers[s]: e for s, e in header.get("binding_energies", {}).items()},
+        )
+        calibration = {name: model.state_dict()[name] for name in _CALIBRATION}
+        model.load_state_dict(weights | calibration)
+        broken = [name for name, value in weights.items() if not value.isfinite().all()]
+        if broken:
+            raise ValueError(f"weights that are not finite: {', '.join(broken[:3])}")
+        if latent:
+            model.latent = latent_from_tensors(latent, model.elements)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ModelFileError(
+            f"{path} does not fit its own header ({type(error).__name__}: {error}). It was edited "
+            "or written by a different version; get the original file again."
+        ) from error
+    model.provenance = header["provenance"]
+    model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    model.measure_isolated_atoms()
+    return model
+
+
+def _find_architecture(header: Mapping[str, Any], path: Path) -> None:
+    """Raise a ModelFileError if the architecture that a header names cannot be had."""
+    name = header["architecture"]
+    if name not in MODELS:
+        told = missing_text(name, header.get("origin"))
+        raise ModelFileError(
+            f"{path} holds a model of the architecture {name!r}, which is not known here. {told}"
+        )
+    try:
+        MODELS[name]
+    except ArchitectureError as error:
+        raise ModelFileError(f"{path} cannot be loaded: {error}") from error
+
+
+def _resolve(source: str | Path) -> Path:
+    """Return the file of a bundled name or of a path."""
+    bundled = bundled_models()
+    if str(source) in bundled:
+        return bundled[str(source)]
+    path = expanded(source)
+    if path.is_file():
+        return path
+    raise ModelFileError(
+        f"There is no file {str(source)!r} and no bundled model of that name; bundled are "
+        f"{', '.join(bundled) or 'none'}."
+    )
+
+
+def _read(path: Path, check: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return the header, upgraded to the present format, and the tensors of a model file.
+
+    Args:
+        path: The file.
+        check: Whether to compare them with the file's checksum.
+
+    Raises:
+        ModelFileError: As for :func:`load_model`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = _parse(file.metadata(), path)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ModelFileError(f"The model file {path} does not exist.") from error
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(
+            f"{path} is not a readable model file ({error}). It is truncated or of another kind; "
+            "copy or download it again."
+        ) from error
+    written = header.pop(_CHECKSUM, None)
+    if check:
+        _check(written, header, tensors, path)
+    return _upgraded(header, path), tensors
+
+
+def _check(
+    written: Any, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path
+) -> None:
+    """Raise a ModelFileError if the checksum in a file is not that of its contents."""
+    if written is None and header["format_version"] < 3:
+        bundled = path.resolve() in [own.resolve() for own in bundled_models().values()]
+        logger.log(
+            logging.DEBUG if bundled else logging.WARNING,
+            "%s is of before model files had a checksum, so damage to it would not be noticed. "
+            "lkm_calc.potential.renew_checksum(path) gives it one.",
+            path,
+        )
+        return
+    try:
+        right = written == checksum_of(header, tensors)
+    except (RuntimeError, TypeError):  # of tensors of types that no model has
+        right = False
+    if not right:
+        raise ModelFileError(
+            f"{path} does not match its checksum: it was damaged, or edited. Copy or download it "
+            "again. If it was edited on purpose, lkm_calc.potential.renew_checksum(path) makes it "
+            "valid."
+        )
+
+
+def _parse(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:
+    """Return the header of a file, as it is, in a format that is known."""
+    try:
+        header: dict[str, Any] = json.loads((metadata or {})[_KEY])
+        version = header["format_version"]
+        json.dumps(header)  # what is nested too deeply fails here at the latest
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelFileError(
+            f"{path} is a safetensors file without the header of an lkm-calc model. Name a file "
+            "written by lkm-train or save_model."
+        ) from error
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ModelFileError(f"{path} has model format {version!r}; formats count from 1.")
+    if version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path} has model format {version}; this lkm-calc reads up to {FORMAT_VERSION}. "
+            "Update it: pip install -U lkm-calc."
+        )
+    return header
+
+
+def _upgraded(header: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the checked header of the present format version."""
+    for old in range(header["format_version"], FORMAT_VERSION):
+        header = _UPGRADES[old](header)
+    problem = _find_damage(header)
+    if problem:
+        raise ModelFileError(
+            f"{path} has a damaged header: {problem}. Get the original file again."
+        )
+    return {"provenance": {}, **header}
+
+
+def _find_damage(header: Mapping[str, Any]) -> str:
+    """Describe what is wrong with a header, or return an empty text."""
+    kinds = {
+        "architecture": str,
+        "hypers": dict,
+        "dtype": str,
+        "elements": list,
+        "scale": float,
+        "reference_energies": dict,
+    }
+    for name, kind in kinds.items():
+        if not isinstance(header.get(name), kind):
+            return f"{name} is {header.get(name)!r}"
+    if not isinstance(header.get("provenance", {}), dict):
+        return f"provenance is {header['provenance']!r}"
+    known = chemical_symbols[1 : MAX_NUMBER + 1]
+    binding = header.get("binding_energies", {})  # older files, and most others, have none
+    if not isinstance(binding, dict) or any(s not in header["elements"] for s in binding):
+        return f"binding_energies is {binding!r}"
+    named = [*header["elements"], *header["reference_energies"], *binding]
+    strange = [symbol for symbol in named if symbol not in known]
+    if strange:
+        return f"unknown elements {strange}"
+    energies = [*header["reference_energies"].values(), *binding.values()]
+    numbers = all(type(e) in (int, float) and abs(e) < math.inf for e in energies)
+    if not (numbers and math.isfinite(header["scale"])):
+        return f"scale is {header['scale']!r}, and reference_energies are {energies!r}"
+    if header["dtype"] not in ("float32", "float64"):
+        return f"dtype is {header['dtype']!r}"
+    return ""

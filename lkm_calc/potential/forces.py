@@ -1,0 +1,80 @@
+"""Forces and stress: the one place that differentiates the energy (but for second derivatives)."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..graph import Graph
+from ..models import EnergyModel, LayerShares
+from ..runtime import own_settings
+
+
+class EnergyForces(NamedTuple):
+    """Energies, their derivatives and what else the model returned."""
+
+    energy: Float[Tensor, " graphs"]
+    """Total energies in eV."""
+    forces: Float[Tensor, "atoms 3"]
+    """−∂E/∂r in eV/Å."""
+    stress: Float[Tensor, "graphs 3 3"] | None
+    """∂E/∂ε / volume in eV/Å³, symmetric; None if not asked for."""
+    atom_energies: Float[Tensor, " atoms"]
+    """The atoms' shares of the energy in eV."""
+    embeddings: tuple[Float[Tensor, "atoms dim"], ...]
+    """Per-atom embeddings of each layer."""
+    shares: LayerShares | None = None
+    """The layers' shares of the energy, kept for training alone."""
+
+
+@own_settings
+def energy_and_forces(
+    model: EnergyModel, graph: Graph, create_graph: bool = False, stress: bool = False
+) -> EnergyForces:
+    """Return the energy of each structure, the forces as its exact gradient, and the stress.
+
+    Args:
+        model: Any energy model.
+        graph: On the model's device.
+        create_graph: Keep what is needed to differentiate the results again, for training on
+            forces; otherwise they come detached.
+        stress: Also return the derivative by a symmetric strain, for periodic structures.
+
+    Raises:
+        ValueError: ``stress`` is asked of a graph without a cell.
+    """
+    if stress and graph.cell is None:
+        raise ValueError("stress needs a periodic structure; this graph has no cell.")
+    graph = graph.outside_inference()
+    with torch.enable_grad():
+        positions = graph.positions.detach().requires_grad_()
+        inputs = [positions]
+        strained = replace(graph, positions=positions)
+        if stress and graph.cell is not None:
+            strain = positions.new_zeros(graph.n_graphs, 3, 3).requires_grad_()
+            inputs.append(strain)
+            unit = torch.eye(3, dtype=strain.dtype, device=strain.device)
+            deformation = unit + (strain + strain.mT) / 2
+            moved = torch.einsum("na,nab->nb", positions, deformation[graph.graph_index])
+            strained = replace(graph, positions=moved, cell=graph.cell @ deformation)
+        prediction = model(strained)
+        gradients = torch.autograd.grad(
+            prediction.energy.sum(), inputs, create_graph=create_graph, materialize_grads=True
+        )
+    virial = None
+    if stress and graph.cell is not None:
+        virial = gradients[1] / volumes(graph.cell)
+    energy, atom_energies, embeddings, shares = prediction
+    if not create_graph:
+        energy, atom_energies = energy.detach(), atom_energies.detach()
+        embeddings, shares = tuple(layer.detach() for layer in embeddings), None
+    return EnergyForces(energy, -gradients[0], virial, atom_energies, embeddings, shares)
+
+
+def volumes(cell: Float[Tensor, "graphs 3 3"]) -> Float[Tensor, "graphs 1 1"]:
+    """Return the volumes in Å³ that cell vectors, rows, span."""
+    a, b, c = cell.unbind(1)
+    signed: Tensor = (a * torch.linalg.cross(b, c)).sum(1)
+    return signed.abs().view(-1, 1, 1)

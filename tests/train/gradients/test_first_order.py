@@ -1,0 +1,194 @@
+"""Training by a kernel from first derivatives alone, against double backward."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lkm_calc import Graph, build_model, energy_and_forces
+from lkm_calc.compile.kernels import Kernel, kernel, trains
+from train.config import ConfigError, config_from_table
+from train.data.frames import Frames
+from train.data.loader import GraphFrames
+from train.fit.loop import fit
+from train.fit.step import trains_by_kernel
+from train.gradients import first_order
+from train.gradients.first_order import KernelGradients
+from train.gradients.loss import training_loss
+
+from ...support import crystal, rattled, small_model
+
+HYPERS = [
+    {},
+    {"max_ell": 3, "num_channels": 19, "lkm_tap": "norms"},
+    {"gated": False, "normalised": False, "linear_readouts": True, "num_interactions": 3},
+    {"node_dependent": False, "runtime_geometry": False, "correlation": 4},
+    {"correlation": 1, "num_interactions": 1},
+]
+
+
+def molecules(count=4):
+    """Return labelled structures of different sizes."""
+    names = ("CH3CH2OH", "H2O", "CH4", "CH3CHO", "C2H4")
+    atoms = [rattled(names[k % len(names)], seed=k) for k in range(count)]
+    rng = np.random.default_rng(0)
+    sizes = [len(one) for one in atoms]
+    return Frames(
+        numbers=np.concatenate([one.numbers for one in atoms]).astype(np.int64),
+        positions=np.concatenate([one.positions for one in atoms]),
+        energies=rng.normal(size=count),
+        forces=rng.normal(size=(sum(sizes), 3)),
+        starts=np.cumsum([0, *sizes]),
+    )
+
+
+def crystals(count=3):
+    """Return periodic structures with labels for stress, one without."""
+    atoms = [crystal(seed=k) for k in range(count)]
+    rng = np.random.default_rng(0)
+    stress = rng.normal(size=(count, 3, 3))
+    stress += stress.transpose(0, 2, 1)
+    stress[-1] = np.nan
+    return Frames(
+        numbers=np.concatenate([one.numbers for one in atoms]).astype(np.int64),
+        positions=np.concatenate([one.positions for one in atoms]),
+        energies=rng.normal(size=count),
+        forces=rng.normal(size=(sum(map(len, atoms)), 3)),
+        starts=np.arange(count + 1) * len(atoms[0]),
+        cells=np.stack([one.cell.array for one in atoms]),
+        pbc=np.stack([one.pbc for one in atoms]),
+        stress=stress,
+    )
+
+
+def config_of(**loss):
+    return config_from_table({"data": {"train": "none"}, "loss": {"gamma": 0.1, **loss}})
+
+
+def compared(model, frames, **loss):
+    """Return the gradients of a batch by the kernel and by double backward, as vectors."""
+    model.calibrate(0.7, {}, range(1, 20))
+    config = config_of(**loss).loss
+    data = GraphFrames(frames, model, torch.device("cpu"))
+    batch = data.batch(torch.arange(len(frames)))
+
+    def losses(results, batch, totals):
+        return training_loss(results, batch, config, totals)
+
+    ours = KernelGradients(model, losses, lambda *_: pytest.fail("not asked for"))
+    found, gradients = ours.gradients(batch, batch.totals())
+    model.requires_grad_(True)
+    results = energy_and_forces(model, batch.graph, True, batch.stress is not None)
+    expected = training_loss(results, batch, config)
+    exact = torch.autograd.grad(expected.total, ours.weights, materialize_grads=True)
+    assert torch.allclose(found.total, expected.total, rtol=1e-4)
+    return (torch.cat([one.flatten().double() for one in part]) for part in (gradients, exact))
+
+
+def relative(found, exact):
+    return float((found - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("hypers", HYPERS)
+@pytest.mark.parametrize("kind", ["l1", "l2"])
+def test_gradients_are_those_of_double_backward(hypers, kind):
+    model = small_model("ace", **hypers)
+    assert relative(*compared(model, molecules(), kind=kind)) < 1e-5
+
+
+def test_gradients_in_single_precision():
+    torch.manual_seed(0)
+    model = build_model("ace")  # as smooth as a trained one
+    for readout in model.readouts:
+        torch.nn.init.normal_(readout.value.weight, std=0.3)
+    assert relative(*compared(model, molecules(), kind="l2")) < 1e-3
+
+
+@pytest.mark.parametrize("loss", [{"stress": 0.5}, {"stress": 1.0, "forces": 0.0, "energy": 0.0}])
+def test_gradients_of_stress(loss):
+    assert relative(*compared(small_model("ace"), crystals(), kind="l2", **loss)) < 1e-5
+
+
+def test_gradients_of_embeddings_alone():
+    loss = {"energy": 1e-12, "forces": 0.0}
+    assert relative(*compared(small_model("ace"), molecules(), **loss)) < 1e-5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_are_the_same_bits_with_threads(threads, monkeypatch):
+    monkeypatch.setattr(kernel, "threads_worth", lambda rows: threads)
+    model = small_model("ace").float()
+    graphs = [Graph.from_atoms(rattled("C6H6", seed=k), model.cutoff) for k in range(8)]
+    graph = Graph.collate(graphs)
+    ones = torch.ones(len(graph.numbers), dtype=torch.float64)
+    with_threads = Kernel(model).gradients(graph, graph.edge_vectors(), ones, None)
+    monkeypatch.setattr(kernel, "threads_worth", lambda rows: 1)
+    alone = Kernel(model).gradients(graph, graph.edge_vectors(), ones, None)
+    assert all(torch.equal(a, b) for a, b in zip(with_threads, alone, strict=True))
+
+
+def test_kernels_follow_their_weights():
+    model = small_model("ace")
+    graph = Graph.from_atoms(rattled(), model.cutoff)
+    ours = Kernel(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.9)
+    ours.update()
+    assert torch.allclose(ours(graph).forces, energy_and_forces(model, graph).forces, atol=1e-10)
+
+
+def run(folder, data, **table):
+    """Return the configuration of a short run of the small model."""
+    hypers = {"num_channels": 8, "radial_hidden": 8}
+    return config_from_table(
+        {
+            "data": {"train": str(data), "n_train": 40, "n_validation": 10},
+            "model": {"name": "ace", "hypers": hypers},
+            "optimiser": {"epochs": 2, "warmup_steps": 4},
+            "run": {"directory": str(folder), "device": "cpu", **table},
+        }
+    )
+
+
+@pytest.fixture
+def example(request):
+    return request.config.rootpath / "md_examples" / "ethanol_gfn2.h5"
+
+
+def test_a_run_is_that_of_double_backward(tmp_path, example):
+    losses = []
+    for kernels in ("auto", "off"):
+        folder = tmp_path / kernels
+        fit(run(folder, example, kernels=kernels))
+        rows = (folder / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(row)["train_total"] for row in rows])
+    assert np.allclose(*losses, rtol=2e-3)
+
+
+def test_a_run_resumes_to_the_same_bits(tmp_path, example):
+    whole = fit(run(tmp_path / "whole", example))
+    assert fit(run(tmp_path / "parts", example), stop_after=5) is None
+    resumed = fit(run(tmp_path / "parts", example))
+    assert whole is not None
+    assert resumed is not None
+    first, second = load_file(whole), load_file(resumed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_wrong_kernel_is_refused(tmp_path, example, monkeypatch, caplog):
+    monkeypatch.setattr(first_order, "TOLERANCE", 0.0)
+    assert fit(run(tmp_path / "run", example)) is not None
+    assert "training goes on with double backward" in caplog.text
+
+
+def test_which_runs_take_the_kernel():
+    model = small_model("ace").float()
+    assert trains(model)
+    assert not trains(small_model("pamnet"))
+    assert trains_by_kernel(model, config_of())
+    assert not trains_by_kernel(model, config_of(lkm_teacher="error"))
+    with pytest.raises(ConfigError, match="kernels"):
+        config_from_table({"data": {"train": "none"}, "run": {"kernels": "yes"}})

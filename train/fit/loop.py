@@ -1,0 +1,354 @@
+"""The training loop: from a configuration to a model file."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lkm_calc import save_model
+from lkm_calc.runtime import (
+    choose_device,
+    fast_matmul,
+    hide_progress,
+    only_process,
+    own_settings,
+    shows_progress,
+    stop_signals,
+    tf32_matmul,
+    threads_for,
+)
+
+from ..config import Config, ConfigError, DataConfig
+from ..data import (
+    Frames,
+    GraphFrames,
+    check_config_types,
+    count_labels,
+    describe_labels,
+    epoch_order,
+    frame_weights,
+    isolated_atoms,
+    split_structures,
+    structures_of,
+)
+from ..formats import LabelKeys, read_frames
+from ..gradients import Losses, Programs, learned_teacher
+from ..report import Errors, calibrate_file, errors_of, predict
+from .parallel import Stop, Workers, own_device, workers
+from .prepare import check_elements, check_labels, prepare_model
+from .record import Record
+from .state import StateError, TrainingState, learning_rate
+from .step import Stepper
+
+logger = logging.getLogger("lkm_train")
+
+
+class Epoch(NamedTuple):
+    """A finished epoch."""
+
+    number: int
+    """Counted from one."""
+    learning_rate: float
+    """Of its last step."""
+    losses: dict[str, float]
+    """The mean of the loss and of its parts."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+@own_settings
+@torch.enable_grad()
+def fit(
+    config: Config, stop_after: int | None = None, programs: Programs | None = None
+) -> Path | None:
+    """Train a model, continuing the run in ``run.directory`` if there is one.
+
+    SIGINT and SIGTERM finish the step, save the state and return; the same call goes on from
+    there, on the CPU to the same weights, bit for bit, as if it had not stopped. Started by
+    torchrun, the processes share every batch, and the first one writes the files.
+
+    Args:
+        config: The run.
+        stop_after: Stop in the same way once this many steps have been made in all.
+        programs: Compiled steps of earlier runs that may serve this one, to which it adds its own.
+            With them, which batches are compiled, and so the last bits, depend on those runs.
+
+    Returns:
+        The path of the finished model, ``model.safetensors``, or None if stopped before the end.
+
+    Raises:
+        ConfigError: The device or the model cannot be had.
+        DataError: The data cannot be used.
+        FolderInUseError: Another process trains in the folder.
+        StateError: The folder holds a run of another configuration.
+        TrainingDivergedError: The loss became NaN or infinite.
+    """
+    device = device_of(config.run.device, "run.device")
+    if device.type != "cuda" and (config.run.cuda_graphs or config.run.tf32):
+        raise ConfigError(f"run.cuda_graphs and run.tf32 need a CUDA device; this is {device}.")
+    if device.type == "cuda" and config.run.compile:
+        raise ConfigError("run.compile is for the CPU; on a GPU take run.cuda_graphs.")
+    with workers(device) as team, _alone_in(config.run.directory, team):
+        return _Run(config, device, team, programs).fit(stop_after)
+
+
+def _alone_in(directory: str, team: Workers) -> AbstractContextManager[None]:
+    """Keep other runs out of the folder, where the first process writes."""
+    return only_process(Path(directory)) if team.first else nullcontext()
+
+
+class _Run:
+    """The parts of a run that its steps need."""
+
+    def __init__(
+        self, config: Config, device: torch.device, team: Workers, programs: Programs | None
+    ) -> None:
+        frames = read(config.data.train, config.data)
+        self.test = read(config.data.test, config.data) if config.data.test else None
+        weights = config.loss.config_type_weights
+        check_config_types(frames, weights, config.data.train)
+        self.config, self.team, self.programs = config, team, programs
+        isolated = isolated_atoms(frames, config.data.train)
+        self.record = Record(config, isolated)
+        self.split = split_structures(
+            frames,
+            config.data.n_train,
+            config.data.n_validation,
+            config.run.seed,
+            config.data.train,
+        )
+        chosen = frames.select(self.split.train)
+        check_labels(chosen, config)
+        model = prepare_model(config, chosen, isolated.energies).to(device)
+        if self.test is not None:
+            self.record.tested = isolated_atoms(self.test, config.data.test)
+            self.test = structures_of(self.test, config.data.test)
+            check_elements(model, self.test, config.data.test)
+        learned = learned_teacher(config.loss, model)
+        self.state = TrainingState.create(model, config.optimiser, learned)
+        if self.record.state.exists():
+            self.state.load(self.record.state, self.record.identity)
+            self._look_for_best()
+        if team.from_first(float(self.state.step), device) != self.state.step:
+            raise StateError(
+                f"{config.run.directory} holds step {self.state.step} for one process and another "
+                "for the first. All processes must see the same folder."
+            )
+        self.data = GraphFrames(chosen, model, device, frame_weights(chosen, weights))
+        held_out = frames.select(self.split.validation)
+        self.record.labels = {"train": count_labels(chosen), "validation": count_labels(held_out)}
+        for name, counts in self.record.labels.items():
+            logger.info("%s frames: %s", name, describe_labels(counts))
+        self.validation = GraphFrames(held_out, model, device)
+        if self.data.forces is not None and self.validation.forces is None:
+            logger.warning(
+                "No validation frame has forces: the best model is chosen by its energies, and no "
+                "force error is known. Raise data.n_validation, or change run.seed."
+            )
+        self.per_epoch = -(-len(self.data) // config.optimiser.batch_size)
+        self.total = config.optimiser.epochs * self.per_epoch
+
+    def _look_for_best(self) -> None:
+        """Let the next validation choose the best model anew where its file is gone."""
+        counters, best = self.state.counters, self.record.best
+        if np.isfinite(counters.best) and not best.exists():
+            logger.warning(
+                "%s, the best model so far, is gone: the best of what follows is kept.", best
+            )
+            counters.best, counters.since_best, counters.since_cut = np.inf, 0, 0
+
+    def fit(self, stop_after: int | None) -> Path | None:
+        """Train to the end, or to where it is stopped, and write what the run leaves."""
+        state, first = self.state, self.team.first
+        if first:
+            self.record.begin(self.split, state.step)
+        end = self.total if stop_after is None else min(stop_after, self.total)
+        with (
+            fast_matmul(),
+            threads_for(self._rows()),
+            tf32_matmul(self.config.run.tf32),
+        ):
+            with stop_signals() as stopped:
+                for epoch in self._epochs(end, Stop(stopped, self.team)):
+                    self._validate(epoch)
+            self._check_finite(state.loss_sums[0].item())
+            finished = state.step == self.total or state.stopped_early(self.config.optimiser)
+            if finished and not np.isfinite(state.counters.best):
+                self._measure("the last weights")
+            if first:
+                state.save(self.record.state, self.record.identity)
+                if finished:
+                    self._calibrate()
+                    self.record.finish(state, self.validation, self.test)
+            self.team.wait()
+            return self.record.best if finished else None
+
+    def _rows(self) -> int:
+        """Return the mean number of edges of a batch."""
+        edges = self.data.edge_index.shape[1]
+        return edges * self.config.optimiser.batch_size // len(self.data)
+
+    def _calibrate(self) -> None:
+        """Put into the best model's file what its guards go by, if there are forces."""
+        if self.validation.forces is not None:
+            size = self.config.run.eval_batch_size
+            calibrate_file(self.record.best, self.validation, self.data, size)
+
+    def _epochs(self, end: int, stop: Stop) -> Iterator[Epoch]:
+        """Train up to the step ``end``, yielding at the end of each epoch."""
+        state, config, counters = self.state, self.config, self.state.counters
+        options = config.optimiser
+        stepper = Stepper(state, self.data, config, self.team, self.total, self.programs)
+        order = None
+        began = time.perf_counter()
+        with tqdm(
+            total=self.total,
+            initial=state.step,
+            unit="step",
+            smoothing=0.02,
+            disable=hide_progress() if self.team.first else True,
+        ) as bar:
+            while state.step < end and not stop and not state.stopped_early(options):
+                epoch, position = divmod(state.step, self.per_epoch)
+                if order is None or position == 0:
+                    order = epoch_order(len(self.data), config.run.seed, epoch)
+                indices = order.split(options.batch_size)[position]
+                rate = learning_rate(state.step, self.total, options, counters.rate_factor)
+                stepper.step(indices, rate, stop)
+                counters.step += 1
+                bar.update()
+                if position == self.per_epoch - 1:
+                    means = (state.loss_sums / self.per_epoch).tolist()  # a GPU has finished then
+                    counters.seconds += time.perf_counter() - began
+                    state.loss_sums.zero_()
+                    losses = {f"train_{n}": v for n, v in zip(Losses._fields, means, strict=True)}
+                    self._check_finite(means[0])
+                    yield Epoch(epoch + 1, rate, losses)
+                    began = time.perf_counter()
+            counters.seconds += time.perf_counter() - began
+
+    def _validate(self, epoch: Epoch) -> None:
+        """End an epoch: measure the averaged weights, log, and save the state."""
+        config, state = self.config, self.state
+        row: dict[str, Any] = {
+            "step": state.step,
+            "epoch": epoch.number,
+            "learning_rate": epoch.learning_rate,
+            **epoch.losses,
+            "seconds": round(state.counters.seconds, 1),
+        }
+        last = epoch.number == config.optimiser.epochs
+        if epoch.number % config.run.validate_every == 0 or last:
+            row |= self._measure(f"epoch {epoch.number} of {config.optimiser.epochs}")
+        if self.team.first:
+            self.record.log(row)
+            if epoch.number % config.run.checkpoint_every == 0:
+                state.save(self.record.state, self.record.identity)
+
+    def _measure(self, label: str) -> dict[str, float]:
+        """Return the validation's figures, and keep the model if it is the best so far.
+
+        The first process measures, and tells the others the score.
+        """
+        config, state, first = self.config, self.state, self.team.first
+        score, figures = 0.0, {}
+        if first:
+            size = config.run.eval_batch_size
+            state.averaged_model.measure_isolated_atoms()
+            predictions = predict(state.averaged_model, self.validation, size)
+            errors = errors_of(predictions)
+            figures = {f"validation_{name}": value for name, value in errors.figures().items()}
+            figures |= {f"layers_{n}": v for n, v in predictions.layers._asdict().items()}
+            score = validation_score(errors, config)
+        score = self.team.from_first(score, self.data.device)
+        self._check_finite(score)
+        if state.note_score(score, config.optimiser) and first:
+            provenance = self.record.provenance(state, self.validation, errors)
+            save_model(state.averaged_model, self.record.best, provenance)
+        if first and not shows_progress():  # where no progress bar is drawn
+            text = ", ".join(f"{name} {value:.4g}" for name, value in errors.figures().items())
+            logger.info("%s: %s", label, text)
+        return figures
+
+    def _check_finite(self, value: float) -> None:
+        """Raise TrainingDivergedError if a loss or an error is not a number."""
+        options = self.config.optimiser
+        if not np.isfinite(value):
+            raise TrainingDivergedError(
+                f"The loss or the validation error became {value}. The last saved state is kept. "
+                f"Lower optimiser.learning_rate (now {options.learning_rate:g}) or "
+                f"optimiser.clip_norm (now {options.clip_norm:g}) in a new run.directory."
+            )
+
+
+def fit_members(config: Config, members: int) -> list[Path] | None:
+    """Train a committee: runs that differ in their seeds, in ``run.directory/member-1`` and so on.
+
+    Seeds count up from ``run.seed``, which changes weights, split and order of the frames.
+
+    Returns:
+        The paths of the models, or None if stopped before the end.
+
+    Raises:
+        ConfigError: ``members`` is below 2; otherwise as for :func:`fit`.
+    """
+    if members < 2:
+        raise ConfigError(f"--members is {members}; a committee has at least 2.")
+    paths = []
+    for k in range(members):
+        folder = str(Path(config.run.directory) / f"member-{k + 1}")
+        run = dataclasses.replace(config.run, directory=folder, seed=config.run.seed + k)
+        path = fit(dataclasses.replace(config, run=run))
+        if path is None:
+            return None
+        paths.append(path)
+    return paths
+
+
+def read(path: str, options: DataConfig) -> Frames:
+    """Read a file as the configuration says."""
+    return read_frames(
+        path,
+        options.format,
+        options.labels,
+        options.target,
+        options.energy_unit,
+        options.length_unit,
+        options.check_units,
+        LabelKeys(options.energy_key, options.forces_key, options.stress_key, options.virial_key),
+    )
+
+
+def device_of(name: str, option: str) -> torch.device:
+    """Return the device of a name, or raise a ConfigError that names the option it came from.
+
+    "cuda" and "auto" give each of several processes on a machine a GPU of its own.
+    """
+    try:
+        return choose_device(own_device(name))
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error
+
+
+def validation_score(errors: Errors, config: Config) -> float:
+    """Return the mean absolute errors (eV, eV/Å, eV/Å³) with the weights of the loss.
+
+    The model with the lowest score is kept as the best, whatever the kind of the loss.
+    """
+    loss = config.loss
+    energy = errors.energy_per_atom_mae if loss.energy_per_atom else errors.energy_mae
+    terms = (
+        (loss.energy, energy),
+        (loss.forces, errors.force_mae),
+        (loss.stress, errors.stress_mae),
+    )
+    return sum(weight * error for weight, error in terms if weight and error is not None) / 1000

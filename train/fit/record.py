@@ -1,0 +1,176 @@
+"""What a run leaves behind: configuration, metrics, models, plots."""
+
+import datetime
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lkm_calc import load_model, save_model
+from lkm_calc.files import expanded, replacing
+from lkm_calc.potential import read_header
+from lkm_calc.runtime import package_version
+
+from ..config import Config, ConfigError, to_table
+from ..data import Frames, GraphFrames, IsolatedAtoms, Split, atom_errors
+from ..report import (
+    Errors,
+    checksum,
+    errors_of,
+    model_card,
+    plot_learning_curves,
+    plot_parity,
+    predict,
+    write_json,
+    write_text,
+)
+from .state import TrainingState
+
+
+class Record:
+    """The folder of a run, and what its files tell of the run.
+
+    Args:
+        config: The run; its directory is made when the run begins.
+        isolated: The isolated atoms of the training file.
+    """
+
+    def __init__(self, config: Config, isolated: IsolatedAtoms | None = None) -> None:
+        self.config = config
+        self.isolated = isolated or IsolatedAtoms({}, 0)
+        self.tested = IsolatedAtoms({}, 0)
+        """The isolated atoms of the test file."""
+        self.directory = expanded(config.run.directory)
+        self.metrics = self.directory / "metrics.jsonl"
+        self.state = self.directory / "state.pt"
+        self.best = self.directory / "model.safetensors"
+        self.last = self.directory / "last.safetensors"
+        self.tensorboard: Any = None
+        self.labels: dict[str, dict[str, int]] = {}
+        """How many frames have which labels, by the part of the split."""
+        # Once, when the files are read: they may be moved or changed while the run goes on.
+        self.files = {
+            name: {"name": Path(path).name, "sha256": checksum(path)}
+            for name, path in (("train", config.data.train), ("test", config.data.test))
+            if path
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be continued.
+
+        The training data by their checksum; where things lie and what computes may change.
+        """
+        table = to_table(self.config)
+        table["data"]["train"] = f"SHA-256 {self.files['train']['sha256']}"
+        del table["data"]["test"]
+        if self.isolated.n_frames:  # before there was a notion of them, they were frames as others
+            table["data"]["isolated_atoms"] = self.isolated.by_symbol()
+        for key in ("directory", "device", "eval_batch_size", "checkpoint_every", "tensorboard"):
+            del table["run"][key]
+        return table
+
+    def begin(self, split: Split, step: int) -> None:
+        """Write configuration and split, and drop metrics of steps that will be made again."""
+        if self.config.run.tensorboard:
+            self.tensorboard = _tensorboard(self.directory, step)
+        write_json(self.directory / "config.json", to_table(self.config))
+        with replacing(self.directory / "split.npz") as temporary:
+            np.savez(temporary, train=split.train, validation=split.validation)
+        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.tensorboard is not None:
+            for name, value in row.items():
+                self.tensorboard.add_scalar(name.replace("_", "/", 1), value, row["step"])
+            self.tensorboard.flush()
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the rows so far; a last line that a crash cut short is left out."""
+        if not self.metrics.exists():
+            return []
+        rows = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def provenance(
+        self, state: TrainingState, data: GraphFrames, validation: Errors
+    ) -> dict[str, Any]:
+        """Return what a model file tells of its training, as JSON values."""
+        table = to_table(self.config)
+        # Where things lay on the trainer's disk is nobody's business; names and checksums are.
+        table["data"] |= {"train": "", "test": ""}
+        table["run"] |= {"directory": "", "finetune": Path(self.config.run.finetune).name}
+        more = {}
+        if self.isolated.n_frames:
+            energies = self.isolated.by_symbol()
+            more = {"isolated_atoms": {"frames": self.isolated.n_frames, "energies": energies}}
+        return more | {
+            "date": datetime.date.today().isoformat(),
+            "version": package_version(),
+            "torch": torch.__version__,
+            "device": device_name(data.device),
+            "energy_unit": data.energy_unit,
+            "step": state.step,
+            "training_seconds": round(state.counters.seconds, 1),
+            "files": self.files,
+            "labels": self.labels,
+            "config": table,
+            "validation_errors": validation.figures(),
+        }
+
+    def finish(self, state: TrainingState, validation: GraphFrames, test: Frames | None) -> None:
+        """Measure the best model, write both models with their errors, the card and the plots."""
+        size, device = self.config.run.eval_batch_size, validation.device
+        state.averaged_model.measure_isolated_atoms()
+        last_errors = errors_of(predict(state.averaged_model, validation, size))
+        save_model(state.averaged_model, self.last, self.provenance(state, validation, last_errors))
+
+        model = load_model(self.best, device=device)
+        measured, name = (validation, "validation")
+        if test is not None:
+            measured, name = (GraphFrames(test, model, device), "test")
+        predictions = predict(model, measured, size)
+        errors = errors_of(predictions)
+        provenance = model.provenance | {"files": self.files, f"{name}_errors": errors.figures()}
+        if test is not None and self.tested.energies:
+            provenance["test_isolated_atoms"] = atom_errors(model, self.tested.energies)
+        provenance["training_seconds"] = round(state.counters.seconds, 1)
+        save_model(model, self.best, provenance)
+
+        write_json(self.directory / "result.json", provenance)
+        command = f"lkm-train fit config.json --data.train {self.files['train']['name']}"
+        card = model_card(read_header(self.best), self.directory.name, command, "parity.png")
+        write_text(self.directory / "card.md", card)
+        plot_learning_curves(self.read_metrics(), self.directory / "learning_curves.png")
+        plot_parity(predictions, errors, f"{name} frames", self.directory / "parity.png")
+
+
+def _tensorboard(directory: Path, step: int) -> Any:
+    """Return a writer of TensorBoard's files, or raise a ConfigError if it is not installed."""
+    try:  # optional, and slow to import
+        module = importlib.import_module("torch.utils.tensorboard")
+    except ImportError as error:
+        raise ConfigError(
+            "run.tensorboard is true, but TensorBoard is not installed: pip install tensorboard."
+        ) from error
+    return module.SummaryWriter(directory / "tensorboard", purge_step=step + 1)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or "cpu" with the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} thread(s)"

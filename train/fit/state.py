@@ -1,0 +1,307 @@
+"""Everything a run needs to continue exactly where it stopped, saved as one file."""
+
+import copy
+import io
+import logging
+import math
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from lkm_calc import EnergyModel
+from lkm_calc.files import replacing, sealed, unsealed
+
+from ..config import OptimiserConfig, told_of_old
+from ..formats import DAMAGE
+from ..gradients import LearnedTeacher, Losses
+from .optimiser import make_optimisers
+
+logger = logging.getLogger("lkm_train")
+
+FORMAT_VERSION = 2
+"""Version of the saved states that this code writes. The first ones had no number; with 2 came the
+checksum."""
+
+
+class StateError(ValueError):
+    """A saved training state cannot be continued; the message says why."""
+
+
+@dataclass
+class Counters:
+    """The numbers of a run that are not functions of its step."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Time spent in training so far, over all sessions."""
+    best: float = math.inf
+    """Lowest validation score so far."""
+    since_best: int = 0
+    """Validations since then."""
+    since_cut: int = 0
+    """Validations since the last best one or the last cut of the learning rate."""
+    rate_factor: float = 1.0
+    """Product of the cuts of the learning rate on plateaus."""
+
+
+@dataclass
+class TrainingState:
+    """Weights, averaged weights, optimisers and counters.
+
+    The order of the frames and the learning rate but for its cuts are functions of seed and step,
+    so the step is all there is to save of them.
+    """
+
+    model: EnergyModel
+    averaged_model: EnergyModel
+    """Validated and kept."""
+    optimisers: list[torch.optim.Optimizer]
+    loss_sums: torch.Tensor
+    """Sums of the loss and its parts over the present epoch, float64."""
+    loss_averages: torch.Tensor
+    """Of the last steps, of the loss without LKM and of L_KD, float64."""
+    counters: Counters
+    learned: LearnedTeacher | None = None
+    """Weights of LKM's teacher, if they learn: trained with the model, and no part of it."""
+
+    @classmethod
+    def create(
+        cls, model: EnergyModel, config: OptimiserConfig, learned: LearnedTeacher | None = None
+    ) -> "TrainingState":
+        """Start afresh from a model, and from the weights of the loss that learn, if any do."""
+        optimisers = make_optimisers(trained(model, learned), config)
+        sums = torch.zeros(len(Losses._fields), dtype=torch.float64, device=model.device)
+        averages = sums.new_zeros(2)
+        return cls(model, copy.deepcopy(model), optimisers, sums, averages, Counters(), learned)
+
+    @property
+    def trained(self) -> nn.ModuleList:
+        """All that the optimisers change."""
+        return trained(self.model, self.learned)
+
+    @property
+    def step(self) -> int:
+        """The number of steps made."""
+        return self.counters.step
+
+    def update_average(self, decay: float) -> None:
+        """Move the averaged weights to decay · average + (1 − decay) · weights."""
+        averaged, current = (list(m.parameters()) for m in (self.averaged_model, self.model))
+        get_ema_multi_avg_fn(decay)(averaged, current, 1)
+
+    def note_score(self, score: float, config: OptimiserConfig) -> bool:
+        """Count a validation, cut the learning rate on a plateau, and tell whether it is the best.
+
+        A plateau has not seen a new best for ``plateau_patience`` validations.
+        """
+        counters = self.counters
+        is_best = score < counters.best
+        if is_best:
+            counters.best, counters.since_best, counters.since_cut = score, 0, 0
+            return True
+        counters.since_best += 1
+        counters.since_cut += 1
+        if config.schedule == "plateau" and counters.since_cut >= config.plateau_patience:
+            counters.since_cut = 0
+            counters.rate_factor *= config.plateau_factor
+        return False
+
+    def stopped_early(self, config: OptimiserConfig) -> bool:
+        """Tell whether there was no new best for as long as the configuration waits."""
+        return 0 < config.early_stopping <= self.counters.since_best
+
+    def save(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Write the state and what tells the run that it belongs to, whole or not at all.
+
+        A checksum follows the archive of torch, which ``torch.load`` reads as if it were not there.
+        """
+        content = {
+            "format_version": FORMAT_VERSION,
+            "model": self.model.state_dict(),
+            "average": self.averaged_model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "loss_sums": self.loss_sums,
+            "loss_averages": self.loss_averages,
+            "learned": self.learned.state_dict() if self.learned else None,
+            "counters": asdict(self.counters),
+            "identity": identity,
+        }
+        packed = io.BytesIO()  # torch.save hides the reason when a disk is full
+        torch.save(content, packed)
+        with replacing(path) as temporary:
+            temporary.write_bytes(sealed(packed.getvalue()))
+
+    def load(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            StateError: The file is damaged, or belongs to another run.
+        """
+        content = _content(path)
+        saved = told_of_old(content["identity"])
+        saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
+        different = _differences(saved, identity)
+        if different:
+            raise StateError(
+                f"{path.parent} holds a run with another configuration: {'; '.join(different)}. "
+                "Restore these values to continue the run, or set run.directory to a new folder; "
+                "with --finetune MODEL a new run starts from the model of this one."
+            )
+        try:
+            self._restore(content)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise StateError(
+                f"{path} does not fit this run ({type(error).__name__}: {error}). Another version "
+                "of lkm-calc wrote it; continue with that one, or set run.directory to a new "
+                "folder."
+            ) from error
+
+    def _restore(self, content: Mapping[str, Any]) -> None:
+        """Take everything over from what :meth:`save` wrote."""
+        self.model.load_state_dict(content["model"])
+        self.averaged_model.load_state_dict(content["average"])
+        # Runs of before there were several had one.
+        states = content.get("optimisers") or [content["optimiser"]]
+        for optimiser, saved_state in zip(self.optimisers, states, strict=True):
+            optimiser.load_state_dict(saved_state)
+        self.loss_sums.copy_(content["loss_sums"])
+        if "loss_averages" in content:  # runs of before γ = "auto" have none
+            self.loss_averages.copy_(content["loss_averages"])
+        if self.learned:
+            self.learned.load_state_dict(content["learned"])
+        self.counters = Counters(**content["counters"])
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return what a saved state holds, as it was written.
+
+    Raises:
+        StateError: The file is damaged, or of another kind.
+        PermissionError: It may not be read.
+    """
+    try:
+        content = _read(path)
+    except PermissionError:
+        raise
+    except (*DAMAGE, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        raise StateError(_UNREADABLE.format(path, error)) from error
+    if not (isinstance(content, dict) and content.keys() >= {"model", "identity", "counters"}):
+        raise StateError(_UNREADABLE.format(path, "it is another file of PyTorch's"))
+    sections = content["identity"]
+    if not (isinstance(sections, dict) and all(isinstance(s, dict) for s in sections.values())):
+        raise StateError(_UNREADABLE.format(path, f"identity is {sections!r}"))
+    return content
+
+
+_UNREADABLE = "{} is not a readable training state ({}). Remove its folder to start the run again."
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a saved state holds.
+
+    Raises:
+        StateError: It does not match its checksum.
+        Exception: It is damaged otherwise.
+    """
+    packed, intact = unsealed(path.read_bytes())
+    content: dict[str, Any] = {}
+    if intact is None:
+        _check_archive(packed, path)
+    if intact is not False:  # nothing else is made of what is damaged
+        content = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+    if not intact and (intact is False or "format_version" in content):
+        raise StateError(
+            f"{path} does not match its checksum: it was damaged. Put back a copy of it, or remove "
+            "its folder to start the run again."
+        )
+    if intact is None:
+        logger.warning("%s is of before saved states had a checksum.", path)
+    return content
+
+
+def _check_archive(packed: bytes, path: Path) -> None:
+    """Raise a StateError if a part of torch's archive does not match its own checksum of 32 bits.
+
+    torch.load does not compare them. Where a part is marked as a folder, it reads nothing, and
+    returns what is in memory.
+    """
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        folders = [one.filename for one in archive.infolist() if one.external_attr & _FOLDER]
+        damaged = archive.testzip() or next(iter(folders), None)
+    if damaged is not None:
+        raise StateError(_UNREADABLE.format(path, f"its part {damaged} is not as it was written"))
+
+
+_FOLDER = 0x10
+"""Mark of a folder in a zip archive."""
+
+
+def trained(model: EnergyModel, learned: LearnedTeacher | None) -> nn.ModuleList:
+    """Return what is trained as one module."""
+    return nn.ModuleList([model] if learned is None else [model, learned])
+
+
+def _differences(
+    saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
+    """Describe each key whose value differs."""
+    found = []
+    for key in sorted(set(saved) | set(wanted)):
+        name = f"{prefix}{key}"
+        old, new = saved.get(key), wanted.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += _differences(old, new, f"{name}.")
+        elif old != new:
+            found.append(f"{name} was {old!r}, is {new!r}")
+    return found
+
+
+def swa_start(total_steps: int, config: OptimiserConfig) -> int:
+    """Return the step at which even averaging begins; the total number where it does not."""
+    return total_steps - round(config.swa_fraction * total_steps)
+
+
+def average_decay(step: int, total_steps: int, config: OptimiserConfig) -> float:
+    """Return the decay of the averaged weights after a step, counted from 0.
+
+    An exponential average whose memory grows with the steps up to that of ``ema_decay``; with a
+    constant decay the random first weights would spoil the first 1/(1 − decay) steps. In the SWA
+    part, the mean of the weights since its start (Izmailov et al. 2018, arXiv:1803.05407).
+    """
+    start = swa_start(total_steps, config)
+    if step >= start:
+        return (step - start) / (step - start + 1)
+    return 0.0 if step == 0 else min(config.ema_decay, (1 + step) / (10 + step))
+
+
+def learning_rate(
+    step: int, total_steps: int, config: OptimiserConfig, rate_factor: float = 1.0
+) -> float:
+    """Return the rate of a step: linear warm-up, then the schedule.
+
+    Args:
+        step: Counted from 0.
+        total_steps: Of the whole run.
+        config: Peak, warm-up and schedule.
+        rate_factor: Product of the cuts on plateaus so far.
+    """
+    peak, end = config.learning_rate, swa_start(total_steps, config)
+    warmup = min(config.warmup_steps, total_steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if step >= end:
+        return peak * config.swa_rate
+    if config.schedule == "plateau":
+        return peak * max(rate_factor, config.final_fraction)
+    if config.schedule == "constant":
+        return peak
+    progress = (step - warmup) / max(1, end - warmup)
+    cosine = (1 + math.cos(math.pi * progress)) / 2
+    return peak * (config.final_fraction + (1 - config.final_fraction) * cosine)

@@ -1,0 +1,173 @@
+"""One optimiser step: gradients of a batch, alone or with other processes, and their use."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lkm_calc import EnergyForces, EnergyModel
+from lkm_calc.compile import pad, trains, unpad
+
+from ..config import Config
+from ..data import Batch, GraphFrames, Totals
+from ..gradients import (
+    CompiledGradients,
+    KernelGradients,
+    Losses,
+    Programs,
+    RecordedGradients,
+    as_trained,
+    program_key,
+    training_loss,
+)
+from ..report import model_output
+from .parallel import Stop, Workers
+from .state import TrainingState, average_decay
+
+AVERAGE_WEIGHT = 0.01
+"""Of a step in the averages of the losses."""
+TINY = 1e-30
+"""A distance between layers that is none."""
+
+
+class Stepper:
+    """Makes the steps of a run; on a GPU it waits for none of them.
+
+    Args:
+        state: What a step changes.
+        data: The training frames.
+        config: The run.
+        team: The processes that share every batch.
+        total: Number of steps of the whole run.
+        programs: Where to look for compiled steps of earlier runs and to leave those of this one.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        data: GraphFrames,
+        config: Config,
+        team: Workers,
+        total: int,
+        programs: Programs | None = None,
+    ) -> None:
+        self.state, self.data, self.config, self.team = state, data, config, team
+        self.total = total
+        self.model = as_trained(state.model, data)
+        self.parameters = list(state.trained.parameters())
+        # One program serves every γ, 0 as well, with gradients of the mixing that 0 multiplies.
+        self.loss = replace(config.loss, gamma="auto") if config.run.compile else config.loss
+        self.gamma = torch.zeros_like(state.loss_sums[0])
+        self.recorded: RecordedGradients | CompiledGradients | KernelGradients | None = None
+        if config.run.cuda_graphs:
+            self.recorded = RecordedGradients(self.add_gradients, self.parameters)
+        elif self.model is state.model and trains_by_kernel(state.model, config):
+            self.recorded = KernelGradients(state.model, self.losses_of, self.add_gradients)
+        elif config.run.compile:
+            self.recorded = CompiledGradients(
+                state.trained,
+                self.losses,
+                self.gamma,
+                self.add_gradients,
+                (*program_key(config), state.model.isolated_elements, self.model is state.model),
+                {} if programs is None else programs,
+            )
+
+    def step(self, indices: Int[Tensor, " batch"], rate: float, stop: Stop) -> None:
+        """Make one step with the frames of ``indices`` and add its losses to the sums."""
+        state, options = self.state, self.config.optimiser
+        for optimiser in state.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.zero_grad(set_to_none=not self.config.run.cuda_graphs)
+        self._set_gamma()
+        losses = torch.zeros_like(state.loss_sums)
+        mine, totals = self.team.part(indices), self.data.totals(indices)
+        counts = self.data.counts(totals)
+        for piece in mine.chunk(options.accumulate) if len(mine) else ():
+            batch = self.data.batch(piece)._replace(counts=counts)
+            if isinstance(self.recorded, KernelGradients):
+                losses += self.recorded(batch, totals)
+            elif self.recorded is None or not self._repeats(totals):
+                losses += self.add_gradients(batch, totals)
+            else:
+                graph = pad(batch.graph, self.data.capacity(piece), self.data.cutoff)
+                losses += self.recorded(batch._replace(graph=graph), totals)
+        if self.team.size > 1:
+            asked = losses.new_full((1,), float(len(stop.signals) > 0))
+            self.team.sum([losses, asked, *map(_gradient, self.parameters)])
+            stop.agree(asked)
+        torch.nn.utils.clip_grad_norm_(self.parameters, options.clip_norm)
+        for optimiser in state.optimisers:
+            optimiser.step()
+        state.update_average(average_decay(state.step, self.total, options))
+        state.loss_sums += losses
+        self._note_losses(losses)
+
+    def _set_gamma(self) -> None:
+        """Set γ of this step.
+
+        With "auto" such that γ L_KD is a fraction of the rest of the loss, both as they were on
+        average over the last steps. The first step, before which there is nothing to go by, has 0.
+        """
+        loss = self.config.loss
+        warmed_up = min(1.0, (self.state.step + 1) / max(1, loss.gamma_warmup_steps))
+        if loss.gamma == "auto":
+            task, mixing = self.state.loss_averages
+            self.gamma.copy_(loss.gamma_fraction * warmed_up * task / mixing.clamp_min(TINY))
+        else:
+            self.gamma.fill_(loss.gamma * warmed_up)
+
+    def _note_losses(self, losses: Float[Tensor, " parts"]) -> None:
+        """Move the averages that γ goes by."""
+        parts = Losses(*losses)
+        task = parts.total - self.gamma * parts.lkm
+        self.state.loss_averages.lerp_(torch.stack([task, parts.lkm]), AVERAGE_WEIGHT)
+
+    def _repeats(self, totals: Totals) -> bool:
+        """Tell whether a batch is worth a recording or a program.
+
+        One that an epoch ends with is not worth compiling; so which are compiled does not depend
+        on where a run was stopped.
+        """
+        whole = self.config.optimiser.batch_size
+        return not self.config.run.compile or totals.graphs == whole
+
+    def add_gradients(self, batch: Batch, totals: Totals) -> Float[Tensor, " parts"]:
+        """Add the gradients of a piece of a batch, and return its part of the losses in float64.
+
+        Args:
+            batch: With a graph as it is, or padded.
+            totals: Of the whole batch.
+        """
+        losses = self.losses(batch, totals, self.gamma)
+        losses.total.backward()
+        return torch.stack([part.detach().double() for part in losses])
+
+    def losses(self, batch: Batch, totals: Totals, gamma: Tensor) -> Losses:
+        """Return the losses of a piece of a batch with a γ, to be differentiated."""
+        padded = model_output(self.model, batch, create_graph=True)
+        predicted = unpad(padded, len(batch.energies), batch.atoms)
+        return training_loss(predicted, batch, self.loss, totals, gamma, self.state.learned)
+
+    def losses_of(self, results: EnergyForces, batch: Batch, totals: Totals) -> Losses:
+        """Return the losses of a piece of a batch, given what the model says of it."""
+        return training_loss(results, batch, self.loss, totals, self.gamma, self.state.learned)
+
+
+def trains_by_kernel(model: EnergyModel, config: Config) -> bool:
+    """Tell whether a run takes the kernel of its model."""
+    return (
+        config.run.kernels == "auto"
+        and trains(model)
+        and config.loss.lkm_teacher not in ("learned", "error")
+        and not config.loss.raw_energies
+    )
+
+
+def _gradient(parameter: torch.nn.Parameter) -> Tensor:
+    """Return the gradient of a parameter, zero where a process had no part in the batch."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

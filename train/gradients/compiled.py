@@ -1,0 +1,186 @@
+"""Gradients of a batch as one compiled program of fixed shapes, for training on a CPU."""
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._inductor import compile as inductor_compile
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from lkm_calc.files import COMPILER_ERRORS, CompileError, first_line
+
+from ..config import Config, to_table
+from ..data import Batch, Totals
+from .loss import Losses
+from .recorded import GradientFunction, shapes_of
+
+logger = logging.getLogger("lkm_train")
+
+LossFunction = Callable[[Batch, Totals, Tensor], Losses]
+"""Returns the losses of a batch with a γ, as they depend on the weights of the model."""
+Program = Callable[..., list[Tensor]]
+"""From weights, buffers, γ and the tensors of a batch to the losses and the gradients."""
+
+Programs = dict[tuple[object, ...], Program]
+"""By what is fixed in them."""
+
+MAX_PROGRAMS = 2
+"""Shapes compiled: that of batches, or of the two kinds of pieces into which they are cut."""
+TOLERANCE = 1e-3
+"""Largest difference from the ordinary gradients over their norm; float32 makes a hundredth."""
+
+
+class CompiledGradients:
+    """A gradient function compiled for the first shapes of batches, with the same numbers.
+
+    The losses and their gradients by the weights, which hold second derivatives of the energy, are
+    traced into one graph of operations and compiled by torch's Inductor. It needs a C++ compiler
+    and minutes, and pays for trainings that take much longer. A program is compared with the
+    ordinary computation before it is used. Without a compiler, or if the numbers differ, one
+    warning says so and everything is computed in the ordinary way, as are batches of further
+    shapes.
+
+    Args:
+        model: Whose gradients are wanted.
+        losses: What to differentiate.
+        gamma: The weight of LKM, () float64, which may be changed in place.
+        ordinary: Adds the same gradients in the ordinary way.
+        key: What is fixed in a program but for the shapes.
+        programs: Those there are; new ones are added. Runs may share them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        losses: LossFunction,
+        gamma: Tensor,
+        ordinary: GradientFunction,
+        key: tuple[object, ...],
+        programs: Programs,
+    ) -> None:
+        self.model, self.losses, self.gamma, self.ordinary = model, losses, gamma, ordinary
+        self.weights, self.buffers = list(model.parameters()), list(model.buffers())
+        self.names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+        self.key, self.programs = key, programs
+        self.compiled = 0
+        self.failed = False
+
+    def __call__(self, batch: Batch, totals: Totals) -> Tensor:
+        """Add the gradients of a batch whose graph is padded, and return its losses in float64."""
+        key = (self.key, shapes_of(batch, totals))
+        if key not in self.programs:
+            if self.failed or self.compiled >= MAX_PROGRAMS:
+                return self.ordinary(batch, totals)
+            try:
+                self.programs[key] = self._compiled(batch, totals)
+                self.compiled += 1
+            except CompileError as error:
+                warnings.warn(f"Training without compilation: {error}", stacklevel=2)
+                self.failed = True
+                return self.ordinary(batch, totals)
+        losses, gradients = self._run(self.programs[key], batch)
+        for weight, gradient in zip(self.weights, gradients, strict=True):
+            weight.grad = gradient if weight.grad is None else weight.grad + gradient
+        return losses
+
+    def _run(self, program: Program, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        with torch.no_grad():
+            losses, *gradients = program(*self._arguments(batch))
+        return losses, gradients
+
+    def _arguments(self, batch: Batch) -> list[Tensor]:
+        weights = [weight.detach() for weight in self.weights]
+        return [*weights, *self.buffers, self.gamma, *batch.tensors()]
+
+    def _compiled(self, batch: Batch, totals: Totals) -> Program:
+        """Compile for the shapes of a batch.
+
+        Raises:
+            CompileError: There is no working compiler, or the program computes something else.
+        """
+        logger.warning("Compiling the training step: minutes, once for each shape of batches.")
+        began = time.perf_counter()
+        try:
+            traced = make_fx(self._function(batch, totals))(*self._arguments(batch))
+            options = {"cpp.dynamic_threads": True}
+            inputs: list[Any] = [*self._arguments(batch)]
+            program: Program = inductor_compile(traced, inputs, options)
+            self._check(program, batch, totals)
+        except CompileError:
+            raise
+        except COMPILER_ERRORS as error:
+            reason = first_line(error)
+            raise CompileError(
+                f"the step could not be compiled ({reason}). A C++ compiler such as g++ is needed."
+            ) from error
+        logger.warning("Compiled in %.0f s.", time.perf_counter() - began)
+        return program
+
+    def _function(self, batch: Batch, totals: Totals) -> Callable[..., list[Tensor]]:
+        """Return losses and gradients as a function of all that may change."""
+        step = _Step(self.model, self.losses, batch, totals)
+
+        def function(*arguments: Tensor) -> list[Tensor]:
+            first, last = len(self.weights), len(self.names)
+            weights = [weight.detach().requires_grad_() for weight in arguments[:first]]
+            tensors = [*weights, *arguments[first:last]]
+            replaced = {f"model.{n}": t for n, t in zip(self.names, tensors, strict=True)}
+            losses = functional_call(step, replaced, arguments[last:])
+            gradients = torch.autograd.grad(losses[0], weights, materialize_grads=True)
+            return [losses.detach(), *gradients]
+
+        return function
+
+    def _check(self, program: Program, batch: Batch, totals: Totals) -> None:
+        """Raise a CompileError unless the program gives the ordinary gradients.
+
+        Those with labels that are off: the gradients of a model that has learnt its frames are
+        small differences of large terms, and would tell rounding from rounding.
+        """
+        # NaN stays NaN: a structure without the label.
+        forces = None if batch.forces is None else 0 * batch.forces
+        batch = batch._replace(energies=batch.energies + 1, forces=forces)
+        kept = [weight.grad for weight in self.weights]
+        for weight in self.weights:
+            weight.grad = None
+        self.ordinary(batch, totals)
+        expected = [weight.grad for weight in self.weights]
+        for weight, gradient in zip(self.weights, kept, strict=True):
+            weight.grad = gradient
+        _, found = self._run(program, batch)
+        pairs = [(a, b) for a, b in zip(found, expected, strict=True) if b is not None]
+        off = sum((a - b).double().square().sum().item() for a, b in pairs) ** 0.5
+        norm = sum(b.double().square().sum().item() for _, b in pairs) ** 0.5
+        if not off <= TOLERANCE * norm:
+            raise CompileError(
+                f"the compiled gradients are off by {off:.2g} of {norm:.2g}. Please report this "
+                "with the versions of torch and of the compiler."
+            )
+
+
+def program_key(config: Config) -> tuple[object, ...]:
+    """Return what a compiled step depends on but for shapes: not γ, which is given to it."""
+    table = to_table(config)
+    loss = {key: value for key, value in table["loss"].items() if not key.startswith("gamma")}
+    return json.dumps([table["model"], loss], sort_keys=True), config.run.dtype
+
+
+class _Step(nn.Module):
+    """The losses as a module over the tensors of a batch, so that its weights can be replaced."""
+
+    def __init__(
+        self, model: nn.Module, losses: LossFunction, batch: Batch, totals: Totals
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.losses, self.batch, self.totals = losses, batch, totals
+
+    def forward(self, gamma: Tensor, *tensors: Tensor) -> Tensor:
+        batch = self.batch.with_tensors(tensors)
+        return torch.stack([part.double() for part in self.losses(batch, self.totals, gamma)])

@@ -1,0 +1,165 @@
+"""Gradients of a training step from first derivatives alone, by a kernel.
+
+With v = ∂L/∂F held fixed, the gradient of a loss of the forces is the derivative of the energy's
+parameter gradient along −v,
+
+    ∂L/∂θ = Σ v · ∂F/∂θ = −d/ds ∂E/∂θ (R + s v),
+
+because F = −∂E/∂R. A central difference takes it from two parameter gradients at displaced
+positions, so no second derivative of the model is needed. A stress enters as a strain in the same
+way. Terms of energies and embeddings are averaged over the two positions, which differs from their
+value in between by the square of the displacement.
+"""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lkm_calc import EnergyForces, EnergyModel, Graph
+from lkm_calc.compile import Kernel
+from lkm_calc.graph import sum_to
+from lkm_calc.potential import volumes
+
+from ..data import Batch, Totals
+from .loss import Losses
+from .recorded import GradientFunction
+
+logger = logging.getLogger("lkm_train")
+
+DISPLACEMENT = {torch.float32: 3e-3, torch.float64: 1e-5}
+"""Norm in Å of the displacement of all atoms of a structure. Larger ones cost accuracy by their
+square, smaller ones by rounding; measured in docs/performance.md."""
+TOLERANCE = 1e-3
+"""Largest relative error of a gradient, compared with that of double backward."""
+
+LossOfResults = Callable[[EnergyForces, Batch, Totals], Losses]
+"""The losses of a batch, given what the model says of it."""
+
+
+class KernelGradients:
+    """Adds the gradients of a batch to those of the weights, by a kernel that gives ∂E/∂θ.
+
+    Args:
+        model: Has a kernel that trains.
+        losses: Of results and labels.
+        ordinary: The same gradients by double backward, with which the first batch is compared.
+    """
+
+    def __init__(
+        self, model: EnergyModel, losses: LossOfResults, ordinary: GradientFunction
+    ) -> None:
+        self.model, self.losses, self.ordinary = model, losses, ordinary
+        self.kernel = Kernel(model)
+        self.weights = self.kernel.weights
+        self.checked = self.failed = False
+
+    def __call__(self, batch: Batch, totals: Totals) -> Float[Tensor, " parts"]:
+        """Add the gradients of a batch and return its losses in float64."""
+        if not self.checked:
+            self.checked, self.failed = True, not self._agrees(batch, totals)
+        if self.failed:
+            return self.ordinary(batch, totals)
+        losses, gradients = self.gradients(batch, totals)
+        for weight, gradient in zip(self.weights, gradients, strict=True):
+            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        return torch.stack([part.detach().double() for part in losses])
+
+    def gradients(self, batch: Batch, totals: Totals) -> tuple[Losses, list[Tensor]]:
+        """Return the losses of a batch and their gradients by the weights."""
+        graph = batch.graph
+        self.kernel.update()
+        vectors = graph.edge_vectors()
+        found = self.kernel.run(graph, vectors).assembled(graph, vectors, batch.stress is not None)
+        results = [t for t in (found.energy, found.forces, found.stress) if t is not None]
+        for tensor in (*results, *found.embeddings):
+            tensor.requires_grad_()
+        losses = self.losses(found, batch, totals)
+        by = torch.autograd.grad(
+            losses.total, (*results, *found.embeddings), allow_unused=True, materialize_grads=True
+        )
+        by_energy, by_forces = by[0], by[1]
+        by_stress = None if found.stress is None else by[2]
+        direction = edge_directions(graph, vectors, by_forces, by_stress)
+        return losses, self._along(graph, vectors, direction, by_energy, by[len(results) :])
+
+    def _along(
+        self,
+        graph: Graph,
+        vectors: Float[Tensor, "edges 3"],
+        direction: Float[Tensor, "edges 3"],
+        by_energy: Float[Tensor, " graphs"],
+        by_embeddings: tuple[Tensor, ...],
+    ) -> list[Tensor]:
+        """Return the derivative of ∂E/∂θ along a direction, plus the terms of first order."""
+        of_edge = graph.graph_index.index_select(0, graph.edge_index[1])
+        edges, atoms = (
+            torch.bincount(index, minlength=graph.n_graphs)
+            for index in (of_edge, graph.graph_index)
+        )
+        # The norm of the displacements of atoms that change the edges by as much.
+        squares = sum_to(direction.square().sum(1), of_edge, graph.n_graphs)
+        norms = (squares * atoms / (2 * edges).clamp(min=1)).sqrt()
+        step = DISPLACEMENT[self.model.dtype] / norms
+        moving = norms > 0
+        slope = torch.where(moving, 0.5 / step, 0.0)
+        step = torch.where(moving, step, 0.0)
+        moved = direction * step.index_select(0, of_edge).unsqueeze(1)
+        by_atoms = [
+            (0.5 * by_energy + sign * slope).index_select(0, graph.graph_index) for sign in (1, -1)
+        ]
+        layers = None
+        if any(tensor.any() for tensor in by_embeddings):
+            half = 0.5 * torch.stack(by_embeddings)
+            layers = torch.cat([half, half], dim=1)
+        both = Graph.collate([graph, graph])
+        displaced = torch.cat([vectors + moved, vectors - moved])
+        return self.kernel.gradients(both, displaced, torch.cat(by_atoms), layers)
+
+    def _agrees(self, batch: Batch, totals: Totals) -> bool:
+        """Compare with double backward, labels off so that gradients do not cancel."""
+        forces = None if batch.forces is None else torch.zeros_like(batch.forces)
+        batch = batch._replace(energies=batch.energies + 1, forces=forces)
+        kept = [weight.grad for weight in self.weights]
+        for weight in self.weights:
+            weight.grad = None
+        self.ordinary(batch, totals)
+        expected = [
+            torch.zeros_like(weight) if weight.grad is None else weight.grad
+            for weight in self.weights
+        ]
+        for weight, gradient in zip(self.weights, kept, strict=True):
+            weight.grad = gradient
+        found = self.gradients(batch, totals)[1]
+        pairs = list(zip(found, expected, strict=True))
+        off = sum((a - b).double().square().sum().item() for a, b in pairs) ** 0.5
+        norm = sum(b.double().square().sum().item() for _, b in pairs) ** 0.5
+        relative = off / max(norm, 1e-30)
+        logger.info("Training with kernels: relative error of the gradient %.1e", relative)
+        if relative <= TOLERANCE:
+            return True
+        logger.warning(
+            "The kernel's gradient differs from that of double backward by %.1e, more than %.0e; "
+            "training goes on with double backward.",
+            relative,
+            TOLERANCE,
+        )
+        return False
+
+
+def edge_directions(
+    graph: Graph,
+    vectors: Float[Tensor, "edges 3"],
+    by_forces: Float[Tensor, "atoms 3"],
+    by_stress: Float[Tensor, "graphs 3 3"] | None,
+) -> Float[Tensor, "edges 3"]:
+    """Return how edge vectors move when atoms move along −∂L/∂F and the cell strains by ∂L/∂σ/V."""
+    source, target = graph.edge_index
+    moved = by_forces.index_select(0, source) - by_forces.index_select(0, target)
+    if by_stress is None or graph.cell is None:
+        return moved
+    strain = (by_stress + by_stress.mT) / (2 * volumes(graph.cell))
+    of_edge = graph.graph_index.index_select(0, target)
+    return moved + torch.einsum("ea,eab->eb", vectors, strain.index_select(0, of_edge))

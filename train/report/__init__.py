@@ -1,0 +1,16 @@
+"""How good a model is, and how it is told: errors, calibration, model card, plots."""
+
+from .calibration import calibrate_file as calibrate_file
+from .calibration import own_split as own_split
+from .card import model_card as model_card
+from .evaluate import Errors as Errors
+from .evaluate import LayerStatistics as LayerStatistics
+from .evaluate import errors_of as errors_of
+from .evaluate import model_output as model_output
+from .evaluate import predict as predict
+from .plots import plot_learning_curves as plot_learning_curves
+from .plots import plot_parity as plot_parity
+from .plots import save_figure as save_figure
+from .writing import checksum as checksum
+from .writing import write_json as write_json
+from .writing import write_text as write_text

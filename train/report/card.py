@@ -1,0 +1,149 @@
+"""The model card: what a model file tells of itself, as a page to read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..data import describe_labels
+
+_ERRORS = (
+    ("energy_mae", "energy MAE", "meV"),
+    ("energy_rmse", "energy RMSE", "meV"),
+    ("energy_per_atom_mae", "energy MAE per atom", "meV"),
+    ("force_mae", "force MAE", "meV/Å"),
+    ("force_rmse", "force RMSE", "meV/Å"),
+    ("stress_mae", "stress MAE", "meV/Å³"),
+)
+_OPTIMISERS = {"adamw": "AdamW", "muon": "Muon for matrices, AdamW for the rest"}
+
+
+def model_card(header: Mapping[str, Any], title: str, command: str, picture: str) -> str:
+    """Return the card of a trained model in Markdown.
+
+    Args:
+        header: Of the model file, see :func:`lkm_calc.potential.read_header`.
+        title: Heading.
+        command: What reproduces the model.
+        picture: Link to the parity plot.
+    """
+    training = header["provenance"]
+    config = training["config"]
+    loss, optimiser = config["loss"], config["optimiser"]
+    minutes = training["training_seconds"] / 60
+    return f"""\
+# {title}
+
+| | |
+|---|---|
+| architecture | {header["architecture"]}{_origin(header)}, {_listed(header["hypers"])} |
+| elements | {", ".join(header["elements"])} |
+| cut-off | {header["cutoff"]:g} Å |
+| units | energies {training.get("energy_unit", "eV")}, forces eV/Å |
+| trained on | {_data(training, config["data"])} |{_isolated(training, header)}{_labels(training)}
+| loss | {loss["kind"]}; weights: energy {loss["energy"]:g} (eV per structure), forces \
+{loss["forces"]:g} (eV/Å per component), LKM γ = {loss["gamma"]} ({loss["lkm_distance"]})\
+{_type_weights(loss)} |
+| optimiser | {_OPTIMISERS[optimiser.get("kind", "adamw")]}, \
+{optimiser["epochs"]} epochs of batches of {optimiser["batch_size"]}, \
+learning rate {optimiser["learning_rate"]:g} after {optimiser["warmup_steps"]} warm-up steps, \
+{_schedule(optimiser)} |
+| seed | {config["run"]["seed"]} |
+| best step | {training["step"]}, chosen on the validation frames |
+| time to train | {minutes:.0f} min on {training["device"]}, {config["run"]["dtype"]} |
+| made with | lkm-calc {training["version"]}, torch {training["torch"]}, {training["date"]} |
+
+## Errors
+
+{_error_table(training)}
+
+One seed; no spread is given.
+
+![parity of energies and forces]({picture})
+
+## To reproduce
+
+```
+{command}
+```
+
+## Limits
+
+The model knows only the molecules and the range of geometries of its training frames. Bonds that
+break, other molecules and temperatures far above that of the frames are outside it; its training
+level of theory is all that it imitates.
+"""
+
+
+def _schedule(optimiser: Mapping[str, Any]) -> str:
+    """Describe what follows the warm-up; options that older files lack were off."""
+    schedule = optimiser.get("schedule", "cosine")
+    text = {
+        "cosine": f"cosine to {optimiser['final_fraction']:g} of it",
+        "plateau": f"times {optimiser.get('plateau_factor', 1):g} on plateaus",
+        "constant": "constant",
+    }[schedule]
+    text += f", averaged weights ({optimiser['ema_decay']:g})"
+    if optimiser.get("swa_fraction"):
+        text += f", evenly in the last {optimiser['swa_fraction']:.0%} of the steps"
+    return text
+
+
+def _origin(header: Mapping[str, Any]) -> str:
+    """Tell of which package or module an architecture is that lkm-calc does not have."""
+    origin = header.get("origin", {})
+    if "package" in origin:
+        return f" of the package {origin['package']} {origin['version']}"
+    return f" of the module {origin['module']}" if origin else ""
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if name != "cutoff")
+
+
+def _data(training: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    file = training["files"]["train"]
+    labels = "" if data["labels"] == "revised" else f"{data['labels']} labels, "
+    return (
+        f"{data['n_train']} frames of {file['name']} ({labels}{data['n_validation']} more to "
+        f"validate), SHA-256 {file['sha256'][:16]}…"
+    )
+
+
+def _isolated(training: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+    """Return a row that tells of isolated atoms, if there were any."""
+    if "isolated_atoms" not in training:
+        return ""
+    energies = training["isolated_atoms"]["energies"]
+    listed = ", ".join(f"{s} {e:.4f} eV" for s, e in energies.items() if s in header["elements"])
+    frames = training["isolated_atoms"]["frames"]
+    return f"\n| isolated atoms | {listed}: exact, by {frames} more frame(s) of the file |"
+
+
+def _labels(training: Mapping[str, Any]) -> str:
+    """Return a row that tells how many frames have which labels; older files do not know."""
+    counts = training.get("labels", {})
+    parts = [f"{name} frames: {describe_labels(counts[name])}" for name in counts]
+    return f"\n| labels | {'; '.join(parts)} |" if parts else ""
+
+
+def _type_weights(loss: Mapping[str, Any]) -> str:
+    """Describe the weights of frames by their config_type, if there are any."""
+    weights = loss.get("config_type_weights", {})
+    listed = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+    return f"; frames weighted by config_type: {listed}" if listed else ""
+
+
+def _error_table(training: Mapping[str, Any]) -> str:
+    sets = [name for name in ("validation", "test") if f"{name}_errors" in training]
+    rows = [
+        f"| | {' | '.join(f'{name} frames' for name in sets)} |",
+        "|---" * (len(sets) + 1) + "|",
+    ]
+    energy_unit = training.get("energy_unit", "eV")
+    for key, label, unit in _ERRORS:
+        if key not in training[f"{sets[0]}_errors"]:
+            continue
+        if energy_unit != "eV" and key.startswith("energy"):
+            unit = f"10⁻³ {energy_unit}"
+        values = " | ".join(f"{training[f'{name}_errors'][key]:.2f}" for name in sets)
+        rows.append(f"| {label}, {unit} | {values} |")
+    return "\n".join(rows)
