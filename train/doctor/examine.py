@@ -39,10 +39,9 @@ def diagnose(frames: Frames) -> Report:
     good = frames.select(usable)
     isolated, atom_findings = measure_isolated(good, usable)
     findings += atom_findings
-    usable = usable[~good.isolated]
-    if not len(usable):
-        return Report(tuple(findings), len(frames), None)
-    good = frames.select(usable)
+    if not good.isolated.all():
+        usable = usable[~good.isolated]
+        good = frames.select(usable)
     findings += find_duplicates(good, usable)
     closest, contacts, close = measure_distances(good, usable)
     findings += close
