@@ -163,12 +163,14 @@ class EnergyModel(nn.Module, ABC):
         """
         if not self.isolated_elements:
             return None
-        with torch.enable_grad():
-            vectors = vectors.detach().requires_grad_()
-            lengths = vectors.norm(dim=1)
-            weight = isolation(lengths, graph.edge_index[1], len(graph.numbers), self.cutoff)
+        target, atoms = graph.edge_index[1], len(graph.numbers)
+        with torch.no_grad():  # there is more to do only where a structure falls apart
+            weight = isolation(vectors.norm(dim=1), target, atoms, self.cutoff)
             if not weight.any():
                 return None
+        with torch.enable_grad():
+            vectors = vectors.detach().requires_grad_()
+            weight = isolation(vectors.norm(dim=1), target, atoms, self.cutoff)
             shifts = weight * self.isolated_shifts.index_select(0, graph.numbers)
             (gradient,) = torch.autograd.grad(shifts.sum(), vectors)
         return shifts.detach(), gradient
