@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -7,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .paths import expanded
+
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""What the system says where there is no room for a file: the disk, its largest size, a quota."""
 
 
 @contextmanager
@@ -25,7 +29,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None:  # a full disk does not say what was to be written
+        # A full disk does not say what was to be written; other errors have their own words.
+        if error.errno in DISK_FULL and error.filename is None:
             error.filename = str(path)
         raise
     finally:
