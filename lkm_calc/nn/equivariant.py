@@ -20,11 +20,6 @@ from .basis import SphericalHarmonics
 from .layers import Constants, dense
 
 
-def components(max_ell: int) -> int:
-    """Return the number of components of all degrees up to ``max_ell``."""
-    return (max_ell + 1) ** 2
-
-
 def degree_slice(l: int) -> slice:
     """Return which components belong to degree l."""
     return slice(l * l, (l + 1) ** 2)

@@ -184,6 +184,30 @@ def test_a_wrong_kernel_is_refused(tmp_path, example, monkeypatch, caplog):
     assert "training goes on with double backward" in caplog.text
 
 
+def test_what_is_compared_at_the_start_sees_all_weights(tmp_path, example, monkeypatch):
+    """A kernel that is wrong deep inside a new model, whose readouts are zero, is noticed."""
+    gradients = Kernel.gradients
+
+    def wrong(self, *arguments):
+        found = gradients(self, *arguments)
+        found[0] = found[0] * 2  # the embedding of elements
+        return found
+
+    monkeypatch.setattr(Kernel, "gradients", wrong)
+    losses = []
+    monkeypatch.setattr(first_order.logger, "warning", lambda text, *_: losses.append(text))
+    assert fit(run(tmp_path / "run", example)) is not None
+    assert any("goes on with double backward" in text for text in losses)
+
+
+def test_comparing_leaves_the_weights_as_they_were():
+    weights = [torch.zeros(3), torch.tensor([0.0, 1.0])]
+    with first_order.without_zeros(weights):
+        assert weights[0].all()
+        assert weights[1].tolist() == [0.0, 1.0]
+    assert weights[0].tolist() == [0.0] * 3
+
+
 def test_which_runs_take_the_kernel():
     model = small_model("ace").float()
     assert trains(model)

@@ -6,6 +6,8 @@
 // way back needs. Tensors are (components, atoms, channels), so the linear map of a degree is one
 // product. Names are those of ace.py; a g before one is the gradient by it.
 
+#include <atomic>
+
 #include "tools.hpp"
 
 namespace {
@@ -162,7 +164,7 @@ struct Term {
 };
 
 template <class T> struct Product {
-    long ell, out_ell, width;    // largest degrees; of a row of channels
+    long out_ell;                // largest degree of the outcome
     std::vector<long> paths;     // by degree of the outcome
     std::vector<long> first_out; // place of the first path's first component
     std::vector<Map<T>> linear;
@@ -177,14 +179,6 @@ template <class T> struct Product {
     // Place (l3, m3, path) of the coupled components of an atom.
     long place(long l3, long m3, long path) const { return first_out[l3] + m3 * paths[l3] + path; }
 
-    // Of the coupled components of atom n of N: rows (m3, n) of blocks by path, degree after degree.
-    long row(long p, long n, long N) const {
-        long l3 = 0;
-        while (l3 < out_ell && p >= first_out[l3 + 1])
-            ++l3;
-        const long rest = p - first_out[l3];
-        return first_out[l3] * N + ((rest / paths[l3]) * N + n) * paths[l3] + rest % paths[l3];
-    }
 };
 
 // x / √(1 + mean square) of each atom over components and channels, and the factor.
@@ -246,7 +240,7 @@ template <class T> struct Work {
     Buffer<T> rbf, rbf_slope, rbf_wave, cut, cut_slope, Y; // of edges
     Buffer<T> g_rbf, g_cut, g_Y;
     Buffer<T> gx, x_last, gh, ga, gb, gb_next, g_fresh, g_sums, g_sent, g_gates, g_hidden,
-        g_coupled, g_target, g_source, g_project, g_mod, values, unit, g_value;
+        g_coupled, g_target, g_source, g_project, g_mod, values, g_value;
     Buffer<T> gradients;
     std::vector<long> first;
 };
@@ -299,7 +293,7 @@ template <class T> class ACE {
         if (arrays)
             std::fill_n(sum.get(total_gradients), total_gradients, T(0));
         const long count = long(chunks.size());
-        bool short_of_memory = false;
+        std::atomic<bool> short_of_memory{false};
 #pragma omp parallel for schedule(dynamic) ordered num_threads(threads)
         for (long c = 0; c < count; ++c) {
             Work<T> &own = work[thread()];
@@ -407,7 +401,7 @@ template <class T> class ACE {
     }
 
     void shape(Product<T> &product, long out_ell, bool symmetric, long &n) {
-        product.ell = s.ell, product.out_ell = out_ell;
+        product.out_ell = out_ell;
         product.paths.assign(out_ell + 1, 0);
         product.first_out.assign(out_ell + 2, 0);
         std::vector<Term> terms;
