@@ -8,17 +8,13 @@ ENGINES := $(abspath $(VENV))-engines
 INSTALLED := $(VENV)/.installed
 PIP := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# What a newer Python is tested with: all but trainings, kernels, studies and examples.
-ENGINE_TESTS := $(addprefix tests/,test_torchsim.py test_calculator.py test_committee.py \
-  commands files graph nn potential runtime train/data train/formats)
-
 .PHONY: help demo train-demo test test-engines study-quick lint docs check-wheel clean
 
 help:
 	@echo "make demo         MD of aspirin with a bundled model (about a minute)"
 	@echo "make train-demo   train on the 500 frames that come along, then MD (a few minutes)"
 	@echo "make test         the tests"
-	@echo "make test-engines most tests, with torch-sim, OpenMM and i-PI (PYTHON=python3.12 or newer)"
+	@echo "make test-engines the tests, with torch-sim, OpenMM and i-PI (PYTHON=python3.12 or newer)"
 	@echo "make study-quick  every arm of the studies on LKM for a few steps (some minutes)"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         the documentation, into site/"
@@ -52,8 +48,7 @@ test-engines:
 	$(PYTHON) -m venv $(ENGINES)
 	$(ENGINES)/bin/$(PIP) torch
 	$(ENGINES)/bin/$(PIP) -e '.[test,torchsim,openmm,ipi]'
-	OMP_NUM_THREADS=1 $(ENGINES)/bin/python -m pytest -n auto --maxprocesses 4 $(ENGINE_TESTS)
-	$(ENGINES)/bin/python -m pytest tests/project/test_examples.py -k "torch or openmm or ipi"
+	OMP_NUM_THREADS=1 $(ENGINES)/bin/python -m pytest -n auto --maxprocesses 4
 
 study-quick: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m studies run all --quick --workers 2
