@@ -35,6 +35,8 @@ from .fit import (
     first_process,
     fit,
     fit_members,
+    parse_time,
+    prolonged,
 )
 from .formats import FORMATS, LabelKeys, read_frames
 from .report import calibrate_file, errors_of, own_split, predict
@@ -50,6 +52,8 @@ Train force fields with Layer-to-Layer Knowledge Mixing, and measure them.
   lkm-train fit CONFIG.toml                        train, or go on with a run that was stopped
   lkm-train fit CONFIG.toml --optimiser.epochs 10  change a value of the configuration
   lkm-train fit rmd17 --molecule ethanol --data FILE   a configuration that comes with lkm-calc
+  lkm-train fit CONFIG.toml --time 2h              train for about two hours
+  lkm-train fit CONFIG.toml --prolong 300          continue a finished run to 300 epochs in all
   lkm-train fit CONFIG.toml --members 4            train a committee
   lkm-train fit CONFIG.toml --finetune MODEL       start from a trained model
   lkm-train fit CONFIG.toml --import my_model.py   with an architecture of your own
@@ -137,6 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     fit_parser.add_argument(
         "--stop-after", type=int, metavar="N", help="stop, resumably, after N steps in all"
+    )
+    fit_parser.add_argument(
+        "--time", type=parse_time, metavar="T", help="train for about this long: 2h, 90min, 45s"
+    )
+    fit_parser.add_argument(
+        "--prolong", type=int, metavar="N", help="continue a run to N epochs in all"
     )
     fit_parser.add_argument(
         "--members", type=int, metavar="N", help="train a committee of N, seeds counting up"
@@ -247,9 +257,13 @@ def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     }
     shorthand = [word for flag, value in given.items() if value for word in (flag, str(value))]
     config = read_config(path, [*shorthand, *overrides])
+    if options.prolong is not None:
+        if options.time or options.members:
+            raise ConfigError("--prolong cannot be combined with --time or --members.")
+        config = prolonged(config, options.prolong)
     if options.members is not None:
-        return _fit_members(config, options.members)
-    model = fit(config, options.stop_after)
+        return _fit_members(config, options.members, options.time)
+    model = fit(config, options.stop_after, seconds=options.time)
     if model is None:
         logger.info("Stopped; the same command goes on from here.")
         return 3
@@ -280,8 +294,8 @@ def _find_config(name: str, molecule: str | None) -> tuple[Path, str | None]:
     )
 
 
-def _fit_members(config: Config, members: int) -> int:
-    models = fit_members(config, members)
+def _fit_members(config: Config, members: int, seconds: float | None) -> int:
+    models = fit_members(config, members, seconds)
     if models is None:
         logger.info("Stopped; the same command goes on from here.")
         return 3

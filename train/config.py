@@ -144,6 +144,9 @@ class OptimiserConfig:
     """Validations without a new best after which the run ends; 0 for never."""
     warmup_steps: int = 500
     """Steps over which the learning rate grows linearly from zero."""
+    restart_epoch: int = 0
+    """Epoch after which the schedule starts again with half the learning rate, where a run is
+    prolonged (--prolong); 0 for none."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip_norm: float = 10.0
@@ -375,6 +378,7 @@ def _check(config: Config) -> None:
         "loss.gamma_warmup_steps": config.loss.gamma_warmup_steps,
         "optimiser.early_stopping": o.early_stopping,
         "optimiser.final_fraction": o.final_fraction,
+        "optimiser.restart_epoch": o.restart_epoch,
         "optimiser.warmup_steps": o.warmup_steps,
         "optimiser.weight_decay": o.weight_decay,
         "run.seed": run.seed,
@@ -388,6 +392,15 @@ def _check(config: Config) -> None:
     if not 0 < o.plateau_factor < 1:
         raise ConfigError(
             f"optimiser.plateau_factor is {o.plateau_factor}; it must be between 0 and 1."
+        )
+    if o.restart_epoch >= o.epochs:
+        raise ConfigError(
+            f"optimiser.restart_epoch is {o.restart_epoch}; it must be less than optimiser.epochs, "
+            f"which is {o.epochs}."
+        )
+    if o.restart_epoch and o.swa_fraction:
+        raise ConfigError(
+            "optimiser.restart_epoch and optimiser.swa_fraction cannot be combined: set one to 0."
         )
     if config.loss.raw_energies and config.run.finetune:
         raise ConfigError(

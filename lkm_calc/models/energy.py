@@ -224,6 +224,21 @@ class EnergyModel(nn.Module, ABC):
         self.isolated_shifts.zero_()
         self.measure_isolated_atoms()
 
+    def shift_energies(self, shifts: Mapping[int, float]) -> None:
+        """Add a constant to the energy of every bonded atom of an element.
+
+        Energies of isolated atoms that :meth:`calibrate` was given stay as they are.
+
+        Args:
+            shifts: In eV by atomic number.
+        """
+        with torch.no_grad():
+            for number, shift in shifts.items():
+                isolated = number in self.isolated_elements
+                energies = self.binding_energies if isolated else self.reference_energies
+                energies[number] += shift
+        self.measure_isolated_atoms()
+
     @own_precision
     def measure_isolated_atoms(self) -> None:
         """Find what the network writes for isolated atoms, so that their energy is free of it."""

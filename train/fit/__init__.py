@@ -1,5 +1,7 @@
 """A training run: from a configuration to a model file, step by step."""
 
+from .duration import parse_time as parse_time
+from .duration import prolonged as prolonged
 from .loop import TrainingDivergedError as TrainingDivergedError
 from .loop import device_of as device_of
 from .loop import fit as fit

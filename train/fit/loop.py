@@ -41,6 +41,8 @@ from ..data import (
 from ..formats import LabelKeys, read_frames
 from ..gradients import Losses, Programs, learned_teacher
 from ..report import Errors, calibrate_file, errors_of, predict
+from .centring import centre_energies
+from .duration import duration, epochs_of_run, epochs_within
 from .parallel import Stop, Workers, own_device, workers
 from .prepare import check_elements, check_labels, prepare_model
 from .record import Record
@@ -59,6 +61,8 @@ class Epoch(NamedTuple):
     """Of its last step."""
     losses: dict[str, float]
     """The mean of the loss and of its parts."""
+    seconds_left: float
+    """To the end of the run, at the speed so far."""
 
 
 class TrainingDivergedError(RuntimeError):
@@ -68,7 +72,10 @@ class TrainingDivergedError(RuntimeError):
 @own_settings
 @torch.enable_grad()
 def fit(
-    config: Config, stop_after: int | None = None, programs: Programs | None = None
+    config: Config,
+    stop_after: int | None = None,
+    programs: Programs | None = None,
+    seconds: float | None = None,
 ) -> Path | None:
     """Train a model, continuing the run in ``run.directory`` if there is one.
 
@@ -81,6 +88,8 @@ def fit(
         stop_after: Stop in the same way once this many steps have been made in all.
         programs: Compiled steps of earlier runs that may serve this one, to which it adds its own.
             With them, which batches are compiled, and so the last bits, depend on those runs.
+        seconds: Train for as many epochs as take this time, instead of ``optimiser.epochs``. A run
+            that is continued keeps its number of epochs.
 
     Returns:
         The path of the finished model, ``model.safetensors``, or None if stopped before the end.
@@ -98,7 +107,22 @@ def fit(
     if device.type == "cuda" and config.run.compile:
         raise ConfigError("run.compile is for the CPU; on a GPU take run.cuda_graphs.")
     with workers(device) as team, _alone_in(config.run.directory, team):
+        if seconds is not None:
+            config = _lasting(config, seconds, device, team)
         return _Run(config, device, team, programs).fit(stop_after)
+
+
+def _lasting(config: Config, seconds: float, device: torch.device, team: Workers) -> Config:
+    """Return the configuration with the number of epochs that take a given time."""
+    epochs = epochs_of_run(config.run.directory)
+    if epochs is None:
+        run = _Run(config, device, team, None)
+        with fast_matmul(), threads_for(run.rows()), tf32_matmul(config.run.tf32):
+            epochs = epochs_within(seconds, run.state, run.data, run.validation, config, team)
+        logger.info("%d epochs take about %s", epochs, duration(seconds))
+    return dataclasses.replace(
+        config, optimiser=dataclasses.replace(config.optimiser, epochs=epochs)
+    )
 
 
 def _alone_in(directory: str, team: Workers) -> AbstractContextManager[None]:
@@ -174,7 +198,7 @@ class _Run:
         end = self.total if stop_after is None else min(stop_after, self.total)
         with (
             fast_matmul(),
-            threads_for(self._rows()),
+            threads_for(self.rows()),
             tf32_matmul(self.config.run.tf32),
         ):
             with stop_signals() as stopped:
@@ -192,7 +216,7 @@ class _Run:
             self.team.wait()
             return self.record.best if finished else None
 
-    def _rows(self) -> int:
+    def rows(self) -> int:
         """Return the mean number of edges of a batch."""
         edges = self.data.edge_index.shape[1]
         return edges * self.config.optimiser.batch_size // len(self.data)
@@ -209,7 +233,8 @@ class _Run:
         options = config.optimiser
         stepper = Stepper(state, self.data, config, self.team, self.total, self.programs)
         order = None
-        began = time.perf_counter()
+        began = session = time.perf_counter()
+        first = state.step
         with tqdm(
             total=self.total,
             initial=state.step,
@@ -232,7 +257,9 @@ class _Run:
                     state.loss_sums.zero_()
                     losses = {f"train_{n}": v for n, v in zip(Losses._fields, means, strict=True)}
                     self._check_finite(means[0])
-                    yield Epoch(epoch + 1, rate, losses)
+                    elapsed = time.perf_counter() - session
+                    left = elapsed * (self.total - state.step) / (state.step - first)
+                    yield Epoch(epoch + 1, rate, losses, left)
                     began = time.perf_counter()
             counters.seconds += time.perf_counter() - began
 
@@ -248,7 +275,8 @@ class _Run:
         }
         last = epoch.number == config.optimiser.epochs
         if epoch.number % config.run.validate_every == 0 or last:
-            row |= self._measure(f"epoch {epoch.number} of {config.optimiser.epochs}")
+            label = f"epoch {epoch.number} of {config.optimiser.epochs}"
+            row |= self._measure(f"{label}, {duration(epoch.seconds_left)} left")
         if self.team.first:
             self.record.log(row)
             if epoch.number % config.run.checkpoint_every == 0:
@@ -263,7 +291,7 @@ class _Run:
         score, figures = 0.0, {}
         if first:
             size = config.run.eval_batch_size
-            state.averaged_model.measure_isolated_atoms()
+            self._settle_energies()
             predictions = predict(state.averaged_model, self.validation, size)
             errors = errors_of(predictions)
             figures = {f"validation_{name}": value for name, value in errors.figures().items()}
@@ -279,6 +307,13 @@ class _Run:
             logger.info("%s: %s", label, text)
         return figures
 
+    def _settle_energies(self) -> None:
+        """Fit to the averaged weights what of their energies no weight holds."""
+        model, config = self.state.averaged_model, self.config
+        model.measure_isolated_atoms()
+        if config.loss.energy > 0 and not config.loss.raw_energies:
+            centre_energies(model, self.data, config.run.eval_batch_size)
+
     def _check_finite(self, value: float) -> None:
         """Raise TrainingDivergedError if a loss or an error is not a number."""
         options = self.config.optimiser
@@ -290,10 +325,15 @@ class _Run:
             )
 
 
-def fit_members(config: Config, members: int) -> list[Path] | None:
+def fit_members(config: Config, members: int, seconds: float | None = None) -> list[Path] | None:
     """Train a committee: runs that differ in their seeds, in ``run.directory/member-1`` and so on.
 
     Seeds count up from ``run.seed``, which changes weights, split and order of the frames.
+
+    Args:
+        config: Of the first.
+        members: Their number.
+        seconds: Time for all of them together, see :func:`fit`.
 
     Returns:
         The paths of the models, or None if stopped before the end.
@@ -307,7 +347,8 @@ def fit_members(config: Config, members: int) -> list[Path] | None:
     for k in range(members):
         folder = str(Path(config.run.directory) / f"member-{k + 1}")
         run = dataclasses.replace(config.run, directory=folder, seed=config.run.seed + k)
-        path = fit(dataclasses.replace(config, run=run))
+        share = None if seconds is None else seconds / members
+        path = fit(dataclasses.replace(config, run=run), seconds=share)
         if path is None:
             return None
         paths.append(path)

@@ -147,6 +147,10 @@ class TrainingState:
         content = _content(path)
         saved = told_of_old(content["identity"])
         saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
+        wanted = identity["optimiser"]
+        prolonged = saved["optimiser"]["epochs"] == wanted["restart_epoch"]
+        if prolonged:
+            saved["optimiser"] |= {k: wanted[k] for k in ("epochs", "restart_epoch")}
         different = _differences(saved, identity)
         if different:
             raise StateError(
@@ -162,6 +166,8 @@ class TrainingState:
                 "of lkm-calc wrote it; continue with that one, or set run.directory to a new "
                 "folder."
             ) from error
+        if prolonged:
+            self.counters.since_best = self.counters.since_cut = 0
 
     def _restore(self, content: Mapping[str, Any]) -> None:
         """Take everything over from what :meth:`save` wrote."""
@@ -263,6 +269,11 @@ def _differences(
     return found
 
 
+def restart_step(total_steps: int, config: OptimiserConfig) -> int:
+    """Return the step at which the schedule starts again; 0 where it does not."""
+    return total_steps // config.epochs * config.restart_epoch
+
+
 def swa_start(total_steps: int, config: OptimiserConfig) -> int:
     """Return the step at which even averaging begins; the total number where it does not."""
     return total_steps - round(config.swa_fraction * total_steps)
@@ -281,10 +292,16 @@ def average_decay(step: int, total_steps: int, config: OptimiserConfig) -> float
     return 0.0 if step == 0 else min(config.ema_decay, (1 + step) / (10 + step))
 
 
+RESTART = 0.5
+"""Peak of the learning rate after a restart, over the first one."""
+
+
 def learning_rate(
     step: int, total_steps: int, config: OptimiserConfig, rate_factor: float = 1.0
 ) -> float:
     """Return the rate of a step: linear warm-up, then the schedule.
+
+    With ``restart_epoch``, first as in a run that ends there, then the same again at half the rate.
 
     Args:
         step: Counted from 0.
@@ -292,7 +309,12 @@ def learning_rate(
         config: Peak, warm-up and schedule.
         rate_factor: Product of the cuts on plateaus so far.
     """
-    peak, end = config.learning_rate, swa_start(total_steps, config)
+    peak, restart = config.learning_rate, restart_step(total_steps, config)
+    if step < restart:
+        total_steps = restart
+    elif restart:
+        peak, step, total_steps = peak * RESTART, step - restart, total_steps - restart
+    end = swa_start(total_steps, config)
     warmup = min(config.warmup_steps, total_steps)
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -64,3 +64,12 @@ def test_the_rate_is_cut_on_plateaus_and_the_run_ends_without_a_new_best():
     assert state.stopped_early(config)
     state.note_score(1.9, config)
     assert not state.stopped_early(config)
+
+
+def test_a_restart_repeats_the_schedule_at_half_the_rate():
+    once = OptimiserConfig(epochs=2, warmup_steps=3)
+    twice = OptimiserConfig(epochs=5, warmup_steps=3, restart_epoch=2)
+    rates = [learning_rate(k, 50, twice) for k in range(50)]
+    assert rates[:20] == [learning_rate(k, 20, once) for k in range(20)]
+    longer = OptimiserConfig(epochs=3, warmup_steps=3, learning_rate=once.learning_rate / 2)
+    assert rates[20:] == [learning_rate(k, 30, longer) for k in range(30)]
