@@ -8,6 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,12 @@ class TrainingState:
 
     def update_average(self, decay: float) -> None:
         """Move the averaged weights to decay · average + (1 − decay) · weights."""
-        averaged, current = (list(m.parameters()) for m in (self.averaged_model, self.model))
-        get_ema_multi_avg_fn(decay)(averaged, current, 1)
+        get_ema_multi_avg_fn(decay)(*self._averaged_and_current, 1)
+
+    @cached_property
+    def _averaged_and_current(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The weights of the averaged model and of the model: a walk over modules takes long."""
+        return list(self.averaged_model.parameters()), list(self.model.parameters())
 
     def note_score(self, score: float, config: OptimiserConfig) -> bool:
         """Count a validation, cut the learning rate on a plateau, and tell whether it is the best.
