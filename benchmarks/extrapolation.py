@@ -33,11 +33,11 @@ PATHS = ("dihedral", "proton", "stretch")
 NARROW = {"hidden": 64, "num_layers": 3, "num_radial": 6, "num_spherical_radial": 3}
 DIMENET = {"hidden": 64, "num_blocks": 3, "triplet_dim": 32, "output_dim": 64, "num_spherical": 6}
 RECIPES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "ace": ("ace", {"num_radial": 6}, {"kind": "l1", "energy": 0.1, "gamma": 0.0}),
+    "ace": ("ace", {"num_interactions": 2}, {"kind": "l1", "energy": 0.1, "gamma": 0.0}),
     "ace-linear": (
         "ace",
         {
-            "num_radial": 6,
+            "num_interactions": 2,
             "node_dependent": False,
             "runtime_geometry": False,
             "gated": False,
@@ -48,7 +48,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "ace-plain": (
         "ace",
         {
-            "num_radial": 6,
+            "num_interactions": 2,
             "node_dependent": False,
             "runtime_geometry": False,
             "gated": False,
@@ -59,7 +59,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "ace-64": (
         "ace",
-        {"num_radial": 6, "num_channels": 64},
+        {"num_interactions": 2, "num_channels": 64},
         {"kind": "l1", "energy": 0.1, "gamma": 0.0},
     ),
     "dimenet++": ("dimenet++", DIMENET, {"kind": "l2", "energy": 2.0}),

@@ -158,7 +158,7 @@ values = {
     "run.directory": options.output / "student",
 }
 words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
-if fit(read_config(CONFIGS / "rmd17.toml", words)) is None:
+if fit(read_config(CONFIGS / "rmd17-dimenet.toml", words)) is None:
     raise SystemExit("Stopped.")
 student = options.output / "student" / "model.safetensors"
 if known is not None:

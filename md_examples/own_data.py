@@ -34,15 +34,15 @@ STAND_IN = Path(__file__).parent / "ethanol_gfn2.h5"
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", type=Path, help="labelled frames that ASE reads, in eV and Å")
-parser.add_argument("--epochs", type=int, default=30)
-parser.add_argument("--width", type=int, default=64, help="features of the model")
+parser.add_argument("--epochs", type=int, default=60)
+parser.add_argument("--width", type=int, default=32, help="channels of the model")
 parser.add_argument("--ps", type=float, default=2.0, help="length of the simulation")
 parser.add_argument("--temperature", type=float, default=300.0, help="in K")
 parser.add_argument("--output", type=Path, default=Path("runs/own_data"), help="new folder")
 parser.add_argument("--quick", action="store_true", help="150 frames, a small model, 50 fs")
 options = parser.parse_args()
 if options.quick:
-    options.epochs, options.width, options.ps = 12, 32, 0.05
+    options.epochs, options.width, options.ps = 12, 16, 0.05
 if options.output.exists():
     parser.error(f"{options.output} exists; remove it or name another folder with --output")
 options.output.mkdir(parents=True)
@@ -87,23 +87,11 @@ train = '{train}'
 n_train = {len(frames) - n_test - n_validation}
 n_validation = {n_validation}
 
-[model]
-name = "dimenet++"
-
 [model.hypers]
-hidden = {options.width}
-num_blocks = 3
-triplet_dim = {options.width // 2}
-output_dim = {options.width}
-
-[loss]
-kind = "l2"      # heeds the rare geometries; "l1" for more accuracy near equilibrium
-energy = 2.0
-gamma = "auto"   # weight of Layer-to-Layer Knowledge Mixing
+num_channels = {options.width}
 
 [optimiser]
 epochs = {options.epochs}
-learning_rate = 4e-3
 warmup_steps = 100
 ema_decay = 0.99
 

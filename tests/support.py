@@ -27,7 +27,7 @@ device = "cpu"
 """Where the models of the tests are; the physics battery also sets it to a GPU."""
 
 SMALL = {
-    "ace": dict(num_channels=8, radial_hidden=8, num_radial=5),
+    "ace": dict(num_channels=8, num_interactions=2, radial_hidden=8, num_radial=5),
     "dimenet++": dict(hidden=16, num_blocks=2, triplet_dim=8, basis_dim=4, output_dim=16),
     "mxmnet": TWO_GRAPHS,
     "pamnet": TWO_GRAPHS,

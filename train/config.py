@@ -59,7 +59,7 @@ class DataConfig:
 class ModelConfig:
     """Which architecture to train."""
 
-    name: str = "dimenet++"
+    name: str = "ace"
     """A key of lkm_calc.MODELS; one of your own after installing its package or with --import."""
     hypers: Mapping[str, Any] = field(default_factory=dict)
     """Its arguments that differ from the defaults, the table [model.hypers]."""
@@ -79,7 +79,7 @@ class LossConfig:
     """The same for stress."""
     huber_delta: float = 0.05
     """Where Huber turns linear, in eV, eV/Å and eV/Å³."""
-    energy: float = 0.05
+    energy: float = 0.1
     """Weight of the energy term, eV per structure."""
     energy_per_atom: bool = False
     """Divide energies by the number of atoms first; for sets of very different sizes."""
@@ -119,7 +119,7 @@ class LossConfig:
 class OptimiserConfig:
     """How to minimise it."""
 
-    epochs: int = 1000
+    epochs: int = 150
     """Passes over the training frames."""
     batch_size: int = 5
     """Frames a step, over all processes."""

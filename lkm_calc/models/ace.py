@@ -242,10 +242,10 @@ class ACE(EnergyModel):
     def __init__(
         self,
         num_channels: int = 32,
-        num_interactions: int = 2,
+        num_interactions: int = 3,
         max_ell: int = 2,
         correlation: int = 3,
-        num_radial: int = 10,
+        num_radial: int = 6,
         radial_hidden: int = 32,
         cutoff: float = 5.0,
         envelope_exponent: int = 6,

@@ -93,7 +93,8 @@ def test_lkm_train(home, caplog):
     write_npz(home / "d.npz", **rmd17_arrays(30))
     (home / "c.toml").write_text(
         "[data]\ntrain = '~/d.npz'\ntest = '~/d.npz'\nn_train = 20\nn_validation = 8\n"
-        f"[model]\nhypers = {{{', '.join(f'{k} = {v}' for k, v in SMALL['dimenet++'].items())}}}\n"
+        "[model]\nname = 'dimenet++'\n"
+        f"hypers = {{{', '.join(f'{k} = {v}' for k, v in SMALL['dimenet++'].items())}}}\n"
         "[optimiser]\nepochs = 1\n[run]\ndirectory = '~/run'\ndevice = 'cpu'\n"
     )
     assert lkm_train(["fit", "~/c.toml"]) == 0

@@ -81,7 +81,7 @@ def all_lone():
 def configuration(path, directory, **changes):
     table = {
         "data": {"train": str(path), "n_train": 40, "n_validation": 15},
-        "model": {"hypers": SMALL["dimenet++"]},
+        "model": {"name": "dimenet++", "hypers": SMALL["dimenet++"]},
         "optimiser": {"epochs": 3, "batch_size": 7, "warmup_steps": 5, "ema_decay": 0.9},
         "run": {"directory": str(directory), "device": "cpu", "seed": 5},
     }

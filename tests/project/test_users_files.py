@@ -194,7 +194,7 @@ def test_separated_fragments_among_the_frames_can_be_trained_on(tmp_path):
     ase.io.write(tmp_path / "frames.xyz", frames)
     table = {
         "data": {"train": str(tmp_path / "frames.xyz"), "n_train": 12, "n_validation": 4},
-        "model": {"hypers": SMALL["dimenet++"]},
+        "model": {"name": "dimenet++", "hypers": SMALL["dimenet++"]},
         "optimiser": {"epochs": 1, "batch_size": 1},
         "run": {"directory": str(tmp_path / "run"), "device": "cpu"},
     }

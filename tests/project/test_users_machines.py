@@ -37,7 +37,7 @@ def config(data, directory, epochs=3):
     return config_from_table(
         {
             "data": {"train": str(data), "n_train": 40, "n_validation": 15},
-            "model": {"hypers": SMALL["dimenet++"]},
+            "model": {"name": "dimenet++", "hypers": SMALL["dimenet++"]},
             "optimiser": {"epochs": epochs, "batch_size": 10},
             "run": {"directory": str(directory), "device": "cpu"},
         }

@@ -26,7 +26,8 @@ def config(tmp_path):
     path = tmp_path / "small.toml"
     path.write_text(
         f"[data]\ntrain = '{data}'\nn_train = 20\nn_validation = 8\n"
-        f"[model.hypers]\n{hypers}\n[optimiser]\nepochs = 2\nbatch_size = 5\n"
+        f"[model]\nname = 'dimenet++'\n[model.hypers]\n{hypers}\n"
+        f"[optimiser]\nepochs = 2\nbatch_size = 5\n"
         f"[run]\ndirectory = '{tmp_path / 'run'}'\ndevice = 'cpu'\n"
     )
     return path

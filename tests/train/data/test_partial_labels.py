@@ -302,7 +302,7 @@ def numbers_of(data):
 def config_of(file, directory, **changes):
     table = {
         "data": {"train": str(file), "n_train": 28, "n_validation": 10},
-        "model": {"hypers": SMALL["dimenet++"]},
+        "model": {"name": "dimenet++", "hypers": SMALL["dimenet++"]},
         "optimiser": {"epochs": 2, "batch_size": 5, "warmup_steps": 5},
         "run": {"directory": str(directory), "device": "cpu", "seed": 3},
     }

@@ -29,7 +29,7 @@ def data(tmp_path):
 def config(data, directory, **changes):
     table = {
         "data": {"train": str(data), "n_train": 40, "n_validation": 15},
-        "model": {"hypers": SMALL["dimenet++"]},
+        "model": {"name": "dimenet++", "hypers": SMALL["dimenet++"]},
         "optimiser": {"epochs": EPOCHS, "batch_size": BATCH, "warmup_steps": 5, "ema_decay": 0.9},
         "run": {"directory": str(directory), "device": "cpu", "seed": 5},
     }

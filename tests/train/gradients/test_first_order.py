@@ -142,7 +142,7 @@ def test_kernels_follow_their_weights():
 
 def run(folder, data, **table):
     """Return the configuration of a short run of the small model."""
-    hypers = {"num_channels": 8, "radial_hidden": 8}
+    hypers = {"num_channels": 8, "num_interactions": 2, "radial_hidden": 8}
     return config_from_table(
         {
             "data": {"train": str(data), "n_train": 40, "n_validation": 10},
