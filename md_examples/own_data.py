@@ -70,7 +70,7 @@ def stand_in() -> list[Atoms]:
 frames = read(options.data, ":") if options.data else stand_in()
 frames = frames[:150] if options.quick else frames
 order = np.random.default_rng(0).permutation(len(frames))
-n_test, n_validation = len(frames) // 5, len(frames) // 10
+n_test = len(frames) // 5
 train, test = options.output / "train.extxyz", options.output / "test.extxyz"
 write(test, [frames[i] for i in order[:n_test]])
 write(train, [frames[i] for i in order[n_test:]])
@@ -84,8 +84,6 @@ toml.write_text(
     f"""\
 [data]
 train = '{train}'
-n_train = {len(frames) - n_test - n_validation}
-n_validation = {n_validation}
 
 [model.hypers]
 num_channels = {options.width}

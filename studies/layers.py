@@ -245,9 +245,7 @@ def averaged_model(config: Config) -> tuple[EnergyModel, int]:
     """Return the averaged weights of a run as it stands, and its step."""
     record = Record(config)
     frames = read_frames(config.data.train)
-    split = random_split(
-        len(frames), config.data.n_train, config.data.n_validation, config.run.seed
-    )
+    split = random_split(len(frames), *config.data.sizes(len(frames)), config.run.seed)
     model = prepare_model(config, frames.select(split.train))
     state = TrainingState.create(model, config.optimiser)
     state.load(record.state, record.identity)

@@ -47,12 +47,19 @@ class DataConfig:
     virial_key: str = ""
     """Name of the virial, likewise: −volume × stress, an energy; of the same shapes. The stress is
     then not read unless it is named too."""
-    n_train: int = 950
-    """Number of training frames."""
-    n_validation: int = 50
-    """Number of validation frames."""
+    n_train: int | Literal["auto"] = "auto"
+    """Number of training frames; "auto" for all that are not validation frames."""
+    n_validation: int | Literal["auto"] = "auto"
+    """Number of validation frames; "auto" for a tenth of the file, at most 50."""
     check_units: bool = True
     """Refuse energies and forces that are not credible in the units of the format."""
+
+    def sizes(self, n_frames: int) -> tuple[int, int]:
+        """Return how many frames of a file of so many structures train and validate."""
+        n_train, n_validation = self.n_train, self.n_validation
+        tenth = max(1, min(50, n_frames // 10))
+        validation = n_validation if isinstance(n_validation, int) else tenth
+        return n_train if isinstance(n_train, int) else n_frames - validation, validation
 
 
 @dataclass(frozen=True)
@@ -352,8 +359,8 @@ def _check(config: Config) -> None:
     _check_type_weights(config.loss.config_type_weights)
     o, run = config.optimiser, config.run
     positive = {
-        "data.n_train": config.data.n_train,
-        "data.n_validation": config.data.n_validation,
+        "data.n_train": 1 if config.data.n_train == "auto" else config.data.n_train,
+        "data.n_validation": 1 if config.data.n_validation == "auto" else config.data.n_validation,
         "optimiser.epochs": o.epochs,
         "optimiser.batch_size": o.batch_size,
         "optimiser.accumulate": o.accumulate,

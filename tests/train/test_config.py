@@ -95,3 +95,17 @@ def test_unusable_options(arguments):
 def test_shipped_configurations(path: Path):
     config = read_config(path, ["--data.train", "file.npz"])
     assert config != Config()
+
+
+@pytest.mark.parametrize(
+    ("data", "frames", "sizes"),
+    [
+        ({}, 1000, (950, 50)),
+        ({}, 60, (54, 6)),
+        ({}, 5, (4, 1)),
+        ({"n_train": 20}, 300, (20, 30)),
+        ({"n_train": 20, "n_validation": 7}, 300, (20, 7)),
+    ],
+)
+def test_the_split_is_chosen_by_the_number_of_frames(data, frames, sizes):
+    assert config_from_table({"data": data | {"train": "a.npz"}}).data.sizes(frames) == sizes

@@ -140,13 +140,16 @@ class _Run:
         self.test = read(config.data.test, config.data) if config.data.test else None
         weights = config.loss.config_type_weights
         check_config_types(frames, weights, config.data.train)
-        self.config, self.team, self.programs = config, team, programs
+        self.team, self.programs = team, programs
         isolated = isolated_atoms(frames, config.data.train)
+        n_train, n_validation = config.data.sizes(len(frames) - isolated.n_frames)
+        data = dataclasses.replace(config.data, n_train=n_train, n_validation=n_validation)
+        self.config = config = dataclasses.replace(config, data=data)
         self.record = Record(config, isolated)
         self.split = split_structures(
             frames,
-            config.data.n_train,
-            config.data.n_validation,
+            n_train,
+            n_validation,
             config.run.seed,
             config.data.train,
         )
