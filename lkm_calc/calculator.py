@@ -52,7 +52,7 @@ class LKMCalculator(Calculator):
     Args:
         model: Name of a bundled model, path of a model file, or a model object, of which a copy is
             used: what happens to it later changes nothing here. A list of them is a committee,
-            whose members may differ in architecture and cut-off and accept the elements that all
+            whose members may differ in architecture and cutoff and accept the elements that all
             know.
         device: "auto" takes CUDA when there is one; else a torch device such as "cpu" or "cuda:1".
         dtype: "float32", "float64", or None for the type of the model's weights. The sum over
@@ -62,7 +62,7 @@ class LKMCalculator(Calculator):
             with the compiler of the machine (or that of the extra ``compiler``), once for all; on a
             GPU, single structures, as in MD, with CUDA graphs. See :mod:`lkm_calc.compile`,
             also for models without a kernel.
-        skin: Å by which the neighbour search of single structures reaches beyond the cut-off, so
+        skin: Å by which the neighbour search of single structures reaches beyond the cutoff, so
             that it serves until an atom has moved half of it; 0 searches anew at every call. The
             numbers are the same, see :class:`lkm_calc.graph.VerletList`.
         on_extrapolation: What to do when a calculation meets a structure outside what the models

@@ -80,10 +80,10 @@ class Output(NamedTuple):
 class Committee:
     """Models on one device whose mean is the result; often there is only one.
 
-    Each model gets the edges of its own cut-off, so that its part is what it computes alone.
+    Each model gets the edges of its own cutoff, so that its part is what it computes alone.
 
     Args:
-        models: They may differ in architecture, dtype and cut-off.
+        models: They may differ in architecture, dtype and cutoff.
         compile: See :class:`lkm_calc.LKMCalculator`.
         exact_repeats: That class's ``deterministic``.
 
@@ -156,7 +156,7 @@ class Committee:
                 raise MemoryError(
                     f"{sum(map(len, structures))} atoms with {edges} pairs within "
                     f"{model.cutoff:g} Å need more memory than there is on {model.device}. "
-                    "Take a smaller batch_size, or a model with a shorter cut-off or fewer "
+                    "Take a smaller batch_size, or a model with a shorter cutoff or fewer "
                     "features."
                 ) from error
         return [

@@ -10,7 +10,7 @@ from ..uncertainty import calibration_of
 from .common import Subcommands, add_command, add_import_option, model_file, tell
 
 MANUAL = """\
-Tell what a model file says of itself: architecture, elements, cut-off, training data and errors.
+Tell what a model file says of itself: architecture, elements, cutoff, training data and errors.
 
   lkm-calc info rmd17-ethanol
   lkm-calc info model.safetensors --json
@@ -81,7 +81,7 @@ def _lines(facts: Mapping[str, Any]) -> dict[str, Any]:
         "architecture": f"{facts['architecture']}, {hypers}",
         "parameters": f"{facts['parameters']:,} in {facts['dtype']}",
         "elements": ", ".join(facts["elements"]),
-        "cut-off": f"{facts['cutoff']:g} Å",
+        "cutoff": f"{facts['cutoff']:g} Å",
         "energy unit": training.get("energy_unit", "eV"),
     }
     config = training.get("config", {})
