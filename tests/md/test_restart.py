@@ -265,9 +265,9 @@ def test_the_command_is_killed_and_goes_on(tmp_path, monkeypatch, caplog):
     steps = 100 + json.loads((tmp_path / "parts" / "restart.json").read_text())["step"]
     arguments += ["--steps", str(steps)]
     assert main([*arguments, "--output", "parts"]) == 0
-    assert "Going on from step" in caplog.text
+    assert "Resuming from step" in caplog.text
     assert main([*arguments, "--output", "whole"]) == 0
-    assert caplog.text.count("Going on") == 1
+    assert caplog.text.count("Resuming") == 1
     names = ("restart.json", "log.csv", "trajectory.traj")
     for name in names:
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
