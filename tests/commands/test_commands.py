@@ -108,7 +108,7 @@ def test_md(ethanol, tmp_path, messages):
     assert main([*command, "--steps", "30"]) == 0
     assert "use a larger --ps to extend" in messages.text
     assert main([*command, "--steps", "30", "--temperature", "310"]) == 1
-    assert "holds another run: temperature was 300.0, is 310.0" in messages.text
+    assert "contains a different run: temperature was 300.0, is 310.0" in messages.text
     assert len(rows(folder)) == 7
 
 
@@ -174,7 +174,7 @@ def test_md_that_goes_wrong(tmp_path, messages):
         (["--temperature", "-5"], "temperature is -5.0"),
         (["--restart-every", "0"], "restart_every is 0"),
         (["--trajectory", "t.pdb"], "ends in .traj, .xyz or .extxyz"),
-        (["--keep-velocities"], "no velocities to keep"),
+        (["--keep-velocities"], "structure has no velocities"),
         (["--device", "abacus"], "device 'abacus' cannot be"),
         (["--skin", "-1"], "skin is -1"),
     ],
