@@ -15,23 +15,24 @@ from .uncertainty import ExtrapolationError
 logger = logging.getLogger("lkm_calc")
 
 MANUAL = """\
-Use force fields of lkm-calc. MODEL is the name of a bundled model or the path of a model file.
+Run MD, relaxations and other calculations with lkm-calc force fields. MODEL is the name of a
+bundled model or the path of a model file.
 
-  lkm-calc models                              the bundled models and their errors
-  lkm-calc info MODEL                          what a model file tells of itself
-  lkm-calc md MODEL STRUCTURE --ps 20          molecular dynamics, or go on with a run
+  lkm-calc models                              list the bundled models and their errors
+  lkm-calc info MODEL                          describe a model file
+  lkm-calc md MODEL STRUCTURE --ps 20          run or resume molecular dynamics
   lkm-calc relax MODEL STRUCTURE               relax a structure
   lkm-calc evaluate MODEL STRUCTURES -o FILE   energies, forces and stress of many structures
   lkm-calc vib MODEL STRUCTURE                 harmonic vibrations
-  lkm-calc compile MODEL STRUCTURE             make MD start at once
+  lkm-calc compile MODEL STRUCTURE             build the compiled kernel in advance
 
-lkm-calc COMMAND --help tells all of each.
+Run lkm-calc COMMAND --help for the options of a command.
 """
 
 
 @on_any_terminal
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0 done, 1 refused, 3 stopped before the end."""
+    """Run the command and return its exit status: 0 success, 1 error, 3 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parser().parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""The ASE calculator: a thin shell around models that do the work without any state."""
+"""The ASE calculator, a thin wrapper around stateless models."""
 
 import copy
 import warnings
@@ -29,61 +29,61 @@ Source = str | Path | EnergyModel
 
 
 class LKMCalculator(Calculator):
-    """Energy, forces and per-atom energies of a model, and stress where there is a cell.
+    """ASE calculator: energy, forces, per-atom energies, and stress of periodic structures.
 
     Results: ``energy`` and ``free_energy`` (eV, equal), ``forces`` (atoms, 3) in eV/Å,
     ``energies`` (atoms) in eV that sum to the energy, and for periodic structures with
     three cell vectors ``stress`` in eV/Å³ as xx, yy, zz, yz, xz, xy. All are computed in one call.
 
-    Of a committee of n models the results are means, and :attr:`extras` tells how far the models
-    differ: ``energy_std`` = √⟨(E_m − ⟨E⟩)²⟩ (eV), ``forces_std``, the same of each component of the
-    forces (atoms, 3) in eV/Å, ``force_spread`` = √⟨|F_m − ⟨F⟩|²⟩ (atoms) in eV/Å, and with a stress
-    ``stress_std`` (6) in eV/Å³; the means are over n, not n − 1. Of a single model
-    that is calibrated there are ``latent_distance`` (atoms), how far the embeddings are from those
-    of training atoms, where 1 is the largest of the element on held-out frames (see
-    :mod:`lkm_calc.embeddings`), and ``expected_force_error`` (atoms) in eV/Å, the error that went
-    with it there; of any single model ``layer_disagreement`` (atoms), see
-    :func:`lkm_calc.embeddings.layer_disagreement`.
+    For a committee of n models the results are means, and :attr:`extras` contains the standard
+    deviations (over n, not n − 1): ``energy_std`` = √⟨(E_m − ⟨E⟩)²⟩ (eV), ``forces_std`` of each
+    force component (atoms, 3) in eV/Å, ``force_spread`` = √⟨|F_m − ⟨F⟩|²⟩ (atoms) in eV/Å, and with
+    a stress ``stress_std`` (6) in eV/Å³. For a single calibrated model it contains
+    ``latent_distance`` (atoms), the distance of the embeddings from those of the training atoms,
+    normalised to the largest value of the element on held-out frames (see
+    :mod:`lkm_calc.embeddings`), and ``expected_force_error`` (atoms) in eV/Å, the force error
+    observed at that distance on held-out frames; for any single model ``layer_disagreement``
+    (atoms), see :func:`lkm_calc.embeddings.layer_disagreement`.
 
-    Threads may share a calculator: they take turns, and what ``get_potential_energy(atoms)`` and
-    the like return is of the atoms given. ``results`` and :attr:`extras` are of the last call of
-    any thread.
+    Threads may share a calculator; calls are serialised. ``get_potential_energy(atoms)`` and
+    similar methods return the value for the given atoms, ``results`` and :attr:`extras` belong to
+    the last call of any thread.
 
     Args:
-        model: Name of a bundled model, path of a model file, or a model object, of which a copy is
-            used: what happens to it later changes nothing here. A list of them is a committee,
-            whose members may differ in architecture and cut-off and accept the elements that all
-            know.
-        device: "auto" takes CUDA when there is one; else a torch device such as "cpu" or "cuda:1".
-        dtype: "float32", "float64", or None for the type of the model's weights. The sum over
-            atoms and the reference energies are float64 either way; float64 throughout makes MD
-            conserve energy better than float32, at 1.5 to 2 times the cost.
-        compile: On a CPU, compute with a kernel in C++, which the first call builds in ten seconds
-            with the compiler of the machine (or that of the extra ``compiler``), once for all; on a
-            GPU, single structures, as in MD, with CUDA graphs. See :mod:`lkm_calc.compile`,
-            also for models without a kernel.
-        skin: Å by which the neighbour search of single structures reaches beyond the cut-off, so
-            that it serves until an atom has moved half of it; 0 searches anew at every call. The
-            numbers are the same, see :class:`lkm_calc.graph.VerletList`.
-        on_extrapolation: What to do when a calculation meets a structure outside what the models
-            were trained on: "warn", "stop" or "save", see :class:`lkm_calc.uncertainty.Guard`;
-            nothing where None. Structures given to :meth:`evaluate` are not judged.
-        extrapolation_file: Where "save" puts them.
-        thresholds: From where on; see :class:`lkm_calc.uncertainty.Thresholds`.
-        zbl: Keep atoms apart that come closer than any in the training frames, see
+        model: Name of a bundled model, path of a model file, or a model object, which is copied.
+            A list makes a committee; its members may differ in architecture and cutoff, and it
+            accepts the elements common to all.
+        device: "auto" uses CUDA if available; else a torch device such as "cpu" or "cuda:1".
+        dtype: "float32", "float64", or None for the dtype of the weights. The sum over atoms and
+            the reference energies are always float64. float64 conserves energy better in MD, at
+            1.5 to 2 times the cost.
+        compile: On a CPU, use a compiled C++ kernel; the first call builds it in about ten seconds
+            with the system's compiler (or that of the extra ``compiler``) and caches it. On a GPU,
+            use CUDA graphs for single structures, as in MD. See :mod:`lkm_calc.compile`, also for
+            models without a kernel.
+        skin: Verlet skin in Å of the neighbour list for single structures; the list is rebuilt when
+            an atom has moved by half of it. 0 rebuilds at every call. Results do not depend on
+            it, see :class:`lkm_calc.graph.VerletList`.
+        on_extrapolation: Action for structures outside the training distribution: "warn", "stop"
+            or "save", see :class:`lkm_calc.uncertainty.Guard`; None disables the check. It does
+            not apply to :meth:`evaluate`.
+        extrapolation_file: File for "save".
+        thresholds: See :class:`lkm_calc.uncertainty.Thresholds`.
+        zbl: Add short-range repulsion (ZBL) between atoms closer than in the training frames, see
             :func:`lkm_calc.potential.with_zbl`.
-        deterministic: Sum in a fixed order on a GPU, so that a call repeated gives the same bits;
-            see :func:`lkm_calc.runtime.deterministic`. On a CPU it is so anyway.
+        deterministic: Sum in a fixed order on a GPU, so that results are bitwise reproducible; see
+            :func:`lkm_calc.runtime.deterministic`. On a CPU they always are.
 
     Raises:
         ModelFileError: The model cannot be loaded.
-        TypeError: ``model`` is nothing that a model is made of.
-        ValueError: The dtype, device or skin is unknown; on calculation, the structure holds an
-            element that the model was not trained on, no atoms, or positions that are not finite.
-        MemoryError: On calculation, a structure needs more than there is.
-        ExtrapolationError: On calculation, ``on_extrapolation`` is "stop" and it is outside.
-        PropertyNotImplementedError: Stress of a structure that is not periodic or lacks a cell
-            vector.
+        TypeError: ``model`` has an unsupported type.
+        ValueError: dtype, device or skin is invalid; during a calculation, the structure contains
+            elements that the model was not trained on, no atoms, or non-finite positions.
+        MemoryError: During a calculation, there is not enough memory.
+        ExtrapolationError: During a calculation, ``on_extrapolation`` is "stop" and the structure
+            is outside the training distribution.
+        PropertyNotImplementedError: Stress was requested for a structure that is not periodic or
+            lacks a cell vector.
     """
 
     implemented_properties = [  # noqa: RUF012
@@ -115,7 +115,7 @@ class LKMCalculator(Calculator):
         check_skin(skin)
         if thresholds is not None and on_extrapolation is None:
             raise ValueError(
-                "There are thresholds but no guard: give on_extrapolation='warn', 'stop' or 'save'."
+                "thresholds needs a guard: set on_extrapolation to 'warn', 'stop' or 'save'."
             )
         place = choose_device(device)
         sources = _sources(model)
@@ -143,46 +143,50 @@ class LKMCalculator(Calculator):
 
     @property
     def models(self) -> tuple[EnergyModel, ...]:
-        """The models, in the order given."""
+        """The models, in the order in which they were given."""
         return self._committee.models
 
     @property
     def model(self) -> EnergyModel:
-        """The only model.
+        """The model, if there is only one.
 
         Raises:
-            AttributeError: It is a committee.
+            AttributeError: The calculator is a committee.
         """
         if len(self.models) > 1:
-            raise AttributeError(f"There are {len(self.models)} models; see the attribute models.")
+            raise AttributeError(
+                f"The calculator has {len(self.models)} models; use the attribute models."
+            )
         return self.models[0]
 
     @property
     def extras(self) -> Mapping[str, Any]:
-        """What there is beside the results, computed when read; nothing without results."""
+        """Uncertainty measures of the last structure, computed on access; empty without results."""
         return self._extras if self.results else {}
 
     @property
     def ordinary(self) -> bool:
-        """Whether the last structure was computed without a compiled program."""
+        """Whether the last structure was computed without compiled code."""
         compiled = self._committee.compiled
         return compiled is None or not all(program.used for program in compiled)
 
     def set(self, **options: Any) -> dict[str, Any]:
-        """Refuse options: they are settled when a calculator is made.
+        """Reject any option; options are set when the calculator is created.
 
         Raises:
-            ValueError: There is an option.
+            ValueError: An option was given.
         """
         if options:
-            raise ValueError(f"{', '.join(options)} cannot be set; make a new LKMCalculator.")
+            raise ValueError(
+                f"{', '.join(options)} cannot be changed; create a new LKMCalculator instead."
+            )
         return {}
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
-        """Return what the models read of a structure and has changed since the last calculation.
+        """Return which inputs of the models changed since the last calculation.
 
-        Those are positions, numbers, cell and pbc, compared exactly whatever ``tol`` says, and
-        several times faster than ASE does.
+        Compares positions, numbers, cell and pbc exactly, ignoring ``tol``, and is several times
+        faster than ASE's method.
         """
         if self.atoms is None:
             return list(all_changes)
@@ -197,12 +201,12 @@ class LKMCalculator(Calculator):
     def get_property(
         self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True
     ) -> Any:
-        """Return a result, that of the structure given also where threads share the calculator."""
+        """Return a property of the given structure, also if threads share the calculator."""
         with self._lock:
             return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]
 
     def calculate_properties(self, atoms: ase.Atoms, properties: Sequence[str]) -> Any:
-        """Return several results at once; likewise."""
+        """Return several properties of the given structure; see :meth:`get_property`."""
         with self._lock:
             return super().calculate_properties(atoms, properties)  # type: ignore[no-untyped-call]
 
@@ -212,30 +216,30 @@ class LKMCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Compute everything for a structure, whatever of it is asked for."""
+        """Compute all properties of a structure, regardless of ``properties``."""
         structure = self.atoms if atoms is None else atoms
         if structure is None:
-            raise ValueError("calculate was called without atoms; attach them or pass them.")
+            raise ValueError("calculate was called without atoms; pass or attach an Atoms object.")
         if "stress" in properties and not has_stress(structure):
             raise PropertyNotImplementedError(
-                "stress needs a periodic structure with three cell vectors; pbc is "
-                f"{structure.pbc.tolist()} and the cell {structure.cell.tolist()}."
+                "stress requires a periodic structure with three cell vectors; pbc is "
+                f"{structure.pbc.tolist()} and cell is {structure.cell.tolist()}."
             )
         with self._lock:
             super().calculate(structure, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
-            self.results = {}  # should this fail, those of other atoms must not be taken for these
+            self.results = {}  # so that no stale results remain if this fails
             (found,) = self._committee([structure], self._search)
             if self.guard is not None:
                 self.guard(structure, found.extras)
             self.results, self._extras = found
 
     def get_hessian(self, atoms: ase.Atoms) -> NDArray[np.float64]:
-        """Return the second derivatives of the energy in eV/Å², (3·atoms, 3·atoms).
+        """Return the Hessian of the energy in eV/Å², (3·atoms, 3·atoms).
 
-        Calculated anew at every call; :func:`lkm_calc.vibrations` makes frequencies of them.
+        It is recomputed at every call; :func:`lkm_calc.vibrations` computes frequencies from it.
 
         Raises:
-            ValueError: As on calculation.
+            ValueError: As in a calculation.
         """
         with exact_repeats(self._committee.exact_repeats):
             return hessian_of_atoms(self.models, atoms)
@@ -243,21 +247,22 @@ class LKMCalculator(Calculator):
     def evaluate(
         self, structures: Iterable[ase.Atoms], batch_size: int = 32, progress: bool = False
     ) -> list[dict[str, Any]]:
-        """Return the results of many structures, the same numbers as one by one.
+        """Compute many structures in batches, with the same results as one by one.
 
         Args:
-            structures: Any sizes, also from a generator; those with a cell are best kept together.
-            batch_size: Structures a batch; memory grows with it. One that needs more memory than
-                there is is halved, with one warning.
+            structures: Structures of any size, also from a generator; group those with a cell for
+                efficiency.
+            batch_size: Structures per batch. A batch that does not fit into memory is halved, with
+                one warning.
             progress: Show a progress bar.
 
         Returns:
-            One dictionary a structure, keys and units as in the class's description; ``stress``
-            only where the structure is periodic and has three cell vectors.
+            One dictionary per structure, with keys and units as in the class docstring; ``stress``
+            only for periodic structures with three cell vectors.
 
         Raises:
-            ValueError: As on calculation, or ``batch_size`` is below 1.
-            MemoryError: A single structure needs more memory than there is.
+            ValueError: As in a calculation, or ``batch_size`` is below 1.
+            MemoryError: A single structure does not fit into memory.
         """
         found = self._evaluations(structures, batch_size, progress)
         return [evaluation.results for evaluation in found]
@@ -267,8 +272,8 @@ class LKMCalculator(Calculator):
     ) -> Iterator[Evaluation]:
         """Return an iterator over the pairs (results, extras) of many structures.
 
-        They are computed batch by batch as they are asked for; neither all structures nor all
-        results are held. Arguments and errors are those of :meth:`evaluate`.
+        Batches are computed on demand, so neither all structures nor all results are kept in
+        memory. Arguments and errors are those of :meth:`evaluate`.
         """
         return map(_with_extras, self._evaluations(structures, batch_size, progress))
 
@@ -276,7 +281,7 @@ class LKMCalculator(Calculator):
         self, structures: Iterable[ase.Atoms], batch_size: int, progress: bool
     ) -> Iterator[Evaluation]:
         if isinstance(structures, ase.Atoms):
-            raise ValueError("evaluate takes a list of structures; for one, write [atoms].")
+            raise ValueError("evaluate needs a list of structures; for a single one pass [atoms].")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
         return self._iterate(structures, batch_size, progress)
@@ -295,14 +300,14 @@ class LKMCalculator(Calculator):
                     if len(first) == 1:
                         raise
                     found, reason = None, str(error)
-                # Only here has the failed computation let go of its memory.
+                # Only here has the failed computation released its memory.
                 if found is None:
                     size, batch = len(first) // 2, first + batch
                     if not told:
                         told = True
                         warnings.warn(
-                            f"A batch of {len(first)} is too large: {reason} Going on with "
-                            f"{size} or less at once.",
+                            f"A batch of {len(first)} is too large: {reason} Continuing with "
+                            f"batches of at most {size}.",
                             stacklevel=2,
                         )
                     continue
@@ -311,31 +316,31 @@ class LKMCalculator(Calculator):
 
 
 def _with_extras(found: Evaluation) -> Evaluation:
-    """Compute the extras, before the embeddings of many structures heap up."""
+    """Compute the extras now, so that embeddings do not accumulate."""
     len(found.extras)
     return found
 
 
-@torch.inference_mode(False)  # weights made in that mode cannot be used outside of it
+@torch.inference_mode(False)  # weights created in that mode cannot be used outside it
 def _sources(model: Any) -> list[Source]:
-    """Return the sources of a model or of a committee, or raise a TypeError for anything else."""
+    """Return the list of models, or raise a TypeError for an unsupported type."""
     single = isinstance(model, str | bytes | Mapping | EnergyModel)
     several = isinstance(model, Iterable) and not single
     sources = list(model) if several else [model]
     for source in sources:
         if not isinstance(source, str | Path | EnergyModel):
             raise TypeError(
-                f"model is {model!r:.200}; give the name of a bundled model, the path of a model "
+                f"model is {model!r:.200}; pass the name of a bundled model, the path of a model "
                 "file, an EnergyModel, or a list of these."
             )
     return sources
 
 
 def _load(source: Source, device: torch.device, dtype: str | None) -> EnergyModel:
-    """Return a model of the calculator's own."""
+    """Return a model owned by the calculator."""
     weights_type = None if dtype is None else _DTYPES[dtype]
     if isinstance(source, EnergyModel):
         model = copy.deepcopy(source).to(device=device, dtype=weights_type)
-        model.measure_isolated_atoms()  # in the type that it now has
+        model.measure_isolated_atoms()  # in the new dtype
         return model.eval().requires_grad_(False)
     return load_model(source, device=device, dtype=weights_type)

@@ -1,4 +1,4 @@
-"""One model, or several, that compute the same structures: their mean, and how far they differ."""
+"""Evaluate one model or a committee (ensemble) on structures: mean and spread."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
@@ -20,13 +20,13 @@ from .runtime import deterministic, own_settings
 from .uncertainty import calibration_of
 
 NO_MEMORY = ("allocate", "out of memory", "ALLOC_FAILED")
-"""What errors of torch, CUDA and its libraries say where memory is short."""
+"""Substrings of out-of-memory errors of torch, CUDA and their libraries."""
 
 
 class Extras(Mapping[str, Any]):
-    """What is told of a structure beside its results, computed when it is first read.
+    """Uncertainty measures of a structure, computed on first access.
 
-    It takes as long as a quarter of a step of MD of a small molecule, and most steps nobody asks.
+    They cost up to a quarter of an MD step of a small molecule and are rarely needed.
     """
 
     def __init__(self, compute: Callable[[], dict[str, Any]]) -> None:
@@ -52,57 +52,57 @@ class Extras(Mapping[str, Any]):
         return repr(self._values)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Compute before a copy is made, which then holds no embeddings, on a GPU perhaps."""
+        """Compute before copying, so that copies hold no embeddings, possibly on a GPU."""
         return {"_compute": None, "_found": self._values}
 
 
 class Evaluation(NamedTuple):
-    """What is computed for one structure."""
+    """Results for one structure."""
 
     results: dict[str, Any]
-    """ASE's properties: see :class:`lkm_calc.LKMCalculator`."""
+    """ASE properties, see :class:`lkm_calc.LKMCalculator`."""
     extras: Mapping[str, Any]
-    """What ASE has no names for."""
+    """Uncertainty measures, for which ASE has no property names."""
 
 
 class Output(NamedTuple):
-    """What one model computes for one structure, in eV and Å."""
+    """Output of one model for one structure, in eV and Å."""
 
     energy: float
     forces: NDArray[np.float64]
     energies: NDArray[np.float64]
     stress: NDArray[np.float64] | None
-    """(6) in Voigt's order."""
+    """(6) in Voigt order."""
     embeddings: tuple[Tensor, ...]
-    """(atoms, dim) a layer, on the model's device."""
+    """(atoms, dim) per layer, on the device of the model."""
 
 
 class Committee:
-    """Models on one device whose mean is the result; often there is only one.
+    """One or more models on one device, whose mean is the result.
 
-    Each model gets the edges of its own cut-off, so that its part is what it computes alone.
+    Each model gets the edges within its own cutoff, as if it were used alone.
 
     Args:
-        models: They may differ in architecture, dtype and cut-off.
+        models: They may differ in architecture, dtype and cutoff.
         compile: See :class:`lkm_calc.LKMCalculator`.
-        exact_repeats: That class's ``deterministic``.
+        exact_repeats: ``deterministic`` of that class.
 
     Raises:
-        ValueError: There are none, one learnt another property than an energy in eV, or there is
-            no element that all know.
+        ValueError: The list is empty, a model predicts a property other than an energy in eV, or
+            the models have no element in common.
     """
 
     def __init__(
         self, models: Sequence[EnergyModel], compile: bool = False, exact_repeats: bool = False
     ) -> None:
         if not models:
-            raise ValueError("The list of models is empty; a committee needs at least one.")
+            raise ValueError("The list of models is empty; a committee needs at least one model.")
         for model in models:
             unit = model.provenance.get("energy_unit", "eV")
             if unit != "eV":
                 raise ValueError(
-                    f"The model learnt a property in {unit}, not an energy in eV. For its "
-                    "predictions call it with a Graph, or use lkm-train evaluate."
+                    f"The model predicts a property in {unit}, not an energy in eV. Call it with a "
+                    "Graph, or use lkm-train evaluate."
                 )
         self.models = tuple(models)
         self.exact_repeats = exact_repeats
@@ -117,20 +117,20 @@ class Committee:
         if not self._known:
             elements = "; ".join(", ".join(model.elements) for model in models)
             raise ValueError(
-                f"The models have no element in common ({elements}). A committee is of models "
-                "trained on the same data, or nearly."
+                f"The models have no element in common ({elements}). Use models trained on the "
+                "same or similar data."
             )
 
     @own_settings
     def __call__(
         self, structures: Sequence[ase.Atoms], search: Search = neighbour_list
     ) -> list[Evaluation]:
-        """Return mean and spread for each of some structures, computed as one batch.
+        """Return the results of structures, computed as one batch.
 
         Raises:
-            ValueError: A structure holds an element that a model does not know, no atoms, or
-                positions that are not finite.
-            MemoryError: They need more memory than there is.
+            ValueError: A structure contains an element that a model was not trained on, no atoms,
+                or non-finite positions.
+            MemoryError: The batch does not fit into memory.
         """
         for atoms in structures:
             if not self._known.issuperset(atoms.numbers.tolist()):
@@ -155,9 +155,8 @@ class Committee:
                 edges = sum(graph.edge_index.shape[1] for graph in parts)
                 raise MemoryError(
                     f"{sum(map(len, structures))} atoms with {edges} pairs within "
-                    f"{model.cutoff:g} Å need more memory than there is on {model.device}. "
-                    "Take a smaller batch_size, or a model with a shorter cut-off or fewer "
-                    "features."
+                    f"{model.cutoff:g} Å do not fit into the memory of {model.device}. Use a "
+                    "smaller batch_size, or a model with a shorter cutoff or fewer features."
                 ) from error
         return [
             Evaluation(_mean(outputs), Extras(partial(self._extras, atoms.numbers.copy(), outputs)))
@@ -165,7 +164,7 @@ class Committee:
         ]
 
     def _compute(self, place: int, graphs: Sequence[Graph], stress: bool) -> EnergyForces:
-        """Return the results of one model, compiled where it is wanted and can be."""
+        """Return the results of one model, with compiled code if requested and available."""
         graph = graphs[0] if len(graphs) == 1 else Graph.collate(graphs)
         if self.compiled is not None and (len(graphs) == 1 or self.compiled[place].batches):
             return self.compiled[place](graph, stress)
@@ -173,7 +172,7 @@ class Committee:
 
     @own_settings
     def _extras(self, numbers: NDArray[np.integer], outputs: Sequence[Output]) -> dict[str, Any]:
-        """Return what is told of one structure beside its results."""
+        """Return the uncertainty measures of one structure."""
         if len(outputs) > 1:
             return spread(outputs)
         layers, extras = outputs[0].embeddings, dict[str, Any]()
@@ -187,13 +186,12 @@ class Committee:
 
 
 def spread(outputs: Sequence[Output]) -> dict[str, Any]:
-    """Return how far the models differ on one structure, over n models and not n − 1.
+    """Return the standard deviations over n models (not n − 1) for one structure.
 
     Returns:
-        ``energy_std`` = √⟨(E_m − ⟨E⟩)²⟩ in eV, a float; ``forces_std``, the same of each component
-        of the forces, (atoms, 3) in eV/Å; ``force_spread`` = √⟨|F_m − ⟨F⟩|²⟩, (atoms) in eV/Å,
-        which does not depend on how the structure is turned; with a stress, ``stress_std``, (6) in
-        eV/Å³.
+        ``energy_std`` = √⟨(E_m − ⟨E⟩)²⟩ in eV, a float; ``forces_std`` of each force component,
+        (atoms, 3) in eV/Å; ``force_spread`` = √⟨|F_m − ⟨F⟩|²⟩, (atoms) in eV/Å, which is invariant
+        under rotation; with a stress, ``stress_std``, (6) in eV/Å³.
     """
     forces = np.std([output.forces for output in outputs], axis=0)
     extras: dict[str, Any] = {
@@ -208,12 +206,12 @@ def spread(outputs: Sequence[Output]) -> dict[str, Any]:
 
 
 def has_stress(atoms: ase.Atoms) -> bool:
-    """Tell whether a derivative by strain over a volume makes sense."""
+    """Return whether the stress of a structure is defined."""
     return bool(atoms.pbc.any() and atoms.cell.rank == 3)
 
 
 def _mean(outputs: Sequence[Output]) -> dict[str, Any]:
-    """Return ASE's properties of one structure in arrays of their own."""
+    """Return the ASE properties of one structure in new arrays."""
     energy = sum(output.energy for output in outputs) / len(outputs)
     results: dict[str, Any] = {"energy": energy, "free_energy": energy}
     for name in ("forces", "energies", "stress"):
@@ -224,7 +222,7 @@ def _mean(outputs: Sequence[Output]) -> dict[str, Any]:
 
 
 def _split(out: EnergyForces, atoms: Sequence[int], periodic: Sequence[bool]) -> list[Output]:
-    """Return the results of each structure, all but the embeddings on the CPU."""
+    """Return the results of each structure; all but the embeddings are on the CPU."""
     sizes = list(atoms)
     energies, all_forces, all_shares, *virial = _fetched(
         [out.energy, out.forces, out.atom_energies, *([] if out.stress is None else [out.stress])]
@@ -245,7 +243,7 @@ def _split(out: EnergyForces, atoms: Sequence[int], periodic: Sequence[bool]) ->
 
 
 def _fetched(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return tensors of one type on the CPU, for all of which a GPU is waited for once."""
+    """Return tensors of one dtype on the CPU, with a single synchronisation of a GPU."""
     if tensors[0].device.type == "cpu":
         return tensors
     parts = torch.cat([tensor.flatten() for tensor in tensors]).cpu()

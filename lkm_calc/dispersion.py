@@ -1,6 +1,6 @@
 """D3 dispersion on top of a model, through the package dftd3: ``pip install lkm-calc[d3]``.
 
-A model knows of dispersion what its labels know, within its cut-off. D3 belongs on top of
+A model knows of dispersion what its labels know, within its cutoff. D3 belongs on top of
 
 - labels without dispersion, such as the PBE ones of revised MD17, with the functional of the labels
   and the damping of Becke and Johnson, which is fitted to be added to it.
@@ -11,7 +11,7 @@ It does not belong on top of
   or with -D in their name, GFN2-xTB, coupled cluster. It would count double;
 - labels of another functional than is named: each has its own damping.
 
-Whether a model with a short cut-off needs the long range at all is for tests to tell; within one
+Whether a model with a short cutoff needs the long range at all is for tests to tell; within one
 small molecule D3 hardly changes the forces.
 """
 

@@ -31,7 +31,6 @@ from .arms import HERE, Arm, read_study
 from .tables import mean_and_error, table, written
 
 RESULTS = HERE / "results" / "cost"
-COMMAND = "python -m studies.cost --data FOLDER"
 GAMMA = 0.01
 
 
@@ -113,7 +112,7 @@ def report(results: Path, docs: Path) -> str:
         for row in rows
     ]
     heads = ["model", "molecule", "time", "memory"]
-    return f"{table(heads, cells)}\n\nMade by `{COMMAND}`."
+    return table(heads, cells)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The tables and the picture of what mixing does to the layers."""
+"""Report of the study of the layers: tables and plots."""
 
 import json
 from collections import defaultdict
@@ -21,9 +21,9 @@ IMAGE = "study-layers.png"
 
 Row = Mapping[str, Any]
 Arms = Mapping[float, Sequence[Row]]
-"""By γ, the results of the seeds."""
+"""Results of all seeds, by γ."""
 Figures = Callable[[Row], Any]
-"""Takes a number, or one a layer, from the figures of a checkpoint."""
+"""Extracts a number, or one per layer, from the results at a checkpoint."""
 
 
 def read_arms(results: Path) -> Arms:
@@ -35,34 +35,34 @@ def read_arms(results: Path) -> Arms:
     return arms
 
 
-def likeness(row: Row, of: str = "carbon_cka") -> list[float]:
-    """Return the mean CKA of each layer's embeddings with those of the other layers."""
+def similarity(row: Row, of: str = "carbon_cka") -> list[float]:
+    """Return the mean CKA of each layer with the other layers."""
     cka = np.array(row[of])
     means: list[float] = ((cka.sum(1) - 1) / (len(cka) - 1)).tolist()
     return means
 
 
 def _rank(row: Row) -> float:
-    """Return the mean over layers of the effective rank of carbon atoms' embeddings."""
+    """Return the effective rank of the embeddings of carbon atoms, mean over layers."""
     return float(np.mean(row["carbon_rank"]))
 
 
 def _cka(row: Row) -> float:
-    """Return the mean over pairs of layers of the CKA of carbon atoms' embeddings."""
-    return float(np.mean(likeness(row)))
+    """Return the CKA of the embeddings of carbon atoms, mean over pairs of layers."""
+    return float(np.mean(similarity(row)))
 
 
 def over_seeds(arms: Sequence[Row], checkpoint: int, figure: Figures) -> tuple[Any, Any]:
-    """Return mean and standard error over seeds of a figure, or of an array of them."""
+    """Return the mean and standard error over seeds of a number or an array."""
     return mean_and_error([figure(arm["checkpoints"][checkpoint]) for arm in arms])
 
 
 def report(results: Path, images: Path) -> str:
-    """Return the Markdown of the section on layers and draw its picture.
+    """Return the Markdown of the section on layers and draw its plot.
 
     Args:
-        results: Folder of the arms' JSON files.
-        images: Folder for the picture.
+        results: Folder of the JSON results.
+        images: Folder for the plot.
     """
     arms = read_arms(results)
     draw(arms, images / IMAGE)
@@ -70,136 +70,37 @@ def report(results: Path, images: Path) -> str:
     plan, last = first["configuration"]["plan"], first["checkpoints"][-1]
     return "\n\n".join(
         (
-            "## Are the layers washed out?",
-            f"PAMNet, {len(last['rank'])} tapped layers of width "
-            f"{plan['hidden']}, learns U0 of {plan['n_train']} molecules of QM9 in "
-            f"{last['step']} steps; {len(arms[0.0])} seed(s), mean ± standard error. "
-            "Arms of one seed have the same molecules, first weights and order, and differences "
-            "are paired by seed: in words where they are clear of zero (95 %, Student's t). "
-            f"Measured on the carbon atoms of {plan['n_probe']} other molecules, means over "
-            f"layers: `{COMMAND}`.",
-            _findings(arms),
-            "L_KD also falls when the embeddings shrink; rank, CKA and probes do not notice their "
-            "size.",
-            _summary(arms),
-            "Through training:",
-            _course(arms),
-            "What a linear probe reads out of the embedding of a carbon atom, balanced accuracy in "
-            "%, mean over the layers / last layer. Its element tells nothing here: naming the "
-            "commonest class, or guessing by the element, gives the first row. Layers with random "
-            "weights tell much already.",
-            _probes(arms),
-            "LKM minus without:",
+            "## Effect on the layers",
+            f"PAMNet trained on U0 of {plan['n_train']} QM9 molecules in {last['step']} steps, "
+            f"{len(last['rank'])} embeddings of width {plan['hidden']} per atom. Evaluated on the "
+            f"carbon atoms of {plan['n_probe']} other molecules; mean ± standard error over "
+            f"{len(arms[0.0])} seeds (`{COMMAND}`).",
+            "Probe: balanced accuracy of a linear classifier on the embeddings. All are means over "
+            "layers; changes are paired by seed.",
             _differences(arms),
-            f"![Rank, likeness, probes and projections of the layers]({IMAGE})",
+            f"![Effective rank, CKA, probes and principal components by layer]({IMAGE})",
         )
     )
 
 
-def _summary(arms: Arms) -> str:
-    """Return the table of the trained models."""
-    columns: dict[str, tuple[Figures, int]] = {
-        "MAE, meV": (lambda row: row["mae"], 0),
-        "L_KD": (lambda row: row["lkm"], 3),
-        "size of embeddings": (lambda row: row["norm"], 2),
-        "rank, all atoms": (lambda row: np.mean(row["rank"]), 1),
-        "rank, carbon": (_rank, 1),
-        "rank, carbon, last layer": (lambda row: row["carbon_rank"][-1], 1),
-        "CKA, all atoms": (lambda row: np.mean(likeness(row, "cka")), 2),
-        "CKA, carbon": (_cka, 2),
-        "CKA, first and last": (lambda row: row["carbon_cka"][0][-1], 2),
-    }
-    rows = [
-        [f"{gamma:g}"]
-        + [written(*over_seeds(seeds, -1, figure), digits) for figure, digits in columns.values()]
-        for gamma, seeds in arms.items()
-    ]
-    return table(["γ", *columns], rows)
-
-
-def _course(arms: Arms) -> str:
-    """Return the table of rank and CKA at each checkpoint."""
-    shares = _shares(arms)
-    rows = []
-    for gamma, seeds in arms.items():
-        for name, figure, digits in (
-            ("rank", _rank, 1),
-            ("CKA", _cka, 2),
-            ("MAE, meV", lambda row: row["mae"], 0),
-        ):
-            cells = [written(*over_seeds(seeds, k, figure), digits) for k in range(len(shares))]
-            rows.append([f"{name}, γ = {gamma:g}", *cells])
-    return table(["", *shares], rows)
-
-
 def _shares(arms: Arms) -> list[str]:
-    """Return the checkpoints in words."""
+    """Return a label for each checkpoint."""
     rows = next(iter(arms.values()))[0]["checkpoints"]
     return ["untrained" if not row["share"] else f"after {row['share']:.0%}" for row in rows]
 
 
 def _accuracies(name: str) -> Figures:
-    """Return what takes a probe's accuracies in %, by layer."""
+    """Return a function that extracts the accuracies of a probe in %, by layer."""
     return lambda row: 100 * np.array(row["probes"][name])
 
 
-def _both(name: str) -> Figures:
-    """Return what takes a probe's accuracies in %, mean over layers and that of the last."""
-    return lambda row: 100 * np.array([np.mean(row["probes"][name]), row["probes"][name][-1]])
-
-
 def _mean_of(figure: Figures) -> Figures:
-    """Return what takes the mean over layers."""
+    """Return a function that averages over layers."""
     return lambda row: figure(row).mean()
 
 
-def _last_of(figure: Figures) -> Figures:
-    """Return what takes the last layer's."""
-    return lambda row: figure(row)[-1]
-
-
-def _probes(arms: Arms) -> str:
-    """Return the table of the probes' accuracies."""
-    chance = {name: 100 / (3 if name == "neighbours" else 2) for name in HOPS}
-    rows = [["guessing", *(f"{value:.1f}" for value in chance.values())]]
-    for name, checkpoint in (("untrained", 0), ("γ = {:g}", -1)):
-        for gamma, seeds in arms.items():
-            cells = []
-            for hop in HOPS:
-                mean, error = over_seeds(seeds, checkpoint, _both(hop))
-                cells.append(" / ".join(written(m, e, 1) for m, e in zip(mean, error, strict=True)))
-            rows.append([name.format(gamma), *cells])
-            if not checkpoint:  # the same weights in all arms of a seed
-                break
-    return table(["", *HOPS.values()], rows)
-
-
-def _findings(arms: Arms) -> str:
-    """Return in words what mixing changes in the trained models."""
-    accuracies = [_mean_of(_accuracies(name)) for name in HOPS]
-    questions: dict[str, tuple[Figures, int]] = {
-        "Do layers use fewer directions? Effective rank": (_rank, 1),
-        "Do layers become alike? CKA": (_cka, 2),
-        "Is less to be read out of them? Mean accuracy of the probes in %": (
-            lambda row: np.mean([figure(row) for figure in accuracies]),
-            1,
-        ),
-        "Is the model better for it? MAE in meV": (lambda row: row["mae"], 0),
-    }
-    lines = []
-    for question, (figure, digits) in questions.items():
-        plain = over_seeds(arms[0.0], -1, figure)[0]
-        answers = [
-            f"{_verdict(changes(arms, gamma, figure), digits)} with γ = {gamma:g}"
-            for gamma in arms
-            if gamma
-        ]
-        lines.append(f"- {question}, without LKM {plain:.{digits}f}: {'; '.join(answers)}.")
-    return "\n".join(lines)
-
-
 def changes(arms: Arms, gamma: float, figure: Figures) -> list[Any]:
-    """Return by how much a figure of the trained models differs from that of γ = 0, by seed."""
+    """Return the change of a quantity of the trained models relative to γ = 0, for each seed."""
     baseline = {arm["seed"]: figure(arm["checkpoints"][-1]) for arm in arms[0.0]}
     return [
         figure(arm["checkpoints"][-1]) - baseline[arm["seed"]]
@@ -208,45 +109,48 @@ def changes(arms: Arms, gamma: float, figure: Figures) -> list[Any]:
     ]
 
 
-def _verdict(differences: Sequence[float], digits: int) -> str:
-    """Return in words whether paired differences are clear of zero, 95 % by Student's t."""
+def _change(differences: Sequence[float], digits: int) -> str:
+    """Return the mean of paired differences, in bold if significant (95 %, Student's t)."""
     mean, error = mean_and_error(differences)
-    size = written(mean, error, digits, "+")
+    text = written(mean, error, digits, "+")
     if np.isnan(error):
-        return f"{size} (one seed)"
+        return text
     clear = abs(mean) > t_distribution.ppf(0.975, len(differences) - 1) * error
-    return f"{'**rises**' if mean > 0 else '**falls**'}, {size}," if clear else f"unclear, {size},"
+    return f"**{text}**" if clear else text
 
 
 def _differences(arms: Arms) -> str:
-    """Return the table of paired differences to the arms without LKM, of the trained models."""
+    """Return the table of the changes by LKM in the trained models."""
     figures: dict[str, tuple[Figures, int]] = {
         "MAE, meV": (lambda row: row["mae"], 0),
-        "rank": (_rank, 2),
-        "CKA": (_cka, 3),
+        "size of embeddings": (lambda row: row["norm"], 2),
+        "effective rank": (_rank, 2),
+        "CKA between layers": (_cka, 3),
     }
     for name, words in HOPS.items():
-        accuracies = _accuracies(name)
-        figures[f"{words}, %"] = (_mean_of(accuracies), 1)
-        figures[f"{words}, last layer, %"] = (_last_of(accuracies), 1)
+        figures[f"probe: {words}, %"] = (_mean_of(_accuracies(name)), 1)
     mixed = [gamma for gamma in arms if gamma]
-    rows = []
-    for name, (figure, digits) in figures.items():
-        found = (mean_and_error(changes(arms, gamma, figure)) for gamma in mixed)
-        rows.append([name, *(written(mean, error, digits, "+") for mean, error in found)])
-    return table(["", *(f"γ = {gamma:g}" for gamma in mixed)], rows)
+    rows = [
+        [
+            name,
+            written(*over_seeds(arms[0.0], -1, figure), digits),
+            *(_change(changes(arms, gamma, figure), digits) for gamma in mixed),
+        ]
+        for name, (figure, digits) in figures.items()
+    ]
+    return table(["", "γ = 0", *(f"change at γ = {gamma:g}" for gamma in mixed)], rows)
 
 
 def draw(arms: Arms, path: Path) -> None:
-    """Draw rank, likeness and probes by layer, and projections, into one picture."""
+    """Plot effective rank, CKA and probes by layer, and projections of the embeddings."""
     shares = _shares(arms)
     figure = Figure(figsize=(15, 14.5), layout="constrained")
     axes = figure.subplots(4, max(4, len(shares)))
     for k, share in enumerate(shares):
         _by_layer(axes[0, k], arms, k, lambda row: row["carbon_rank"])
         axes[0, k].set_title(f"Effective rank: {share}")
-        _by_layer(axes[1, k], arms, k, likeness)
-        axes[1, k].set_title(f"CKA with others: {share}")
+        _by_layer(axes[1, k], arms, k, similarity)
+        axes[1, k].set_title(f"CKA with other layers: {share}")
     for k, (name, words) in enumerate(HOPS.items()):
         probes = _accuracies(name)
         _by_layer(axes[2, k], arms, -1, probes)
@@ -268,7 +172,7 @@ def draw(arms: Arms, path: Path) -> None:
 
 
 def _by_layer(axes: Axes, arms: Arms, checkpoint: int, figure: Figures) -> None:
-    """Draw a figure of each layer with its standard error, a line a γ."""
+    """Plot a quantity by layer with its standard error, one line per γ."""
     for gamma, seeds in arms.items():
         mean, error = over_seeds(seeds, checkpoint, figure)
         layers = np.arange(1, len(mean) + 1)
@@ -278,21 +182,21 @@ def _by_layer(axes: Axes, arms: Arms, checkpoint: int, figure: Figures) -> None:
 
 
 def _share_heights(row: Sequence[Axes]) -> None:
-    """Give the panels of a row the same range."""
+    """Set the same range for all panels of a row."""
     low, high = zip(*(axes.get_ylim() for axes in row), strict=True)
     for axes in row:
         axes.set_ylim(min(low), max(high))
 
 
 def _project(left: Axes, right: Axes, drawn: Row, gamma: float) -> None:
-    """Scatter carbon atoms by layer, and those of the last layer by their neighbours."""
+    """Plot carbon atoms coloured by layer, and those of the last layer by bonded neighbours."""
     together, last = np.array(drawn["together"]), np.array(drawn["last"])
     for k, layer in enumerate(together):
         colour = f"C{k}"
         left.scatter(
             layer[:, 0], layer[:, 1], s=8, alpha=0.6, linewidths=0, color=colour, label=f"{k + 1}"
         )
-    left.set_title(f"γ = {gamma:g}: main axes of all layers")
+    left.set_title(f"γ = {gamma:g}: PCA, all layers")
     left.legend(frameon=False, fontsize=8, title="layer")
     classes = np.array(drawn["neighbours"])
     for k in np.unique(classes):
@@ -304,7 +208,7 @@ def _project(left: Axes, right: Axes, drawn: Row, gamma: float) -> None:
             linewidths=0,
             label=f"{k + 2}",
         )
-    right.set_title(f"γ = {gamma:g}: main axes of the last layer")
+    right.set_title(f"γ = {gamma:g}: PCA, last layer")
     right.legend(frameon=False, fontsize=8, title="neighbours")
     for axes in (left, right):
         axes.set(xticks=[], yticks=[])

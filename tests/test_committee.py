@@ -97,7 +97,7 @@ def test_members_by_name_by_path_and_as_objects(tmp_path):
     calc = LKMCalculator(["rmd17-ethanol", path, small_model(seed=1)], dtype="float32")
     assert [model.dtype for model in calc.models] == [torch.float32] * 3
     assert np.isfinite(calc.get_forces(rattled())).all()
-    with pytest.raises(AttributeError, match="3 models; see the attribute models"):
+    with pytest.raises(AttributeError, match="3 models; use the attribute models"):
         _ = calc.model
 
 
@@ -185,7 +185,7 @@ def test_committees_that_cannot_be():
         LKMCalculator([])
     other = small_model()
     other.provenance["energy_unit"] = "D"
-    with pytest.raises(ValueError, match="learnt a property in D"):
+    with pytest.raises(ValueError, match="predicts a property in D"):
         LKMCalculator([small_model(), other])
 
 

@@ -1,3 +1,3 @@
-"""The subcommands of lkm-calc, a module each."""
+"""The subcommands of lkm-calc, one module each."""
 
 from .common import add_import_option as add_import_option

@@ -1,4 +1,4 @@
-"""What several subcommands share: models, structures, and how a command is described."""
+"""Shared code of the subcommands: options, models and structures."""
 
 import argparse
 import hashlib
@@ -15,9 +15,9 @@ from ..files import read_structures as structures_of
 from ..potential import bundled_models
 
 Command = Callable[[argparse.Namespace], int]
-"""Does the work of a subcommand and returns the exit status."""
+"""Runs a subcommand and returns the exit status."""
 Subcommands = Any
-"""What argparse's add_subparsers returns."""
+"""The object that argparse's add_subparsers returns."""
 
 
 def add_command(
@@ -35,43 +35,45 @@ def add_command(
 
 
 def add_import_option(parser: argparse.ArgumentParser) -> None:
-    """Add what makes architectures known that no installed package offers."""
+    """Add the option --import, which registers custom architectures."""
     parser.add_argument(
         "--import",
         dest="imports",
         action="append",
         default=[],
         metavar="MODULE",
-        help="Python file or module that registers an architecture of your own, whose code is run",
+        help="Python file or module that registers a custom architecture; its code is executed",
     )
 
 
 def add_calculator_options(parser: argparse.ArgumentParser, committee: bool = True) -> None:
-    """Add the models and how to compute with them."""
+    """Add the models, device and dtype."""
     if committee:
         parser.add_argument(
             "models",
             nargs="+",
             metavar="MODEL",
-            help="bundled model, or path of a model file; several make a committee",
+            help="bundled model or path of a model file; several form a committee",
         )
     else:
         parser.add_argument(
-            "models", nargs=1, metavar="MODEL", help="bundled model, or path of a model file"
+            "models", nargs=1, metavar="MODEL", help="bundled model or path of a model file"
         )
     add_import_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--dtype", choices=("float32", "float64"), help="that of the weights")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float64"), help="default: dtype of the weights"
+    )
 
 
 def make_calculator(options: argparse.Namespace, **more: Any) -> LKMCalculator:
-    """Return the calculator of the options."""
+    """Return the calculator for the options."""
     models = options.models[0] if len(options.models) == 1 else options.models
     return LKMCalculator(models, options.device, options.dtype, **more)
 
 
 def model_file(name: str) -> Path:
-    """Return the file of a model that could be loaded."""
+    """Return the path of a model file, given its path or the name of a bundled model."""
     return bundled_models().get(name, expanded(name))
 
 
@@ -86,11 +88,11 @@ def tell(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-STRUCTURE = "file that ASE reads; its first structure, or FILE@-1 for the last one"
+STRUCTURE = "file that ASE reads; its first structure is used, or FILE@-1 for the last one"
 
 
 def read_structure(source: str) -> ase.Atoms:
-    """Return the first structure of a file, or the one that follows an @.
+    """Return the first structure of a file, or the one selected by an index after @.
 
     Raises:
         ValueError: As for :func:`read_structures`.
@@ -99,19 +101,19 @@ def read_structure(source: str) -> ase.Atoms:
 
 
 def read_structures(source: str, index: int | slice = slice(None)) -> list[ase.Atoms]:
-    """Return structures of a file; an @ with an index or a slice after its name chooses.
+    """Return the structures of a file, or those selected by an index or slice after @.
 
     Raises:
-        ValueError: There is no such file, it cannot be read, or it holds no structure.
+        ValueError: The file does not exist, cannot be read, or contains no structure.
     """
     source = str(expanded(source))
     name, at, chosen = source.rpartition("@")
     path = Path(name if at and not Path(source).exists() else source)
     if not path.is_file():
-        raise ValueError(f"The file {path} does not exist. Give a file that ASE reads.")
+        raise ValueError(f"The file {path} does not exist. Pass a file that ASE can read.")
     wanted: Any = index if path == Path(source) else chosen
     with reading_by_ase(source):
         structures = structures_of(path, wanted)
     if not structures or not all(len(atoms) for atoms in structures):
-        raise ValueError(f"{source} holds no structure, or an empty one. Give a file that does.")
+        raise ValueError(f"{source} contains no structure or one without atoms. Check the file.")
     return structures

@@ -15,34 +15,36 @@ from .common import STRUCTURE, Subcommands, add_command, add_import_option, read
 logger = logging.getLogger("lkm_calc")
 
 MANUAL = """\
-Build the kernel of a model's architecture for this processor, so that
-LKMCalculator(MODEL, "cpu", compile=True) starts at once, and print what it brings for a structure.
-Needs ten seconds and a C++ compiler (pip install "lkm-calc[compiler]" if there is none).
+Build the compiled kernel of a model's architecture for this processor in advance, so that
+LKMCalculator(MODEL, "cpu", compile=True) starts at once, and print the speed-up for a structure.
+Takes ten seconds and needs a C++ compiler (pip install "lkm-calc[compiler]" provides one).
 
   lkm-calc compile rmd17-aspirin aspirin.xyz
 """
 
 TIMED = 20
-"""Calls of each kind that are timed."""
+"""Number of timed calls, with and without the kernel."""
 
 
 def add(commands: Subcommands) -> None:
     """Add the subcommand."""
-    parser = add_command(commands, "compile", "make MD start at once", MANUAL, run)
-    parser.add_argument("model", metavar="MODEL", help="bundled model, or path of a model file")
+    parser = add_command(commands, "compile", "build the compiled kernel in advance", MANUAL, run)
+    parser.add_argument("model", metavar="MODEL", help="bundled model or path of a model file")
     parser.add_argument("structure", metavar="STRUCTURE", help=STRUCTURE)
     add_import_option(parser)
-    parser.add_argument("--dtype", choices=("float32", "float64"), help="that of the weights")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float64"), help="default: dtype of the weights"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Make the program of a structure, and tell what it is worth."""
+    """Build the kernel and report the speed-up for a structure."""
     atoms = read_structure(options.structure)
     plain = LKMCalculator(options.model, "cpu", options.dtype)
     quick = LKMCalculator(options.model, "cpu", options.dtype, compile=True)
     quick.calculate(atoms)
     if quick.ordinary:
-        return 1  # it has been told why
+        return 1  # a warning has said why
     seconds: dict[Callable[[ase.Atoms], None], list[float]] = {
         plain.calculate: [],
         quick.calculate: [],
@@ -54,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
             taken.append(time.perf_counter() - began)
     before, after = (1e3 * statistics.median(taken) for taken in seconds.values())
     logger.info(
-        "%d atoms: %.1f ms a call instead of %.1f, %.1f times faster. Kept in %s.",
+        "%d atoms: %.1f ms per call instead of %.1f ms, %.1f times as fast. Cached in %s.",
         len(atoms),
         after,
         before,

@@ -25,23 +25,24 @@ from .common import (
 )
 
 MANUAL = """\
-Compute energy, forces and, where there is a cell, stress of all structures of a file, in batches,
-and write them as extended XYZ, which ASE reads back with its labels. Where the file comes with
-energies, forces or stress, print the errors against them.
+Compute energy, forces and, for periodic structures, stress of all structures of a file in batches,
+and write them as extended XYZ. If the file contains energies, forces or stress, print the errors.
 
   lkm-calc evaluate rmd17-ethanol frames.xyz -o predicted.xyz
   lkm-calc evaluate model.safetensors trajectory.traj@::10 -o predicted.xyz
 
-For files of MD17, QM9, HDF5 and other labelled data, lkm-train evaluate prints the errors.
+For MD17, QM9, HDF5 and other training data use lkm-train evaluate.
 """
 
 KEPT = ("energy", "forces", "stress")
-"""Results that are written, and compared with labels."""
+"""Results that are written and compared with labels."""
 
 
 def add(commands: Subcommands) -> None:
     """Add the subcommand."""
-    parser = add_command(commands, "evaluate", "energies and forces of many", MANUAL, run)
+    parser = add_command(
+        commands, "evaluate", "energies and forces of many structures", MANUAL, run
+    )
     add_calculator_options(parser)
     parser.add_argument(
         "structures", metavar="STRUCTURES", help="file that ASE reads; FILE@::10 for every tenth"
@@ -51,7 +52,7 @@ def add(commands: Subcommands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compute the structures of a file, write them and print a summary."""
+    """Evaluate the structures of a file, write the results and print a summary."""
     if options.output and options.output.suffix not in (".xyz", ".extxyz"):
         raise ValueError(f"--output is {options.output}; it must end in .xyz or .extxyz.")
     structures = read_structures(options.structures)
@@ -73,9 +74,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _labelled(atoms: ase.Atoms, results: dict[str, Any]) -> ase.Atoms:
-    """Return a copy with the results in place of the labels."""
+    """Return a copy with the results instead of the labels."""
     copy: ase.Atoms = atoms.copy()
-    for name in LKMCalculator.implemented_properties:  # ASE writes no name twice
+    for name in LKMCalculator.implemented_properties:  # ASE does not write duplicate names
         copy.info.pop(name, None)
         copy.arrays.pop(name, None)
     kept = {name: results[name] for name in KEPT if name in results}
@@ -84,7 +85,7 @@ def _labelled(atoms: ase.Atoms, results: dict[str, Any]) -> ase.Atoms:
 
 
 def _error_table(structures: Sequence[ase.Atoms], results: Sequence[dict[str, Any]]) -> str:
-    """Return mean absolute and root-mean-square errors of what there are labels for."""
+    """Return a table of MAE and RMSE of all properties that have labels."""
     rows = []
     for name, unit in zip(KEPT, ("meV", "meV/Å", "meV/Å³"), strict=True):
         pairs = [
@@ -99,14 +100,14 @@ def _error_table(structures: Sequence[ase.Atoms], results: Sequence[dict[str, An
             per_atom = [error / size for error, size in pairs]
             rows.append(_row("energy per atom", per_atom, unit, len(pairs)))
     if not rows:
-        return "The file holds no energies or forces to compare with."
+        return "The file contains no energies or forces to compare with."
     return "\n".join([f"{'':16}{'MAE':>10}{'RMSE':>10}  unit    structures", *rows])
 
 
 def _label(atoms: ase.Atoms, name: str, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
-    """Return what a structure is labelled with, or None where that is nothing or no number.
+    """Return a label of a structure, or None if it is missing or not finite.
 
-    A stress of nine components, as some programs store it, becomes one of six.
+    A stress with nine components is converted to six.
     """
     value = None if atoms.calc is None else atoms.calc.results.get(name)
     if value is None:

@@ -10,7 +10,7 @@ from ..uncertainty import calibration_of
 from .common import Subcommands, add_command, add_import_option, model_file, tell
 
 MANUAL = """\
-Tell what a model file says of itself: architecture, elements, cut-off, training data and errors.
+Describe a model file: architecture, elements, cutoff, training data and errors.
 
   lkm-calc info rmd17-ethanol
   lkm-calc info model.safetensors --json
@@ -24,19 +24,19 @@ ERRORS = {
     "force_rmse": "force RMSE, meV/Å",
     "stress_mae": "stress MAE, meV/Å³",
 }
-"""Text of each error in a model file."""
+"""Labels of the errors stored in a model file."""
 
 
 def add(commands: Subcommands) -> None:
     """Add the subcommand."""
-    parser = add_command(commands, "info", "what a model file tells of itself", MANUAL, run)
-    parser.add_argument("model", metavar="MODEL", help="bundled model, or path of a model file")
+    parser = add_command(commands, "info", "describe a model file", MANUAL, run)
+    parser.add_argument("model", metavar="MODEL", help="bundled model or path of a model file")
     add_import_option(parser)
-    parser.add_argument("--json", action="store_true", help="all of it, for programs")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the facts of a model file."""
+    """Print the description of a model file."""
     facts = model_facts(options.model)
     if options.json:
         tell(json.dumps(facts, indent=1))
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def model_facts(name: str) -> dict[str, Any]:
-    """Return what a model file says of itself, as JSON values.
+    """Return the metadata of a model file as JSON values.
 
     Raises:
         ModelFileError: As for :func:`lkm_calc.load_model`.
@@ -81,7 +81,7 @@ def _lines(facts: Mapping[str, Any]) -> dict[str, Any]:
         "architecture": f"{facts['architecture']}, {hypers}",
         "parameters": f"{facts['parameters']:,} in {facts['dtype']}",
         "elements": ", ".join(facts["elements"]),
-        "cut-off": f"{facts['cutoff']:g} Å",
+        "cutoff": f"{facts['cutoff']:g} Å",
         "energy unit": training.get("energy_unit", "eV"),
     }
     config = training.get("config", {})

@@ -26,9 +26,9 @@ from .relax import relax
 logger = logging.getLogger("lkm_calc")
 
 MANUAL = """\
-Molecular dynamics. The folder of --output receives the trajectory with momenta, energies and
-forces; log.csv with energies and temperature, of periodic structures with pressure (bar) and volume
-(Å³) too; md.png, a picture of it; and restart.json.
+Molecular dynamics. Writes to the folder --output: the trajectory with momenta, energies and forces;
+log.csv with energies and temperature, for periodic structures also pressure (bar) and volume (Å³);
+a plot of it, md.png; and restart.json.
 
   lkm-calc md rmd17-ethanol ethanol.xyz --ps 20
   lkm-calc md rmd17-ethanol ethanol.xyz --ensemble nve --dtype float64 --relax --ps 20
@@ -36,24 +36,24 @@ forces; log.csv with energies and temperature, of periodic structures with press
       --temperature 350 --ps 100 --trajectory box.xyz --output runs/box
   lkm-calc md crystal.safetensors crystal.cif --ensemble npt-flexible --pressure 1 --ps 100
 
-The npt ensembles hold temperature and pressure by the equations of Martyna, Tobias and Klein, where
-the structure repeats in three directions: npt-isotropic scales the cell, for liquids and cubic
-crystals; npt-flexible changes its shape as well, for other crystals. The bundled models know single
-molecules only: take a model of your own that was trained on periodic structures, best with stress.
+The npt ensembles use the equations of Martyna, Tobias and Klein and need a structure that is
+periodic in three directions: npt-isotropic scales the cell (liquids, cubic crystals), npt-flexible
+also changes its shape (other crystals). The bundled models were trained on single molecules; use a
+model trained on periodic structures, preferably with stress.
 
-Ctrl-C finishes the step and saves; the same command then goes on from there, as it does after a
-crash, on the CPU to the same numbers, bit for bit, as if it had not stopped (with --compile where
-there is a kernel). With a larger --ps it makes a finished run longer.
+Ctrl-C finishes the step and saves; the same command resumes, also after a crash. On a CPU the
+result is bitwise identical to that of an uninterrupted run (with --compile if a kernel is used). A
+larger --ps extends a finished run.
 
-A run stops where forces are not finite, the temperature is beyond 10 times the one asked for plus
-1000 K, an atom flies off, or the volume becomes less than 0.1 or more than 10 times the first one;
-its files then end with the last good state.
+A run stops if forces are not finite, the temperature exceeds 10 times the target plus 1000 K, an
+atom flies away, or the volume falls below 0.1 or rises above 10 times the initial one; its files
+then end with the last valid state.
 
-Exit status: 0 finished, 1 refused or gone wrong, 3 stopped before the end.
+Exit status: 0 finished, 1 error, 3 interrupted.
 """
 
 RELAXED = 0.01
-"""Largest force in eV/Å that --relax leaves."""
+"""Convergence criterion of --relax: largest force in eV/Å."""
 
 
 def add(commands: Subcommands) -> None:
@@ -63,7 +63,7 @@ def add(commands: Subcommands) -> None:
     parser.add_argument("structure", metavar="STRUCTURE", help=STRUCTURE)
     default = MDSettings()
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--ps", type=float, default=1.0, help="length; default %(default)s")
+    length.add_argument("--ps", type=float, default=1.0, help="length in ps; default %(default)s")
     length.add_argument("--steps", type=int, help="length in steps, instead of --ps")
     parser.add_argument(
         "--ensemble", choices=ENSEMBLES, default=default.ensemble, help="default %(default)s"
@@ -71,10 +71,10 @@ def add(commands: Subcommands) -> None:
     numbers = {
         "temperature": "K; default %(default)s",
         "timestep": "fs; default %(default)s",
-        "friction": "1/fs, of langevin; default %(default)s",
-        "damping": "time constant in fs, of the thermostat of all but nve and langevin; default "
+        "friction": "1/fs, for langevin; default %(default)s",
+        "damping": "time constant of the thermostat in fs, not for nve and langevin; default "
         "%(default)s",
-        "pressure-damping": "time constant in fs, of the barostat of npt; default %(default)s",
+        "pressure-damping": "time constant of the barostat in fs, for npt; default %(default)s",
     }
     for name, text in numbers.items():
         value = getattr(default, name.replace("-", "_"))
@@ -83,33 +83,33 @@ def add(commands: Subcommands) -> None:
         "--pressure",
         type=float,
         metavar="BAR",
-        help="of the npt ensembles, which need one; 10000 bar are 1 GPa",
+        help="required for the npt ensembles; 10000 bar = 1 GPa",
     )
     parser.add_argument(
         "--initial-temperature",
         type=float,
         metavar="K",
-        help="of the first velocities; default: --temperature, and with --relax twice that, "
-        "because half of it goes into the vibrations at once",
+        help="of the initial velocities; default: --temperature, or twice that with --relax, "
+        "because half of the kinetic energy turns into potential energy",
     )
     parser.add_argument(
-        "--keep-velocities", action="store_true", help="start with those of the structure"
+        "--keep-velocities", action="store_true", help="start with the velocities of the structure"
     )
     parser.add_argument(
         "--relax", action="store_true", help=f"first relax the structure to {RELAXED} eV/Å"
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="default %(default)s")
     parser.add_argument(
-        "--compile", action="store_true", help="faster steps, by a C++ compiler: lkm-calc compile"
+        "--compile", action="store_true", help="use a compiled kernel, see lkm-calc compile"
     )
-    parser.add_argument("--skin", type=float, default=1.0, help="Å; default %(default)s")
     parser.add_argument(
-        "--zbl", action="store_true", help="keep atoms apart that come too close for the model"
+        "--skin", type=float, default=1.0, help="of the neighbour list in Å; default %(default)s"
     )
+    parser.add_argument("--zbl", action="store_true", help="add short-range repulsion (ZBL)")
     parser.add_argument(
         "--on-extrapolation",
         choices=ACTIONS,
-        help="when the structure leaves what the model was trained on; save puts it into "
+        help="action if the structure leaves the training distribution; save writes it to "
         "extrapolation.extxyz",
     )
     parser.add_argument(
@@ -119,7 +119,7 @@ def add(commands: Subcommands) -> None:
         "--trajectory",
         default=default.trajectory,
         metavar="FILE",
-        help="name in that folder, .traj or .xyz; default %(default)s",
+        help="file name in that folder, .traj or .xyz; default %(default)s",
     )
     intervals = {"log": default.log_every, "frame": default.frame_every, "restart": 1000}
     for name, steps in intervals.items():
@@ -158,20 +158,20 @@ def run(options: argparse.Namespace) -> int:
         logger.info("Relaxing to %g eV/Å.", RELAXED)
         if relax(atoms, RELAXED) is None:
             raise ValueError(
-                f"{options.structure} does not relax to {RELAXED} eV/Å in 1000 steps. Look at it "
+                f"{options.structure} did not relax to {RELAXED} eV/Å in 1000 steps. Inspect it "
                 "with lkm-calc relax, or start without --relax."
             )
     simulation = Simulation(atoms, settings, folder, options.restart_every, identity)
     if simulation.resumed:
-        logger.info("Going on from step %d of %s.", simulation.step, folder)
+        logger.info("Resuming from step %d of %s.", simulation.step, folder)
         if simulation.step >= steps:
-            logger.info("It has its %d steps; a larger --ps makes it longer.", steps)
+            logger.info("All %d steps are done; use a larger --ps to extend the run.", steps)
     finished = simulation.run(steps)
     title = f"{atoms.get_chemical_formula()}, {settings.ensemble}, {settings.timestep:g} fs steps"
     plot_md(simulation.record.log, folder / "md.png", title)
     if not finished:
         logger.info(
-            "Stopped at step %d of %d; the same command goes on from here.", simulation.step, steps
+            "Stopped at step %d of %d; run the same command to resume.", simulation.step, steps
         )
         return 3
     logger.info(
@@ -206,7 +206,7 @@ def _settings(options: argparse.Namespace) -> MDSettings:
 
 
 def _digest(atoms: ase.Atoms) -> str:
-    """Return a checksum of what of a structure decides a run."""
+    """Return a checksum of the parts of a structure that determine a run."""
     arrays = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses()]
     arrays += [atoms.get_momenta()] if atoms.has("momenta") else []
     return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()

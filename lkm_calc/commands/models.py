@@ -7,7 +7,7 @@ from .common import Subcommands, add_command, tell
 from .info import model_facts
 
 MANUAL = """\
-List the models that come with lkm-calc, with their errors on test frames.
+List the bundled models with their test errors.
 
   lkm-calc models
 """
@@ -15,7 +15,7 @@ List the models that come with lkm-calc, with their errors on test frames.
 
 def add(commands: Subcommands) -> None:
     """Add the subcommand."""
-    add_command(commands, "models", "the bundled models and their errors", MANUAL, run)
+    add_command(commands, "models", "list the bundled models and their errors", MANUAL, run)
 
 
 def run(_options: argparse.Namespace) -> int:
@@ -43,6 +43,6 @@ def run(_options: argparse.Namespace) -> int:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         tell("  ".join(f"{t:{w}}" for t, w in zip(row, widths, strict=True)).rstrip())
-    tell("Errors are mean absolute ones on test frames (* on those that chose the best epoch).")
-    tell("lkm-calc info MODEL tells more.")
+    tell("MAE on test frames (* on the validation frames that selected the best epoch).")
+    tell("See lkm-calc info MODEL for details.")
     return 0

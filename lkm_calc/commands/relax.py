@@ -1,4 +1,4 @@
-"""lkm-calc relax, and relaxation for the other subcommands."""
+"""lkm-calc relax, also used by other subcommands."""
 
 import argparse
 import logging
@@ -30,13 +30,13 @@ from .common import (
 logger = logging.getLogger("lkm_calc")
 
 MANUAL = """\
-Move the atoms to where the forces are below --fmax; with --cell also the cell of a periodic
-structure, to where the stress times the volume per atom is (eV).
+Relax a structure until all forces are below --fmax; with --cell also the cell of a periodic
+structure, until stress times volume per atom is below the same number in eV.
 
   lkm-calc relax rmd17-ethanol ethanol.xyz -o relaxed.xyz
   lkm-calc relax model.safetensors POSCAR --cell -o CONTCAR
 
-Exit status: 0 relaxed, 1 not: after --steps the structure so far is written and it says so.
+Exit status: 0 converged, 1 not converged within --steps; the last structure is written.
 """
 
 OPTIMISERS: dict[str, type[Optimizer]] = {
@@ -54,13 +54,15 @@ def add(commands: Subcommands) -> None:
     add_calculator_options(parser)
     parser.add_argument("structure", metavar="STRUCTURE", help=STRUCTURE)
     parser.add_argument(
-        "-o", "--output", type=expanded, help="structure file; NAME-relaxed.xyz if not given"
+        "-o", "--output", type=expanded, help="structure file; default: NAME-relaxed.xyz"
     )
     parser.add_argument("--optimiser", choices=tuple(OPTIMISERS), default="bfgs")
     parser.add_argument("--fmax", type=float, default=0.01, help="eV/Å; default %(default)s")
-    parser.add_argument("--steps", type=int, default=1000, help="at most; default %(default)s")
+    parser.add_argument(
+        "--steps", type=int, default=1000, help="maximum number of steps; default %(default)s"
+    )
     parser.add_argument("--cell", action="store_true", help="relax the cell as well")
-    parser.add_argument("--trajectory", type=expanded, help=".traj file of all the steps")
+    parser.add_argument("--trajectory", type=expanded, help=".traj file of all steps")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -91,25 +93,25 @@ def run(options: argparse.Namespace) -> int:
     )
     if steps is None:
         logger.error(
-            "lkm-calc: not relaxed to %g eV/Å within %d steps. Go on from %s, or take more --steps "
-            "or another --optimiser.",
+            "lkm-calc: not relaxed to %g eV/Å within %d steps. Continue from %s, or use more "
+            "--steps or another --optimiser.",
             options.fmax,
             options.steps,
             output,
         )
         return 1
-    logger.info("Relaxed in %d steps of %s.", steps, options.optimiser)
+    logger.info("Relaxed in %d steps (%s).", steps, options.optimiser)
     return 0
 
 
 def _format(output: Path) -> str:
-    """Return the format in which ASE writes a file of this name."""
+    """Return the ASE format for a file name."""
     try:
         return str(filetype(str(output), read=False))
     except UnknownFileTypeError as error:
         raise ValueError(
-            f"--output is {output}: ASE knows no format by this name. Take one such as .xyz, "
-            ".cif or CONTCAR."
+            f"--output is {output}: ASE does not recognise the format from this name. Use for "
+            "example .xyz, .cif or CONTCAR."
         ) from error
 
 
@@ -124,26 +126,25 @@ def relax(
     """Relax a structure in place.
 
     Args:
-        atoms: With a calculator.
-        fmax: Largest force in eV/Å that is left.
-        steps: At most.
-        optimiser: A class of ASE's.
+        atoms: A structure with a calculator.
+        fmax: Convergence criterion, largest force in eV/Å.
+        steps: Maximum number of steps.
+        optimiser: An ASE optimiser class.
         cell: Relax the cell as well.
-        trajectory: .traj file of all the steps.
+        trajectory: .traj file of all steps.
 
     Returns:
-        The number of steps, or None if they were not enough.
+        The number of steps, or None if not converged.
 
     Raises:
-        ValueError: The cell of a structure that has none is to be relaxed, or a number is not
-            positive.
+        ValueError: ``cell`` is True but the structure has none, or a number is not positive.
     """
     if not (0 < fmax < np.inf and steps > 0):
-        raise ValueError(f"fmax is {fmax} and steps is {steps}; both must be positive numbers.")
+        raise ValueError(f"fmax is {fmax} and steps is {steps}; both must be positive and finite.")
     if cell and not has_stress(atoms):
         raise ValueError(
             "There is no cell to relax: the structure is not periodic or lacks a cell vector. "
-            "Leave out --cell, or give a structure with a cell."
+            "Leave out --cell, or use a structure with a cell."
         )
     moved: Any = FrechetCellFilter(atoms, mask=_periodic_strains(atoms)) if cell else atoms
     with (
@@ -162,11 +163,11 @@ def relax(
 
 
 def largest_force(atoms: ase.Atoms) -> float:
-    """Return the size of the largest force in eV/Å."""
+    """Return the magnitude of the largest force in eV/Å."""
     return float(np.linalg.norm(atoms.get_forces(), axis=1).max())
 
 
 def _periodic_strains(atoms: ase.Atoms) -> list[bool]:
-    """Return which of xx, yy, zz, yz, xz, xy strain directions that repeat only."""
+    """Return which of xx, yy, zz, yz, xz, xy strain only periodic directions."""
     x, y, z = atoms.pbc
     return [bool(strain) for strain in (x, y, z, y and z, x and z, x and y)]

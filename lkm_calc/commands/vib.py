@@ -21,15 +21,15 @@ from .relax import relax
 logger = logging.getLogger("lkm_calc")
 
 MANUAL = """\
-Relax a structure and print its harmonic vibrations: energies in meV, frequencies in cm^-1 (with an
-i where imaginary: a saddle point) and the zero-point energy. Translations and rotations are among
-them, near zero. Computes in float64 unless --dtype says otherwise.
+Relax a structure and print its harmonic vibrations: energies in meV, frequencies in cm^-1
+(imaginary ones, marked with an i, indicate a saddle point) and the zero-point energy. Translations
+and rotations are included, with frequencies near zero. The default dtype is float64.
 
   lkm-calc vib rmd17-ethanol ethanol.xyz
   lkm-calc vib rmd17-ethanol ethanol.xyz -o vib.json --modes modes.xyz
 
---output is read by ase.vibrations.VibrationsData.read, for spectra and thermochemistry; --modes by
-viewers such as Jmol.
+Read --output with ase.vibrations.VibrationsData.read, for spectra and thermochemistry, and --modes
+with viewers such as Jmol.
 """
 
 
@@ -43,10 +43,10 @@ def add(commands: Subcommands) -> None:
         "--fmax", type=float, default=0.001, help="relax to this, eV/Å; default %(default)s"
     )
     parser.add_argument(
-        "--no-relax", action="store_true", help="take the structure as it is, a saddle point"
+        "--no-relax", action="store_true", help="use the structure as is, e.g. a saddle point"
     )
-    parser.add_argument("-o", "--output", type=expanded, metavar="JSON", help="all of it, for ASE")
-    parser.add_argument("--modes", type=expanded, metavar="XYZ", help="the modes, for viewers")
+    parser.add_argument("-o", "--output", type=expanded, metavar="JSON", help="results for ASE")
+    parser.add_argument("--modes", type=expanded, metavar="XYZ", help="modes for viewers")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
         steps = relax(atoms, options.fmax)
         if steps is None:
             raise ValueError(
-                f"{options.structure} does not relax to {options.fmax:g} eV/Å in 1000 steps. Look "
-                "at it with lkm-calc relax, or give a larger --fmax."
+                f"{options.structure} did not relax to {options.fmax:g} eV/Å in 1000 steps. "
+                "Inspect it with lkm-calc relax, or use a larger --fmax."
             )
         logger.info("Relaxed in %d steps.", steps)
     found = vibrations(atoms, options.fmax)

@@ -37,7 +37,7 @@ class LocalIndices(NamedTuple):
 class Graph:
     """One structure, or several side by side.
 
-    The edges are those of one cut-off, which must be at least the model's; both directions of
+    The edges are those of one cutoff, which must be at least the model's; both directions of
     each pair are present.
     """
 
@@ -78,7 +78,7 @@ class Graph:
 
         Args:
             atoms: The structure.
-            cutoff: Cut-off in Å.
+            cutoff: Cutoff in Å.
             device: Where to put the graph.
             search: What finds the edges, such as a :class:`lkm_calc.graph.VerletList`.
 

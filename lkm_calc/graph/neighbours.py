@@ -1,4 +1,4 @@
-"""Neighbour lists: which atoms, or periodic images of atoms, lie within the cut-off."""
+"""Neighbour lists: which atoms, or periodic images of atoms, lie within the cutoff."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -108,7 +108,7 @@ def neighbour_list(
 
     Args:
         positions: (atoms, 3) in Å, finite; they may lie outside the cell.
-        cutoff: Cut-off in Å; it may exceed the cell.
+        cutoff: Cutoff in Å; it may exceed the cell.
         cell: (3, 3), rows in Å; rows of non-periodic directions need only be independent.
         pbc: Which of the three directions repeat.
 

@@ -21,16 +21,16 @@ class Searched(NamedTuple):
 class VerletList:
     """The neighbour list of one structure after another, searched anew only as atoms move.
 
-    All pairs within ``cutoff + skin`` are kept as candidates, and those within the cut-off taken
+    All pairs within ``cutoff + skin`` are kept as candidates, and those within the cutoff taken
     from them at every call: the edges are those of a new search, in the same order.
 
     A pair that was farther apart than ``cutoff + skin`` is now farther than
     (cutoff + skin) · s − 2 u, where s is the least stretch of the cell in any direction since (1 if
     it is the same), and u the largest displacement of an atom besides that stretch, through the
-    nearest image. The candidates serve while this is no less than the cut-off.
+    nearest image. The candidates serve while this is no less than the cutoff.
 
     Args:
-        cutoff: Largest cut-off in Å that will be asked for.
+        cutoff: Largest cutoff in Å that will be asked for.
         skin: In Å: atoms may move half of it before the next search.
 
     Raises:
@@ -53,10 +53,10 @@ class VerletList:
         """Return every pair no farther apart than ``cutoff``, as :func:`neighbour_list` does.
 
         Raises:
-            ValueError: As there, or the cut-off exceeds that of the list.
+            ValueError: As there, or the cutoff exceeds that of the list.
         """
         if cutoff > self.cutoff:
-            raise ValueError(f"The cut-off of {cutoff:g} Å exceeds the list's, {self.cutoff:g} Å.")
+            raise ValueError(f"The cutoff of {cutoff:g} Å exceeds the list's, {self.cutoff:g} Å.")
         images = self._images_passed(points, box, pbc)
         if self._searched is None or images is None:
             found = candidates(points, self.cutoff, box, pbc, self.skin)

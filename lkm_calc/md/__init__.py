@@ -1,4 +1,4 @@
-"""Molecular dynamics with ASE: simulations, ensembles, their files and pictures."""
+"""Molecular dynamics with ASE: simulations, ensembles, output files and plots."""
 
 from .ensembles import ENSEMBLES as ENSEMBLES
 from .ensembles import MDSettings as MDSettings

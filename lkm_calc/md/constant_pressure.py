@@ -1,4 +1,4 @@
-"""Constant pressure: ASE's integrators of Martyna, Tobias and Klein, and what they remember."""
+"""Constant-pressure MD with ASE's Martyna-Tobias-Klein integrators, and their state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,27 +12,27 @@ from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT
 from ..units import BAR
 
 CONSTANT_PRESSURE = ("npt-isotropic", "npt-flexible")
-"""Ensembles at constant pressure: the cell keeps its shape, or all of it moves."""
+"""Ensembles at constant pressure: the cell is only scaled, or fully flexible."""
 
 Barostatted = IsotropicMTKNPT | MTKNPT
 """The integrators of these ensembles."""
 
 SIZES = (0.1, 10.0)
-"""Least and largest volume over the first one: beyond, something has gone wrong."""
+"""Allowed range of the volume relative to the initial one; a run outside of it is stopped."""
 
 _STRAINS = 6
-"""Degrees of freedom of a cell that does not turn: its momentum is a symmetric matrix."""
+"""Degrees of freedom of a cell that does not rotate: its momentum is a symmetric matrix."""
 
 
 def is_bulk(atoms: ase.Atoms) -> bool:
-    """Tell whether a structure repeats in three directions, so that it has volume and pressure."""
+    """Return whether a structure is periodic in three directions, so that pressure is defined."""
     return bool(atoms.pbc.all() and atoms.cell.rank == 3)
 
 
 def pressure(atoms: ase.Atoms) -> float | None:
-    """Return the present pressure in bar, with that of the atoms' motion.
+    """Return the pressure in bar, including the kinetic contribution.
 
-    None where the structure does not repeat in three directions or the calculator has no stress.
+    None if the structure is not periodic in three directions or the calculator has no stress.
     """
     if not is_bulk(atoms):
         return None
@@ -44,22 +44,22 @@ def pressure(atoms: ase.Atoms) -> float | None:
 
 
 def volume(atoms: ase.Atoms) -> float | None:
-    """Return the volume of the cell in Å³, None where it does not repeat in three directions."""
+    """Return the volume of the cell in Å³, or None if not periodic in three directions."""
     return float(atoms.get_volume()) if is_bulk(atoms) else None
 
 
 def check_bulk(atoms: ase.Atoms, ensemble: str) -> None:
-    """Raise a ValueError if a structure cannot be held at constant pressure."""
+    """Raise a ValueError if a structure cannot be simulated at constant pressure."""
     if not is_bulk(atoms):
         raise ValueError(
-            f"{ensemble} changes a cell that repeats in three directions; pbc is "
-            f"{atoms.pbc.tolist()} and the cell {atoms.cell.tolist()}. Give the structure a cell, "
-            "or choose an ensemble without npt."
+            f"{ensemble} needs a structure that is periodic in three directions; pbc is "
+            f"{atoms.pbc.tolist()} and cell is {atoms.cell.tolist()}. Set a cell, or choose an "
+            "ensemble at constant volume."
         )
     if atoms.constraints:
         raise ValueError(
-            f"{ensemble} cannot hold the structure's constraints. Remove them, or choose an "
-            "ensemble without npt."
+            f"{ensemble} does not support constraints. Remove them, or choose an ensemble at "
+            "constant volume."
         )
 
 
@@ -74,18 +74,18 @@ def make_barostatted(
     damping: float,
     pressure_damping: float,
 ) -> Barostatted:
-    """Return ASE's integrator, with its baths on the degrees of freedom that there are.
+    """Return ASE's integrator with corrected numbers of degrees of freedom.
 
     The equations are those of Martyna, Tobias and Klein, J. Chem. Phys. 101, 4177 (1994), where N_f
-    is the number of degrees of freedom of the atoms. ASE sets it to 3N though the total momentum is
-    conserved at zero, which would heat the rest to N/(N − 1) of the temperature; and it counts nine
-    degrees of freedom of a flexible cell, whose momentum is symmetric and has six, which would
-    heat the cell to 1.5 times the temperature.
+    is the number of degrees of freedom of the atoms. ASE sets N_f = 3N although the total momentum
+    is conserved at zero, which would heat the atoms to N/(N − 1) of the target temperature. It also
+    counts nine degrees of freedom for a flexible cell, whose symmetric momentum has six, which
+    would heat the cell to 1.5 times the target temperature.
 
     Args:
         atoms: The structure with its calculator.
         ensemble: One of CONSTANT_PRESSURE.
-        free: Degrees of freedom of the atoms, N_f.
+        free: N_f, the number of degrees of freedom of the atoms.
         timestep: In fs.
         temperature: In K.
         pressure: In bar.
@@ -101,7 +101,7 @@ def make_barostatted(
         tdamp=damping * units.fs,
         pdamp=pressure_damping * units.fs,
     )
-    # Wherever ASE means N_f it writes three times this number.
+    # ASE uses three times this number as N_f.
     dynamics._num_atoms_global = free / 3
     count_degrees_of_freedom(dynamics._thermostat, free, temperature)
     if kind is MTKNPT:
@@ -112,16 +112,16 @@ def make_barostatted(
 
 
 def count_degrees_of_freedom(chain: Any, free: int, temperature: float) -> None:
-    """Let a Nosé-Hoover chain of ASE aim at the kinetic energy of ``free`` degrees of freedom."""
+    """Set the target of an ASE Nosé-Hoover chain to ``free`` degrees of freedom."""
     chain._num_atoms_global = free / 3
     chain._Q[0] = free * units.kB * temperature * chain._tdamp**2
 
 
 def extended_energy(dynamics: Barostatted) -> float:
-    """Return the energy in eV that is conserved: of atoms, chains and cell, and p·V.
+    """Return the conserved quantity in eV: energy of atoms, chains and cell, plus p·V.
 
-    ASE's own method is the same, but for one of the two it asks for a free energy, which not every
-    calculator has.
+    Like ASE's own method, which needs ``free_energy`` for one of the integrators; not every
+    calculator provides that.
     """
     hidden: Any = dynamics
     momentum = hidden._p_g if isinstance(dynamics, MTKNPT) else hidden._p_eps
@@ -146,13 +146,13 @@ def barostat_state(dynamics: Barostatted) -> dict[str, Any]:
     }
     if isinstance(dynamics, MTKNPT):
         return {**chains, "p_cell": hidden._p_g}
-    # The cell is the first one, scaled: from the present one it would not come back to the bit.
+    # The cell is the initial one, scaled; restoring the current one would not be bitwise exact.
     strain = {"first_cell": hidden._cell0, "strain": hidden._eps, "p_strain": hidden._p_eps}
     return {**chains, **strain, "first_volume": hidden._volume0}
 
 
 def restore_barostat(dynamics: Barostatted, saved: Mapping[str, Any]) -> None:
-    """Give an integrator of the saved atoms back what else it remembered."""
+    """Restore the state saved by :func:`barostat_state`."""
     hidden: Any = dynamics
     hidden._thermostat._eta, hidden._thermostat._p_eta = saved["eta"], saved["p_eta"]
     hidden._barostat._xi, hidden._barostat._p_xi = saved["xi"], saved["p_xi"]

@@ -1,4 +1,4 @@
-"""The ensembles of molecular dynamics: ASE's integrators, their baths and their memory."""
+"""MD ensembles: ASE's integrators with thermostats, barostats and their state."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -32,36 +32,36 @@ _POSITIVE = ("timestep", "friction", "damping", "pressure_damping", "log_every",
 
 @dataclass(frozen=True)
 class MDSettings:
-    """What decides the trajectory of a run, but for its structure and its model.
+    """Settings of a run; together with the structure and the model they determine the trajectory.
 
     Raises:
-        ValueError: A value is not one that it can have.
+        ValueError: A value is invalid.
     """
 
     ensemble: str = "langevin"
     """One of ENSEMBLES."""
     temperature: float = 300.0
-    """In K; of the bath, and of the first velocities."""
+    """In K, of the thermostat and of the initial velocities."""
     timestep: float = 0.5
     """In fs."""
     friction: float = 0.01
-    """In 1/fs, of langevin."""
+    """In 1/fs, for langevin."""
     damping: float = 100.0
-    """Time constant in fs, of nose-hoover, bussi and the thermostat of the npt ensembles."""
+    """Time constant of the thermostat in fs, for nose-hoover, bussi and the npt ensembles."""
     pressure: float | None = None
-    """In bar; the npt ensembles need one, the others take none."""
+    """In bar; required for the npt ensembles, not allowed for others."""
     pressure_damping: float = 1000.0
-    """Time constant in fs, of the barostat of the npt ensembles."""
+    """Time constant of the barostat in fs, for the npt ensembles."""
     initial_temperature: float | None = None
-    """In K, of the first velocities where it is another one."""
+    """In K, of the initial velocities; ``temperature`` if None."""
     keep_velocities: bool = False
-    """Start with the velocities of the structure, less its drift and rotation."""
+    """Start with the velocities of the structure, without its drift and rotation."""
     seed: int = 0
-    """Of the first velocities and the random forces."""
+    """Random seed of the initial velocities and the random forces."""
     log_every: int = 10
-    """Steps from one line of the log to the next."""
+    """Steps between lines of the log."""
     frame_every: int = 20
-    """Steps from one frame of the trajectory to the next."""
+    """Steps between frames of the trajectory."""
     trajectory: str = "trajectory.traj"
     """File name in the folder of the run; .traj, .xyz or .extxyz."""
 
@@ -73,7 +73,7 @@ class MDSettings:
         for name in _POSITIVE:
             value = getattr(self, name)
             if not 0 < value < np.inf:
-                raise ValueError(f"{name} is {value}; it must be a positive number.")
+                raise ValueError(f"{name} is {value}; it must be positive and finite.")
         self._check_pressure()
         lowest = 0 if self.ensemble == "nve" else np.nextafter(0, 1)
         for name, value in (
@@ -81,44 +81,44 @@ class MDSettings:
             ("initial_temperature", self.start),
         ):
             if not lowest <= value < np.inf:
-                raise ValueError(f"{name} is {value}; it must be a positive number of K.")
+                raise ValueError(f"{name} is {value}; it must be positive, in K.")
 
     def _check_pressure(self) -> None:
         if self.ensemble not in CONSTANT_PRESSURE:
             if self.pressure is not None:
                 raise ValueError(
-                    f"pressure is {self.pressure} bar, but {self.ensemble} keeps the cell. Choose "
-                    f"{' or '.join(CONSTANT_PRESSURE)}, or leave it out."
+                    f"pressure is {self.pressure} bar, but {self.ensemble} has a fixed cell. "
+                    f"Choose {' or '.join(CONSTANT_PRESSURE)}, or leave out the pressure."
                 )
         elif self.pressure is None:
-            raise ValueError(f"{self.ensemble} needs a pressure in bar, such as 1.")
+            raise ValueError(f"{self.ensemble} needs a pressure in bar, for example 1.")
         elif not np.isfinite(self.pressure):
-            raise ValueError(f"pressure is {self.pressure}; it must be a finite number of bar.")
+            raise ValueError(f"pressure is {self.pressure}; it must be finite, in bar.")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to be continued, as JSON values."""
+        """The settings that must be equal to resume a run, as JSON values."""
         values = asdict(self)
-        if self.ensemble not in CONSTANT_PRESSURE:  # as before there was a pressure
+        if self.ensemble not in CONSTANT_PRESSURE:  # for restart files older than these options
             del values["pressure"], values["pressure_damping"]
         return values
 
     @property
     def start(self) -> float:
-        """Temperature in K of the first velocities."""
+        """Temperature of the initial velocities in K."""
         return self.temperature if self.initial_temperature is None else self.initial_temperature
 
     @property
     def hottest(self) -> float:
-        """Temperature in K beyond which something has gone wrong."""
+        """Temperature in K above which a run is stopped."""
         return 10 * max(self.temperature, self.start) + 1000
 
 
 def degrees_of_freedom(atoms: ase.Atoms, ensemble: str) -> int:
-    """Return how many degrees of freedom share the kinetic energy.
+    """Return the number of degrees of freedom that share the kinetic energy.
 
-    All of them in a Langevin bath. Otherwise momentum is conserved, and without a cell angular
-    momentum as well; constraints hold them by forces from outside.
+    All of them with a Langevin thermostat or constraints. Otherwise momentum is conserved, and
+    without a cell also angular momentum.
     """
     free = int(atoms.get_number_of_degrees_of_freedom())
     if ensemble != "langevin" and not atoms.constraints:
@@ -128,27 +128,27 @@ def degrees_of_freedom(atoms: ase.Atoms, ensemble: str) -> int:
             free -= int((moments > 1e-6 * moments.max()).sum())  # two of a linear molecule
     if free < 1:
         raise ValueError(
-            f"{atoms.get_chemical_formula()} with its constraints has nothing to move in the "
-            f"ensemble {ensemble}. Take more atoms, or langevin."
+            f"{atoms.get_chemical_formula()} with its constraints has no degrees of freedom in the "
+            f"ensemble {ensemble}. Use more atoms, or langevin."
         )
     return free
 
 
 def temperature(atoms: ase.Atoms, free: int) -> float:
-    """Return the temperature in K of the kinetic energy over ``free`` degrees of freedom."""
+    """Return the temperature in K for ``free`` degrees of freedom."""
     return float(2 * atoms.get_kinetic_energy() / (free * units.kB))
 
 
 def set_velocities(
     atoms: ase.Atoms, settings: MDSettings, free: int, generator: np.random.Generator
 ) -> None:
-    """Draw the first velocities, without the drift and rotation that would stay for ever."""
+    """Draw the initial velocities, without drift and rotation where these are conserved."""
     if not settings.keep_velocities:
         thermalize_momenta(atoms, settings.start, rng=generator)
     elif not atoms.has("momenta"):
         raise ValueError(
-            "The structure has no velocities to keep. Take a frame of a trajectory, or leave "
-            "keep_velocities out."
+            "keep_velocities is True, but the structure has no velocities. Start from a frame of a "
+            "trajectory, or set keep_velocities to False."
         )
     if settings.ensemble != "langevin" and not atoms.constraints:
         Stationary(atoms, preserve_temperature=False)
@@ -161,7 +161,7 @@ def set_velocities(
 def make_dynamics(
     atoms: ase.Atoms, settings: MDSettings, free: int, generator: np.random.Generator
 ) -> MolecularDynamics:
-    """Return ASE's integrator of the ensemble, with its bath on the ``free`` degrees of freedom."""
+    """Return ASE's integrator, with a thermostat for ``free`` degrees of freedom."""
     step = settings.timestep * units.fs
     kelvin, damping = settings.temperature, settings.damping * units.fs
     if settings.ensemble == "nve":
@@ -173,7 +173,7 @@ def make_dynamics(
             step,
             temperature_K=kelvin,
             friction=friction,
-            fixcm=False,  # the bath may push the molecule as a whole, as it does in nature
+            fixcm=False,  # the thermostat also acts on the centre of mass
             rng=generator,
         )
     if settings.pressure is not None:
@@ -187,8 +187,8 @@ def make_dynamics(
             damping=settings.damping,
             pressure_damping=settings.pressure_damping,
         )
-    # ASE counts 3N degrees of freedom. Where drift and rotation are conserved at zero, the
-    # others would be heated to 3N/(3N − 6) of the temperature: 386 K for ethanol at 300 K.
+    # ASE counts 3N degrees of freedom. With drift and rotation conserved at zero, the others
+    # would be heated to 3N/(3N − 6) of the target temperature: 386 K for ethanol at 300 K.
     if settings.ensemble == "bussi":
         bussi = Bussi(atoms, step, temperature_K=kelvin, taut=damping, rng=generator)
         bussi.ndof = free
@@ -200,7 +200,7 @@ def make_dynamics(
 
 
 def conserved_energy(dynamics: MolecularDynamics) -> float | None:
-    """Return the energy in eV that the ensemble conserves, if there is one."""
+    """Return the conserved quantity of the ensemble in eV, or None if there is none."""
     if isinstance(dynamics, Langevin):
         return None
     if isinstance(dynamics, IsotropicMTKNPT | MTKNPT):
@@ -214,7 +214,7 @@ def conserved_energy(dynamics: MolecularDynamics) -> float | None:
 
 
 def thermostat_state(dynamics: MolecularDynamics) -> dict[str, Any]:
-    """Return what an integrator remembers beside the atoms and the generator."""
+    """Return the state of an integrator apart from the atoms and the random generator."""
     if isinstance(dynamics, NoseHooverChainNVT):
         chain = dynamics._thermostat
         return {"eta": chain._eta, "p_eta": chain._p_eta}
@@ -226,7 +226,7 @@ def thermostat_state(dynamics: MolecularDynamics) -> dict[str, Any]:
 
 
 def restore_thermostat(dynamics: MolecularDynamics, saved: Mapping[str, Any]) -> None:
-    """Give an integrator back what it remembered."""
+    """Restore the state saved by :func:`thermostat_state`."""
     if isinstance(dynamics, NoseHooverChainNVT):
         dynamics._thermostat._eta = saved["eta"]
         dynamics._thermostat._p_eta = saved["p_eta"]

@@ -1,4 +1,4 @@
-"""Pictures of simulations."""
+"""Plots of simulations."""
 
 import csv
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ Values = NDArray[np.float64]
 
 
 def plot_md(log: Path, picture: Path, title: str) -> None:
-    """Draw temperature, energies, drift, pressure and volume over time from the log of a run.
+    """Plot temperature, energies, drift, pressure and volume against time from the log of a run.
 
-    What the log does not know is left out, as is the volume of a cell that does not change.
+    Quantities missing from the log and constant volumes are omitted.
 
     Args:
         log: Written by :class:`lkm_calc.md.Simulation`.
-        picture: Where to write; the suffix says in which format.
-        title: Heading.
+        picture: Output file; the suffix selects the format.
+        title: Title of the plot.
     """
     with log.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -42,7 +42,7 @@ def plot_md(log: Path, picture: Path, title: str) -> None:
         energy = columns[f"{name}_eV"]
         shift = 0.0 if name == "kinetic" else columns["potential_eV"].min()
         panels[1].plot(time, energy - shift, linewidth=0.7, label=name)
-    panels[1].set(ylabel="energy, eV, from the\nlowest potential energy")
+    panels[1].set(ylabel="energy, eV, relative to\nlowest potential energy")
     for axes, name in zip(panels[2:], shown, strict=True):
         drawn[name](axes, time, columns[name])
     panels[-1].set_xlabel("time, ps")
@@ -54,7 +54,7 @@ def plot_md(log: Path, picture: Path, title: str) -> None:
 
 
 def _is_shown(name: str, columns: Mapping[str, Values]) -> bool:
-    """Tell whether a quantity is known, and not the volume of a cell that never changes."""
+    """Return whether a quantity is in the log and not a constant volume."""
     values = columns.get(name, np.array([np.nan]))
     changes = name != "volume_A3" or np.ptp(values) > 0
     return bool(np.isfinite(values).all() and changes)

@@ -1,4 +1,4 @@
-"""The files of an MD run, and how they go back to where a restart file was written."""
+"""The files of an MD run, and how they are truncated to the state of the restart file."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from ..files import checksum_of, expanded, replacing
 logger = logging.getLogger("lkm_calc")
 
 FORMAT_VERSION = 2
-"""Version of the restart file that this code writes. With 2 came the checksum."""
+"""Version of restart files written by this code. Version 2 added the checksum."""
 _CHECKSUM = "sha256"
 
 STATE = (
@@ -37,11 +37,11 @@ STATE = (
     "bound",
     "forces",
 )
-"""What a restart file holds beside its version."""
+"""Entries of a restart file apart from its version."""
 
 
 class RestartError(ValueError):
-    """A run cannot be continued; the message says why."""
+    """A run cannot be resumed; the message says why."""
 
 
 class LogRow(NamedTuple):
@@ -54,19 +54,19 @@ class LogRow(NamedTuple):
     total_eV: float  # noqa: N815
     temperature_K: float  # noqa: N815
     drift_meV_per_atom: float | None  # noqa: N815
-    """Of what the ensemble conserves, since the start; None where it conserves nothing."""
+    """Of the conserved quantity, since the start; None if there is none."""
     pressure_bar: float | None = None
-    """With that of the atoms' motion; None where the calculator has no stress."""
+    """Including the kinetic contribution; None if the calculator has no stress."""
     volume_A3: float | None = None  # noqa: N815
-    """Of the cell; the log of a structure that does not repeat in three directions has neither."""
+    """Of the cell. Pressure and volume are logged only for structures periodic in 3 directions."""
 
 
 _CELL = ("pressure_bar", "volume_A3")
 
 
 _HEAD = 48
-"""Bytes at the start of a .traj file that say how many frames it holds and where they are listed;
-all else is only appended, as in a text file."""
+"""Bytes of the header of a .traj file, with the number of frames and the position of their index;
+everything else is append-only, as in a text file."""
 _HEX = re.compile(f"([0-9a-f]{{2}}){{0,{_HEAD}}}")
 
 
@@ -74,11 +74,11 @@ class MDRecord:
     """The folder of a run: trajectory, log.csv and restart.json.
 
     Args:
-        folder: Made when the run begins.
+        folder: Created when the run begins.
         trajectory: File name in it; .traj, or .xyz or .extxyz for extended XYZ.
 
     Raises:
-        ValueError: The trajectory has another suffix, or names another folder.
+        ValueError: The trajectory has a different suffix or contains a folder.
     """
 
     def __init__(self, folder: str | Path, trajectory: str) -> None:
@@ -88,7 +88,7 @@ class MDRecord:
             ".extxyz",
         ):
             raise ValueError(
-                f"The trajectory is {trajectory!r}; give a file name, without a folder, that ends "
+                f"trajectory is {trajectory!r}; it must be a file name without a folder that ends "
                 "in .traj, .xyz or .extxyz."
             )
         # The caller may change the working directory.
@@ -98,10 +98,10 @@ class MDRecord:
         self.restart = self.folder / "restart.json"
 
     def storable(self, atoms: ase.Atoms) -> ase.Atoms:
-        """Return a copy without what the files of a run cannot hold, and warn of that.
+        """Return a copy without data that cannot be stored in the files of a run, with a warning.
 
-        Those are entries of ``atoms.info`` that are no JSON, such as sets, paths and functions, and
-        for extended XYZ arrays of complex numbers, or with more than a vector for each atom.
+        These are entries of ``atoms.info`` that JSON cannot represent, such as sets, paths and
+        functions, and for extended XYZ complex arrays and arrays with more than two dimensions.
         """
         copy: ase.Atoms = atoms.copy()
         lost = [name for name, value in atoms.info.items() if not _is_json(value)]
@@ -115,19 +115,19 @@ class MDRecord:
         if lost:
             warnings.warn(
                 f"{', '.join(map(str, lost))} of the structure cannot be written to the files of "
-                "the run and is left out.",
+                "the run and will be left out.",
                 stacklevel=3,
             )
         return copy
 
     def begin(self, bulk: bool = False) -> None:
-        """Start empty files, in place of those of a run that was killed before it was saved.
+        """Create empty files, replacing those of a run that was killed before its first save.
 
         Args:
-            bulk: Log pressure and volume as well.
+            bulk: Also log pressure and volume.
 
         Raises:
-            ValueError: There are files of those names that no run made.
+            ValueError: Files of those names exist that were not written by a run.
         """
         head = ",".join(name for name in LogRow._fields if bulk or name not in _CELL)
         logged = self.log.read_text(encoding="utf-8") if self.log.exists() else None
@@ -135,11 +135,11 @@ class MDRecord:
         for path in (self.log, self.trajectory):
             if path.exists() and not ours:
                 raise ValueError(
-                    f"{path} is there and belongs to no run. Choose another folder or file name, "
-                    "or move it away."
+                    f"{path} exists and does not belong to a run. Choose another folder or file "
+                    "name, or move the file."
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        # In this order: a trajectory without a log is somebody else's.
+        # In this order, because a trajectory without a log is taken as not ours.
         self.log.write_text(head + "\n", encoding="utf-8")
         self.trajectory.unlink(missing_ok=True)
 
@@ -152,14 +152,14 @@ class MDRecord:
             ase.io.write(self.trajectory, atoms, format="extxyz", append=True)
 
     def add_row(self, row: LogRow) -> None:
-        """Append a line to the log, with all digits of the numbers, in the columns it has."""
+        """Append a line to the existing columns of the log, at full precision."""
         with self.log.open("r+", encoding="utf-8") as file:
             values = [getattr(row, name) for name in file.readline().strip().split(",")]
             file.seek(0, os.SEEK_END)
             file.write(",".join("" if value is None else repr(value) for value in values) + "\n")
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write the restart file, whole or not at all, with the lengths of the other files.
+        """Write the restart file atomically, including the lengths of the other files.
 
         Its first entry is a checksum of the others.
         """
@@ -180,11 +180,11 @@ class MDRecord:
         try:
             saved = decode(text, always_array=False)
             content = {name: saved[name] for name in STATE} | {
-                "first_volume": saved.get("first_volume")  # once there was none
+                "first_volume": saved.get("first_volume")  # missing from older files
             }
             np.random.default_rng().bit_generator.state = content["generator"]
             json.dumps(content["identity"])
-        except Exception as error:  # damaged files of before there was a checksum raise many kinds
+        except Exception as error:  # damaged files without a checksum raise many kinds of errors
             raise self._unreadable(f"{type(error).__name__}: {error}") from error
         problem = _find_damage(content, {self.trajectory.name, self.log.name})
         if problem:
@@ -192,7 +192,7 @@ class MDRecord:
         return content
 
     def _checked_text(self) -> str:
-        """Return the text of the restart file, of a format that is known, once it is checked."""
+        """Return the text of the restart file after checking its version and checksum."""
         try:
             text = self.restart.read_text(encoding="utf-8")
             values = json.loads(text)
@@ -207,36 +207,36 @@ class MDRecord:
             )
         if written is None and version == 1:
             logger.warning(
-                "%s is of before restart files had a checksum: damage to it would not be noticed.",
+                "%s was written before restart files had a checksum; damage cannot be detected.",
                 self.restart,
             )
         elif written != found:
             raise RestartError(
-                f"{self.restart} does not match its checksum: it was damaged, or edited. Put back "
-                "a copy of it, remove it to start the run again, or choose another folder."
+                f"{self.restart} does not match its checksum: it was damaged or edited. Restore a "
+                "copy, remove it to start the run again, or choose another folder."
             )
         return text
 
     def _unreadable(self, reason: str) -> RestartError:
-        """Return the error that the restart file cannot be read, for a reason."""
+        """Return the error for an unreadable restart file."""
         return RestartError(
             f"{self.restart} is not a readable restart file ({reason}). Remove it to start the run "
             "again, or choose another folder."
         )
 
     def rewind(self, files: Mapping[str, Mapping[str, Any]]) -> None:
-        """Drop what was written after the restart file.
+        """Remove what was written after the restart file.
 
         Raises:
-            RestartError: A file is missing or has lost what it had then.
+            RestartError: A file is missing or shorter than when the restart file was written.
         """
         for name, mark in files.items():
             path = self.folder / name
             size = path.stat().st_size if path.exists() else 0
             if size < mark["size"]:
                 raise RestartError(
-                    f"{path} has {size} bytes and had {mark['size']} when the restart file was "
-                    "written. Put it back, or start again in another folder."
+                    f"{path} has {size} bytes but had {mark['size']} when the restart file was "
+                    "written. Restore it, or start again in another folder."
                 )
         for name, mark in files.items():
             path = self.folder / name
@@ -249,7 +249,7 @@ class MDRecord:
 
 
 def _is_json(value: Any) -> bool:
-    """Tell whether ASE can write a value as JSON."""
+    """Return whether ASE can write a value as JSON."""
     try:
         encode(value)
     except (TypeError, ValueError):
@@ -258,11 +258,11 @@ def _is_json(value: Any) -> bool:
 
 
 def _find_damage(state: Mapping[str, Any], names: set[str]) -> str:
-    """Describe what is wrong with a saved state, or return an empty text.
+    """Return what is wrong with a saved state, or an empty string.
 
     Args:
         state: Its entries.
-        names: Of the files that it tells the lengths of.
+        names: Names of the files whose lengths it must contain.
     """
     kinds: dict[str, Any] = {
         "files": dict,
@@ -296,7 +296,7 @@ def _find_damage(state: Mapping[str, Any], names: set[str]) -> str:
 
 
 def _is_mark(mark: Any) -> bool:
-    """Tell whether something is what :func:`_mark` returns."""
+    """Return whether an object could have been returned by :func:`_mark`."""
     if not (isinstance(mark, dict) and mark.keys() == {"size", "head"}):
         return False
     size, head = mark["size"], mark["head"]
@@ -305,7 +305,7 @@ def _is_mark(mark: Any) -> bool:
 
 
 def _mark(path: Path) -> dict[str, Any]:
-    """Return length and first bytes of a file, once it is on the disk."""
+    """Flush a file to disk and return its length and first bytes."""
     if not path.exists():
         return {"size": 0, "head": ""}
     with path.open("rb+") as file:
@@ -314,7 +314,7 @@ def _mark(path: Path) -> dict[str, Any]:
 
 
 def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Describe each value of a run that is not as it was."""
+    """Describe each value of a run that has changed."""
     now = json.loads(json.dumps(wanted))
     names = [name for name in {**saved, **now} if saved.get(name) != now.get(name)]
     return [f"{name} was {saved.get(name)!r}, is {now.get(name)!r}" for name in names]

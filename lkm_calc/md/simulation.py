@@ -1,4 +1,4 @@
-"""Molecular dynamics with ASE that watches over itself and continues exactly where it stopped."""
+"""Molecular dynamics with ASE, with sanity checks and exact restarts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,39 +25,39 @@ from .ensembles import (
 from .record import LogRow, MDRecord, RestartError, differences
 
 BOND = 2.5
-"""Distance in Å: an atom that starts with another one this near is part of something."""
+"""Distance in Å: an atom with a neighbour this close at the start counts as bound."""
 LOST = 5.0
-"""Distance in Å: such an atom that has no other one this near has flown off."""
+"""Distance in Å: a bound atom without a neighbour this close has flown away."""
 
 SAME_FORCES = 1e-3
-"""Largest difference of forces in eV/Å, in proportion more beyond 1 eV/Å, between two computations
-with the same model: on a CPU there is none, on a GPU in float32 a hundredth of this."""
+"""Tolerance in eV/Å for forces of the same model, relative for forces above 1 eV/Å. On a CPU the
+difference is zero, on a GPU in float32 about a hundredth of this."""
 
 
 class MDError(RuntimeError):
-    """A simulation went wrong; the message says when, how, and what is left of it."""
+    """A simulation failed; the message says when, why, and which files are valid."""
 
 
 class Simulation:
     """A run of molecular dynamics in a folder: trajectory, log.csv and restart.json.
 
-    Where the folder holds a restart file, the run goes on from there, on the CPU to the same
-    numbers, bit for bit, as if it had never stopped, be it by a signal or by a crash; frames and
-    lines written after the restart file are made again. That needs a calculator whose results
-    depend on the structure alone, as those of LKMCalculator do.
+    If the folder contains a restart file, the run is resumed from it, after a signal or a crash; on
+    a CPU the result is bitwise identical to that of an uninterrupted run. Frames and log lines
+    written after the restart file are recomputed. This requires a calculator whose results depend
+    only on the structure, such as LKMCalculator.
 
     Args:
         atoms: The structure with its calculator; it is copied, see ``simulation.atoms``.
-        settings: What decides the trajectory.
-        folder: Where the files are.
-        restart_every: Steps from one restart file to the next.
-        identity: JSON values of what else must be the same for a run to be continued, such as
-            a checksum of the first structure. Settings, elements and, by the forces on the saved
-            state, the model are always compared.
+        settings: Settings of the run.
+        folder: Folder of the files.
+        restart_every: Steps between restart files.
+        identity: JSON values of what else must be equal to resume a run, such as a checksum of
+            the initial structure. Settings, elements and the model (by the forces on the saved
+            state) are always compared.
 
     Raises:
-        RestartError: The folder holds another run, or its files are damaged.
-        ValueError: The structure cannot be simulated so.
+        RestartError: The folder contains a different run, or its files are damaged.
+        ValueError: The settings do not suit the structure.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Simulation:
             raise ValueError(f"restart_every is {restart_every}; it must be at least 1.")
         if settings.ensemble == "nose-hoover" and atoms.constraints:
             raise ValueError(
-                "nose-hoover cannot hold the structure's constraints. Take langevin or bussi, or "
-                "remove them."
+                "nose-hoover does not support constraints. Use langevin or bussi, or remove the "
+                "constraints."
             )
         if settings.ensemble in CONSTANT_PRESSURE:
             check_bulk(atoms, settings.ensemble)
@@ -85,7 +85,7 @@ class Simulation:
         state = self._load(atoms) if self.resumed else {}
         self.atoms: ase.Atoms = self.record.storable(state.get("atoms", atoms))
         self.atoms.calc = atoms.calc
-        # Of the first structure: a molecule that is linear there may bend.
+        # Those of the initial structure: a linear molecule may bend later.
         self.degrees_of_freedom: int = state.get("degrees_of_freedom") or degrees_of_freedom(
             self.atoms, settings.ensemble
         )
@@ -93,7 +93,7 @@ class Simulation:
         if not self.resumed:
             set_velocities(*parts)
         self.dynamics = make_dynamics(*parts)
-        # Those of the start, which a restart file brings back.
+        # Values at the start, stored in the restart file.
         self.conserved: float | None = state.get("conserved")
         self.bound: list[int] = state.get("bound", [])
         self.first_volume: float | None = state.get("first_volume")
@@ -112,27 +112,27 @@ class Simulation:
 
     @property
     def step(self) -> int:
-        """The number of steps made."""
+        """The number of steps done."""
         return int(self.dynamics.nsteps)
 
     @property
     def temperature(self) -> float:
-        """The temperature in K over the degrees of freedom that the ensemble moves."""
+        """The temperature in K for the degrees of freedom of the ensemble."""
         return temperature(self.atoms, self.degrees_of_freedom)
 
     def run(self, steps: int) -> bool:
-        """Go on until this many steps have been made in all.
+        """Run until a total number of steps is reached.
 
-        SIGINT and SIGTERM finish the step, write the restart file and return.
+        On SIGINT and SIGTERM the current step is finished, the restart file is written and the
+        method returns.
 
         Returns:
-            Whether that many have been made.
+            Whether the number of steps was reached.
 
         Raises:
-            MDError: Forces are not finite, the temperature is far from that asked for, an atom has
-                flown off, the cell has collapsed or grown without bound, or the calculator refuses
-                the structure (its error is the ``__cause__``). The files end with the last good
-                state.
+            MDError: Forces are not finite, the temperature is far above the target, an atom has
+                flown away, the cell has collapsed or expanded without bound, or the calculator
+                raised an error (the ``__cause__``). The files end with the last valid state.
         """
         every = self.settings
         with (
@@ -156,23 +156,23 @@ class Simulation:
         return self.step >= steps
 
     def _begin(self) -> None:
-        """Check and record the first state."""
+        """Check and record the initial state."""
         if self.record.restart.exists():
             raise RestartError(
-                f"Another process has begun a run in {self.record.folder} meanwhile. Choose "
-                "another folder, or start again to go on with it."
+                f"Another process has started a run in {self.record.folder} in the meantime. "
+                "Choose another folder, or run again to resume it."
             )
         try:
             if not np.isfinite(self.atoms.get_forces()).all():
                 raise MDError("the forces are not finite.")
             if self.settings.ensemble in CONSTANT_PRESSURE:
                 if pressure(self.atoms) is None:
-                    raise MDError(f"{self.settings.ensemble} needs a calculator that has stress.")
+                    raise MDError(f"{self.settings.ensemble} needs a calculator with stress.")
                 self.first_volume = volume(self.atoms)
             self.conserved = conserved_energy(self.dynamics)
             self._check()
         except (ValueError, ExtrapolationError, MDError) as error:
-            raise MDError(f"The first structure cannot be simulated: {error}") from error
+            raise MDError(f"The initial structure cannot be simulated: {error}") from error
         self.bound = np.flatnonzero(self._has_company(BOND)).tolist()
         self.record.begin(is_bulk(self.atoms))
         self._begun = True
@@ -181,49 +181,52 @@ class Simulation:
         self._save()
 
     def _advance(self) -> None:
-        """Make a step, and make sure that it is sound."""
+        """Do one step and check the result."""
         try:
             self.dynamics.run(1)
             self._check()
         except (ValueError, ExtrapolationError, MDError) as error:
             raise MDError(
                 f"Stopped at step {self.step} ({self._picoseconds():.4g} ps): {error} The last "
-                f"good frame is the last one of {self.record.trajectory}; the restart file is of "
-                "an earlier step. Start from a relaxed structure, take a shorter step, or a "
-                "model that was trained on such structures."
+                f"valid frame is the last one in {self.record.trajectory}; the restart file is "
+                "from an earlier step. Start from a relaxed structure, use a shorter time step, or "
+                "a model trained on such structures."
             ) from error
 
     def _check(self) -> None:
-        """Raise an MDError if the present state is nonsense."""
+        """Raise an MDError if the current state is invalid."""
         kelvin = self.temperature
-        if not np.isfinite(kelvin):  # the last half step has taken them to the momenta
+        if not np.isfinite(kelvin):  # the last half step passed them on to the momenta
             raise MDError("the forces are not finite.")
         if kelvin > self.settings.hottest:
-            raise MDError(f"the temperature is {kelvin:.4g} K, beyond {self.settings.hottest:g} K.")
+            raise MDError(
+                f"the temperature is {kelvin:.4g} K, above the limit of "
+                f"{self.settings.hottest:g} K."
+            )
         self._check_volume()
-        # Slower than the rest, so only where the state is about to be kept.
+        # Slower than the rest, so only if the state is about to be stored.
         kept = (self.settings.log_every, self.settings.frame_every, self.restart_every)
         if self.bound and any(self.step % every == 0 for every in kept):
             company = self._has_company(LOST)
             lost = [i for i in self.bound if not company[i]]
             if lost:
                 raise MDError(
-                    f"atom(s) {lost[:5]} flew off: no other atom is within {LOST:g} Å of them."
+                    f"atom(s) {lost[:5]} flew away: no other atom is within {LOST:g} Å of them."
                 )
 
     def _check_volume(self) -> None:
-        """Raise an MDError if the cell has collapsed or boiled away."""
+        """Raise an MDError if the cell has collapsed or expanded without bound."""
         if self.first_volume is None:
             return
         now = float(self.atoms.get_volume())
         if not SIZES[0] <= now / self.first_volume <= SIZES[1]:
             raise MDError(
-                f"the volume is {now:.4g} Å³ and was {self.first_volume:.4g} Å³ at first: the cell "
-                "has collapsed, or its atoms have evaporated. Is the pressure right?"
+                f"the volume is {now:.4g} Å³ and was {self.first_volume:.4g} Å³ initially: the "
+                "cell has collapsed, or its atoms have evaporated. Check the pressure."
             )
 
     def _has_company(self, distance: float) -> np.ndarray:
-        """Tell of each atom whether another one, or an image, is within a distance in Å."""
+        """Return for each atom whether another atom or an image is within a distance in Å."""
         atoms, cell = self.atoms, np.asarray(self.atoms.cell.complete())
         near = edges_within(atoms.positions, distance, cell, atoms.pbc)[0]
         return np.bincount(near[1], minlength=len(atoms)) > 0
@@ -234,7 +237,7 @@ class Simulation:
                 "identity": self.identity,
                 "step": self.step,
                 "atoms": self.atoms,
-                # ASE writes constraints without the lengths that they hold bonds at.
+                # ASE does not write the lengths of constrained bonds.
                 "bond_lengths": [
                     getattr(constraint, "bondlengths", None)
                     for constraint in self.atoms.constraints
@@ -250,7 +253,7 @@ class Simulation:
         )
 
     def _load(self, atoms: ase.Atoms) -> dict[str, Any]:
-        """Return the saved state if it is one of this run."""
+        """Return the saved state if it belongs to this run."""
         state = self.record.load()
         different = differences(state["identity"], self.identity)
         if not np.array_equal(state["atoms"].numbers, atoms.numbers):
@@ -258,22 +261,23 @@ class Simulation:
             different.append(f"structure was {saved}, is {atoms.get_chemical_formula()}")
         if different:
             raise RestartError(
-                f"{self.record.folder} holds another run: {'; '.join(different)}. Restore these "
-                "values to continue it, or choose another folder."
+                f"{self.record.folder} contains a different run: {'; '.join(different)}. Restore "
+                "these values to resume it, or choose another folder."
             )
         return state
 
     def _check_forces(self, saved: np.ndarray) -> None:
-        """Raise a RestartError if the calculator computes other forces than that of the run."""
+        """Raise a RestartError if the forces differ from those saved by the run."""
         off = np.abs(self.atoms.get_forces(apply_constraint=False) - saved).max()
         if not off <= SAME_FORCES * max(1.0, np.abs(saved).max()):
             raise RestartError(
-                f"{self.record.folder} holds a run with another model: the forces on its last "
-                f"state differ by {off:.3g} eV/Å. Attach the same model, or choose another folder."
+                f"{self.record.folder} contains a run with a different model: the forces on its "
+                f"last state differ by {off:.3g} eV/Å. Use the same model, or choose another "
+                "folder."
             )
 
     def _restore_thermostat(self, saved: Mapping[str, Any]) -> None:
-        """Give the integrator back what it remembered, or raise a RestartError."""
+        """Restore the state of the integrator, or raise a RestartError."""
         own = thermostat_state(self.dynamics)
         if {k: np.shape(v) for k, v in own.items()} != {k: np.shape(v) for k, v in saved.items()}:
             raise RestartError(

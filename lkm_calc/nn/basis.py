@@ -1,6 +1,6 @@
-"""Radial bases of a pair distance, their smooth cut-off, and spherical harmonics of directions.
+"""Radial bases of a pair distance, their smooth cutoff, and spherical harmonics of directions.
 
-Every radial function takes distances in Å and is twice continuously differentiable at the cut-off,
+Every radial function takes distances in Å and is twice continuously differentiable at the cutoff,
 where it and its first two derivatives vanish (Gasteiger et al. 2020, arXiv:2003.03123).
 """
 
@@ -23,7 +23,7 @@ def envelope(x: Float[Tensor, " edges"], exponent: int) -> Float[Tensor, " edges
     """Return u(x) = 1/x + a x^(p-1) + b x^p + c x^(p+1) for x < 1 and zero beyond.
 
     Args:
-        x: Distance over cut-off, dimensionless.
+        x: Distance over cutoff, dimensionless.
         exponent: p. u, u' and u'' vanish at x = 1 (arXiv:2003.03123, equation 8).
     """
     p = exponent
@@ -38,9 +38,9 @@ class BesselBasis(nn.Module):
 
     Args:
         num_radial: Number of functions.
-        cutoff: Cut-off in Å, where u(x), x = r / cutoff, ends.
+        cutoff: Cutoff in Å, where u(x), x = r / cutoff, ends.
         exponent: Exponent p of the envelope.
-        span: Length in Å of half the longest wave; the cut-off if not given. A basis that ends
+        span: Length in Å of half the longest wave; the cutoff if not given. A basis that ends
             early need not oscillate faster.
     """
 
@@ -121,9 +121,9 @@ class SphericalBesselBasis(Constants):
     Args:
         num_spherical: Number of degrees l = 0 .. num_spherical-1.
         num_radial: Number of functions n for each degree.
-        cutoff: Cut-off in Å, where u(x), x = r / cutoff, ends.
+        cutoff: Cutoff in Å, where u(x), x = r / cutoff, ends.
         exponent: Exponent p of the envelope.
-        span: Length in Å at which the functions have their zeros; at least the cut-off, which it
+        span: Length in Å at which the functions have their zeros; at least the cutoff, which it
             is if not given.
     """
 

@@ -1,12 +1,12 @@
 """What MXMNet and PAMNet share: a global and a local graph over the same atoms, and their edges.
 
-The global graph holds every pair within the cut-off. The local one, of which angles are made, holds
-the pairs within a short cut-off, about the bonds and the angles between them; unlike a fixed table
+The global graph holds every pair within the cutoff. The local one, of which angles are made, holds
+the pairs within a short cutoff, about the bonds and the angles between them; unlike a fixed table
 of bonds it lets atoms join and part smoothly.
 
 Every message of both architectures is multiplied by a bias-free linear function of the edge's
-features e = σ(W rbf), also bias-free, which vanish at the edge's cut-off with their first and
-second derivatives. Hence energy and forces are continuous wherever a pair crosses a cut-off. The
+features e = σ(W rbf), also bias-free, which vanish at the edge's cutoff with their first and
+second derivatives. Hence energy and forces are continuous wherever a pair crosses a cutoff. The
 published features σ(W rbf + b) do not vanish there, and the energy jumps.
 """
 
@@ -84,11 +84,11 @@ class MultiplexBasis(nn.Module):
         num_spherical_radial: Number of radial functions for each of them.
         cutoff: Radius in Å of the global graph.
         local_cutoff: Radius in Å of the local graph.
-        envelope_exponent: Exponent p of the cut-off function.
+        envelope_exponent: Exponent p of the cutoff function.
         two_hop: Whether two-hop angles are used; they have none otherwise.
 
     Raises:
-        ValueError: The local cut-off is not positive or larger than the global one.
+        ValueError: The local cutoff is not positive or larger than the global one.
     """
 
     def __init__(

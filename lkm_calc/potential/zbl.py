@@ -86,7 +86,7 @@ def outer_radii(closest: Mapping[str, float], cutoff: float) -> Float[Tensor, "n
 
     Args:
         closest: Closest distance in Å by pair of elements, as "H-C", in either order.
-        cutoff: The model's cut-off in Å, which no radius exceeds.
+        cutoff: The model's cutoff in Å, which no radius exceeds.
 
     Raises:
         ValueError: A pair or its distance makes no sense.

@@ -149,7 +149,7 @@ def as_if_trained(model: EnergyModel, seed: int = 0) -> EnergyModel:
     """Return a copy in float64 that is no special case, for checks.
 
     In a new model weights may be zero, or frequencies just such that functions vanish at the
-    cut-off, and hide faults that come with training. So weights that are all zero are drawn at
+    cutoff, and hide faults that come with training. So weights that are all zero are drawn at
     random, the others are multiplied by random numbers from 1 to 1.1, and reference energies are
     left out. The copy has the same device.
 

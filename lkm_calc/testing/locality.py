@@ -84,10 +84,10 @@ def check_size_consistency(model: EnergyModel, one: ase.Atoms, other: ase.Atoms)
 
 
 def check_longer_edges(model: EnergyModel, atoms: ase.Atoms) -> None:
-    """Check that edges beyond the cut-off change nothing: a neighbour list may hold more."""
+    """Check that edges beyond the cutoff change nothing: a neighbour list may hold more."""
     out = energy_and_forces(model, graph_of(atoms, model))
     longer = energy_and_forces(model, Graph.from_atoms(atoms, model.cutoff + 1.5, model.device))
-    text = f"of {named(atoms)} with edges beyond the cut-off"
+    text = f"of {named(atoms)} with edges beyond the cutoff"
     require_close(longer.energy, out.energy, ROUND_OFF, f"Energy {text}")
     require_close(longer.forces, out.forces, ROUND_OFF, f"Forces {text}")
 
@@ -95,7 +95,7 @@ def check_longer_edges(model: EnergyModel, atoms: ase.Atoms) -> None:
 def check_neighbours(model: EnergyModel) -> None:
     """Check that no neighbour is dropped where there are more than 50.
 
-    The energy must depend on the vector between every two atoms within 7/8 of the cut-off; that an
+    The energy must depend on the vector between every two atoms within 7/8 of the cutoff; that an
     atom hears of another one through a third does not count.
     """
     points = np.random.default_rng(0).normal(0, 0.9, (60, 3)) * model.cutoff / 4
@@ -113,5 +113,5 @@ def check_neighbours(model: EnergyModel) -> None:
     require(
         not deaf.any(),
         f"Where atoms have up to {most} neighbours, the energy does not depend on {int(deaf.sum())}"
-        f" of {len(deaf)} edges well within the cut-off of {model.cutoff:g} Å.",
+        f" of {len(deaf)} edges well within the cutoff of {model.cutoff:g} Å.",
     )

@@ -63,7 +63,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def graph_of(atoms: ase.Atoms, model: EnergyModel) -> Graph:
-    """Return the graph of a structure with the model's cut-off, on its device."""
+    """Return the graph of a structure with the model's cutoff, on its device."""
     return Graph.from_atoms(atoms, model.cutoff, model.device)
 
 

@@ -1,4 +1,4 @@
-"""Energy, forces and stiffness as a pair crosses a cut-off."""
+"""Energy, forces and stiffness as a pair crosses a cutoff."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Steps(NamedTuple):
 
 
 def cutoffs_of(model: EnergyModel) -> dict[str, float]:
-    """Return the radii in Å of a model: its cut-off, and hypers with "cutoff" in their names."""
+    """Return the radii in Å of a model: its cutoff, and hypers with "cutoff" in their names."""
     named = {name: value for name, value in model.hypers.items() if "cutoff" in name}
     numbers = {n: float(v) for n, v in named.items() if type(v) in (int, float) and v > 0}
     return {"cutoff": model.cutoff} | numbers

@@ -13,7 +13,7 @@ def rattled(name: str = "CH3CH2OH", seed: int = 0, amplitude: float = 0.1) -> as
 
 
 def crystal(seed: int = 0, pbc: bool | list[bool] = True) -> ase.Atoms:
-    """Return a triclinic, periodic cell, smaller than the cut-off, with displaced atoms."""
+    """Return a triclinic, periodic cell, smaller than the cutoff, with displaced atoms."""
     atoms = ase.Atoms(
         "SiOCH",
         scaled_positions=[[0, 0, 0], [0.5, 0.4, 0.1], [0.1, 0.5, 0.6], [0.6, 0.1, 0.55]],
@@ -41,7 +41,7 @@ def molecules() -> dict[str, ase.Atoms]:
 
 
 def crystals() -> dict[str, ase.Atoms]:
-    """Return cells that are periodic in three, two and one directions, smaller than the cut-off."""
+    """Return cells that are periodic in three, two and one directions, smaller than the cutoff."""
     return {
         "crystal": crystal(),
         "slab": crystal(pbc=[True, False, True]),

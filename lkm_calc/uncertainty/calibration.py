@@ -40,7 +40,7 @@ class Calibration:
     ``distance``."""
     closest: Mapping[str, float]
     """The closest distance of each pair of elements in the training frames in Å, as "H-C" in the
-    order of atomic numbers; the model's cut-off where no such pair came within it."""
+    order of atomic numbers; the model's cutoff where no such pair came within it."""
 
     def force_errors(
         self, numbers: NDArray[np.integer], distance: NDArray[np.floating]

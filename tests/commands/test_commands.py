@@ -80,7 +80,7 @@ def test_what_cannot_be_read_is_said(command, ethanol, tmp_path, messages):
         return record.message
 
     assert "no bundled model of that name; bundled are chignolin-gfn2" in refused("none", ethanol)
-    assert "none.xyz does not exist. Give" in refused("rmd17-ethanol", "none.xyz")
+    assert "none.xyz does not exist. Pass" in refused("rmd17-ethanol", "none.xyz")
     (tmp_path / "noise.xyz").write_text("this is\nno structure\n")
     assert "such as .xyz, .traj" in refused("rmd17-ethanol", "noise.xyz")
     (tmp_path / "empty.xyz").write_text("0\n\n")
@@ -103,12 +103,12 @@ def test_md(ethanol, tmp_path, messages):
     assert len(ase.io.read(folder / "trajectory.traj", ":")) == 2
     assert "20 steps (0.01 ps)" in messages.text
     assert main([*command, "--steps", "30"]) == 0, "longer"
-    assert "Going on from step 20" in messages.text
+    assert "Resuming from step 20" in messages.text
     assert len(rows(folder)) == 7
     assert main([*command, "--steps", "30"]) == 0
-    assert "a larger --ps makes it longer" in messages.text
+    assert "use a larger --ps to extend" in messages.text
     assert main([*command, "--steps", "30", "--temperature", "310"]) == 1
-    assert "holds another run: temperature was 300.0, is 310.0" in messages.text
+    assert "contains a different run: temperature was 300.0, is 310.0" in messages.text
     assert len(rows(folder)) == 7
 
 
@@ -124,7 +124,7 @@ def test_md_that_is_interrupted(ethanol, tmp_path, messages, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(MDRecord, "add_row", interrupt)
         assert main(command) == 3
-    assert "Stopped at step 8 of 20; the same command goes on from here." in messages.text
+    assert "Stopped at step 8 of 20; run the same command to resume." in messages.text
     assert main(command) == 0
     assert [row["step"] for row in rows(tmp_path / "runs" / "md-ethanol")] == ["0", "8", "16"]
 
@@ -140,7 +140,7 @@ def test_md_from_a_relaxed_structure_of_another_frame(ethanol, tmp_path, message
     assert float(rows(tmp_path / "out")[0]["temperature_K"]) == pytest.approx(600)
     messages.clear()
     assert main(["0.02" if word == "0.01" else word for word in command]) == 0
-    assert "Going on from step 20" in messages.text
+    assert "Resuming from step 20" in messages.text
     assert "Relaxing" not in messages.text
 
 
@@ -174,7 +174,7 @@ def test_md_that_goes_wrong(tmp_path, messages):
         (["--temperature", "-5"], "temperature is -5.0"),
         (["--restart-every", "0"], "restart_every is 0"),
         (["--trajectory", "t.pdb"], "ends in .traj, .xyz or .extxyz"),
-        (["--keep-velocities"], "no velocities to keep"),
+        (["--keep-velocities"], "structure has no velocities"),
         (["--device", "abacus"], "device 'abacus' cannot be"),
         (["--skin", "-1"], "skin is -1"),
     ],
@@ -194,7 +194,7 @@ def test_relax(optimiser, ethanol, tmp_path, messages):
     steps = ase.io.read("steps.traj", ":")
     assert len(steps) > 2
     assert np.abs(steps[-1].positions - relaxed.positions).max() < 1e-6
-    assert f"Relaxed in {len(steps) - 1} steps of {optimiser}" in messages.text
+    assert f"Relaxed in {len(steps) - 1} steps ({optimiser})" in messages.text
     assert main([*command, "--steps", "1", "-o", "part.xyz"]) == 1
     assert "not relaxed to 0.05 eV/Å within 1 steps" in messages.text
     assert len(ase.io.read("part.xyz")) == 9
@@ -218,7 +218,7 @@ def test_evaluate(ethanol, model_of_crystals, tmp_path, capsys):
     command = ["evaluate", model_of_crystals, "frames.xyz", "--batch-size", "2"]
     assert main([*command, "-o", "out.xyz"]) == 0
     text = capsys.readouterr().out
-    assert "holds no energies or forces to compare with" in text
+    assert "contains no energies or forces to compare with" in text
     assert "5 structures, 35 atoms" in text
     calculator = LKMCalculator(model_of_crystals, "cpu")
     for found, expected in zip(ase.io.read("out.xyz", ":"), frames, strict=True):

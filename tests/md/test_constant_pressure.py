@@ -53,10 +53,10 @@ def columns(simulation):
     ("ensemble", "changes", "message"),
     [
         ("npt-isotropic", {"pressure": None}, "npt-isotropic needs a pressure in bar"),
-        ("npt-flexible", {"pressure": float("nan")}, "pressure is nan; it must be a finite"),
+        ("npt-flexible", {"pressure": float("nan")}, "pressure is nan; it must be finite"),
         ("npt-flexible", {"pressure_damping": 0.0}, "pressure_damping is 0.0"),
         ("npt-flexible", {"temperature": 0.0}, "temperature is 0.0"),
-        ("langevin", {}, "pressure is 2000.0 bar, but langevin keeps the cell. Choose npt-iso"),
+        ("langevin", {}, "pressure is 2000.0 bar, but langevin has a fixed cell. Choose npt-iso"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(ensemble, changes, message):
@@ -69,11 +69,11 @@ def test_structures_without_a_volume_are_refused(ensemble, tmp_path):
     slab = argon()
     slab.pbc = [True, True, False]
     for atoms in (spring_molecule(), slab):
-        with pytest.raises(ValueError, match=f"{ensemble} changes a cell that repeats in three"):
+        with pytest.raises(ValueError, match=f"{ensemble} needs a structure that is periodic"):
             Simulation(atoms, settings(ensemble), tmp_path)
     fixed = argon()
     fixed.set_constraint(FixAtoms([0]))
-    with pytest.raises(ValueError, match="cannot hold the structure's constraints"):
+    with pytest.raises(ValueError, match="does not support constraints"):
         Simulation(fixed, settings(ensemble), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -81,7 +81,7 @@ def test_structures_without_a_volume_are_refused(ensemble, tmp_path):
 def test_a_calculator_without_stress_is_refused(tmp_path):
     atoms = argon()
     atoms.calc = PairSprings(atoms)
-    with pytest.raises(MDError, match="npt-flexible needs a calculator that has stress"):
+    with pytest.raises(MDError, match="npt-flexible needs a calculator with stress"):
         Simulation(atoms, settings("npt-flexible"), tmp_path).run(3)
     assert not list(tmp_path.iterdir())
 
@@ -257,7 +257,7 @@ def test_the_state_is_data(tmp_path):
 def test_a_cell_that_runs_away_stops_the_run(ensemble, tmp_path):
     torn = settings(ensemble, pressure=-1e4, frame_every=1)
     atoms = argon()
-    with pytest.raises(MDError, match=r"the volume is \S+ Å³ and was 1191 Å³ at first|flew off"):
+    with pytest.raises(MDError, match=r"the volume is \S+ Å³ and was 1191 Å³ initially|flew away"):
         Simulation(atoms, torn, tmp_path).run(5000)
     frames = ase.io.read(tmp_path / "trajectory.traj", ":")
     assert 1 < frames[-1].get_volume() / atoms.get_volume() < 10

@@ -265,9 +265,9 @@ def test_the_command_is_killed_and_goes_on(tmp_path, monkeypatch, caplog):
     steps = 100 + json.loads((tmp_path / "parts" / "restart.json").read_text())["step"]
     arguments += ["--steps", str(steps)]
     assert main([*arguments, "--output", "parts"]) == 0
-    assert "Going on from step" in caplog.text
+    assert "Resuming from step" in caplog.text
     assert main([*arguments, "--output", "whole"]) == 0
-    assert caplog.text.count("Going on") == 1
+    assert caplog.text.count("Resuming") == 1
     names = ("restart.json", "log.csv", "trajectory.traj")
     for name in names:
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -284,7 +284,7 @@ def test_the_command_is_killed_and_goes_on(tmp_path, monkeypatch, caplog):
 def test_another_run_is_not_continued(change, message, tmp_path):
     Simulation(spring_molecule(), MDSettings(), tmp_path).run(3)
     before = contents(tmp_path)
-    with pytest.raises(RestartError, match=f"holds another run: {message}.*another folder"):
+    with pytest.raises(RestartError, match=f"contains a different run: {message}.*another folder"):
         Simulation(spring_molecule(), MDSettings(**change), tmp_path)
     assert contents(tmp_path) == before
 
@@ -326,7 +326,7 @@ def test_an_edited_restart_file_is_refused(change, tmp_path):
         del values["sha256"]
     path.write_text(json.dumps(values))
     before = contents(tmp_path)
-    with pytest.raises(RestartError, match="does not match its checksum: it was damaged, or edite"):
+    with pytest.raises(RestartError, match="does not match its checksum: it was damaged or edite"):
         Simulation(spring_molecule(), MDSettings(), tmp_path)
     assert contents(tmp_path) == before
 
@@ -382,7 +382,7 @@ def test_a_lost_file_is_noticed_before_anything_is_touched(name, tmp_path):
     Simulation(spring_molecule(), MDSettings(), tmp_path).run(3)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
     before = contents(tmp_path)
-    with pytest.raises(RestartError, match=rf"{name} has \d+ bytes and had \d+"):
+    with pytest.raises(RestartError, match=rf"{name} has \d+ bytes but had \d+"):
         Simulation(spring_molecule(), MDSettings(), tmp_path)
     assert contents(tmp_path) == before
 
@@ -400,14 +400,14 @@ def test_another_model_is_noticed_by_its_forces(tmp_path):
     Simulation(spring_molecule(), MDSettings(), tmp_path).run(3)
     atoms = spring_molecule()
     atoms.calc = LKMCalculator("rmd17-ethanol", "cpu")
-    with pytest.raises(RestartError, match="a run with another model: the forces"):
+    with pytest.raises(RestartError, match="a run with a different model: the forces"):
         Simulation(atoms, MDSettings(), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["log.csv", "trajectory.traj"])
 def test_files_that_no_run_made_are_kept(tmp_path, name):
     (tmp_path / name).write_text("mine\n")
-    with pytest.raises(ValueError, match="belongs to no run"):
+    with pytest.raises(ValueError, match="does not belong to a run"):
         Simulation(spring_molecule(), MDSettings(), tmp_path).run(3)
     assert (tmp_path / name).read_text() == "mine\n"
 

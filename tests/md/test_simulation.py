@@ -90,7 +90,7 @@ def test_degrees_of_freedom():
     fixed = copper()
     fixed.set_constraint(FixAtoms([0]))
     assert degrees_of_freedom(fixed, "bussi") == 9
-    with pytest.raises(ValueError, match="nothing to move"):
+    with pytest.raises(ValueError, match="no degrees of freedom"):
         degrees_of_freedom(Atoms("He"), "nve")
 
 
@@ -110,7 +110,7 @@ def test_the_first_velocities_have_the_temperature_and_no_drift(ensemble, make, 
 def test_velocities_are_kept_on_demand(tmp_path):
     atoms = springs()
     settings = MDSettings("langevin", keep_velocities=True)
-    with pytest.raises(ValueError, match="no velocities to keep"):
+    with pytest.raises(ValueError, match="structure has no velocities"):
         Simulation(atoms, settings, tmp_path)
     atoms.set_momenta(np.random.default_rng(0).normal(size=(9, 3)))
     kept = Simulation(atoms, settings, tmp_path).atoms.get_momenta()
@@ -191,7 +191,7 @@ def refusing(_results):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (hot, r"the temperature is \S+ K, beyond 4000 K"),
+        (hot, r"the temperature is \S+ K, above the limit of 4000 K"),
         (infinite, "the forces are not finite"),
         (refusing, "The model does not like it."),
     ],
@@ -201,7 +201,7 @@ def test_a_run_that_goes_wrong_stops_with_its_last_good_state(fault, message, tm
     atoms.calc = Faulty(atoms, fault, after=14)
     settings = MDSettings("langevin", log_every=1, frame_every=1)
     simulation = Simulation(atoms, settings, tmp_path, restart_every=5)
-    with pytest.raises(MDError, match=rf"Stopped at step 1\d .*{message}.*shorter step"):
+    with pytest.raises(MDError, match=rf"Stopped at step 1\d .*{message}.*shorter time step"):
         simulation.run(100)
     rows, frames = log(simulation), ase.io.read(tmp_path / "trajectory.traj", ":")
     assert 12 <= len(rows) == len(frames) <= 16
@@ -219,7 +219,7 @@ def test_an_atom_that_flies_off_stops_the_run(tmp_path):
     atoms.calc = SpringCalculator(atoms.positions.copy(), 0.0)  # nothing holds it
     atoms.set_momenta([[0, 0, 0], [0, 0.5, 0], [0, 0, 0]])
     settings = MDSettings("nve", keep_velocities=True, initial_temperature=1e4, log_every=5)
-    with pytest.raises(MDError, match=r"atom\(s\) \[1\] flew off"):
+    with pytest.raises(MDError, match=r"atom\(s\) \[1\] flew away"):
         Simulation(atoms, settings, tmp_path).run(1000)
     assert ase.io.read(tmp_path / "trajectory.traj").get_distance(0, 1) < 5
 
@@ -233,7 +233,7 @@ def test_gases_may_be_thin(tmp_path):
 def test_a_first_structure_that_cannot_be_simulated(tmp_path):
     atoms = molecule("CH3CH2OH")
     atoms.calc = Faulty(atoms, infinite, after=0)
-    with pytest.raises(MDError, match="first structure cannot be simulated: the forces are not"):
+    with pytest.raises(MDError, match="initial structure cannot be simulated: the forces are not"):
         Simulation(atoms, MDSettings(), tmp_path / "run").run(10)
     assert not (tmp_path / "run").exists()
 
@@ -241,7 +241,7 @@ def test_a_first_structure_that_cannot_be_simulated(tmp_path):
 def test_nose_hoover_refuses_constraints(tmp_path):
     atoms = copper()
     atoms.set_constraint(FixAtoms([0]))
-    with pytest.raises(ValueError, match="cannot hold the structure's constraints"):
+    with pytest.raises(ValueError, match="does not support constraints"):
         Simulation(atoms, MDSettings("nose-hoover"), tmp_path)
 
 

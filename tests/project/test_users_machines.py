@@ -174,7 +174,7 @@ def test_a_run_that_another_process_has_begun_meanwhile_is_left_alone(tmp_path):
     atoms.calc = LKMCalculator("rmd17-ethanol", "cpu")
     late, early = (Simulation(atoms, MDSettings(timestep=0.1), tmp_path) for _ in range(2))
     early.run(2)
-    with pytest.raises(RestartError, match="has begun a run in"):
+    with pytest.raises(RestartError, match="has started a run in"):
         late.run(2)
     early.run(4)
     assert Simulation(atoms, MDSettings(timestep=0.1), tmp_path).step == 4

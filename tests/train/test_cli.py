@@ -179,7 +179,7 @@ def test_a_property_of_qm9_from_file_to_card(tmp_path, capsys, messages):
     assert errors["energy_mae"] < 500, "thousandths of a Debye: the property it learnt, not U0"
     assert main(["evaluate", str(model), str(data), "--target", "U0"]) == 1
     assert "learnt a property in Debye" in messages.text
-    with pytest.raises(ValueError, match="learnt a property in Debye"):
+    with pytest.raises(ValueError, match="predicts a property in Debye"):
         LKMCalculator(model)
 
 

@@ -235,5 +235,5 @@ def test_a_last_line_without_an_end_is_completed(tmp_path):
 
 
 def test_thresholds_without_a_guard_are_refused():
-    with pytest.raises(ValueError, match="no guard: give on_extrapolation"):
+    with pytest.raises(ValueError, match="needs a guard: set on_extrapolation"):
         LKMCalculator(small_model(), thresholds=Thresholds(closest=0.8))

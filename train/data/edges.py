@@ -20,7 +20,7 @@ class FrameEdges(NamedTuple):
 
 
 def edges_of(frames: Frames, f: int, cutoff: float) -> FrameEdges:
-    """Return all pairs of a frame within the cut-off (Å), periodic images included.
+    """Return all pairs of a frame within the cutoff (Å), periodic images included.
 
     Cell vectors that are zero in directions that do not repeat are completed.
 

@@ -119,7 +119,7 @@ class GraphFrames:
 
     Args:
         frames: Structures and labels, eV and Å.
-        model: Whose cut-off and index sets are needed.
+        model: Whose cutoff and index sets are needed.
         device: Where everything is kept.
         weights: (frames) of each in the loss; None where all are 1.
     """

@@ -117,7 +117,7 @@ def own_split(model: EnergyModel, frames: Frames, path: str | Path) -> Split | N
 def closest_distances(data: GraphFrames, model: EnergyModel, batch_size: int) -> dict[str, float]:
     """Return the closest distance in Å of each pair of the model's elements, images included.
 
-    The cut-off stands for pairs that never come within it.
+    The cutoff stands for pairs that never come within it.
     """
     rows = MAX_NUMBER + 1
     table = torch.full((rows * rows,), data.cutoff, dtype=torch.float64, device=data.device)

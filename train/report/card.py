@@ -36,7 +36,7 @@ def model_card(header: Mapping[str, Any], title: str, command: str, picture: str
 |---|---|
 | architecture | {header["architecture"]}{_origin(header)}, {_listed(header["hypers"])} |
 | elements | {", ".join(header["elements"])} |
-| cut-off | {header["cutoff"]:g} Å |
+| cutoff | {header["cutoff"]:g} Å |
 | units | energies {training.get("energy_unit", "eV")}, forces eV/Å |
 | trained on | {_data(training, config["data"])} |{_isolated(training, header)}{_labels(training)}
 | loss | {loss["kind"]}; weights: energy {loss["energy"]:g} (eV per structure), forces \
