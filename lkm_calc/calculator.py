@@ -164,9 +164,8 @@ class LKMCalculator(Calculator):
 
     @property
     def ordinary(self) -> bool:
-        """Whether the last structure was computed without a compiled program."""
-        compiled = self._committee.compiled
-        return compiled is None or not all(program.used for program in compiled)
+        """Whether the last structure was computed without compiled code."""
+        return not all(one.used for one in self._committee.force_functions)
 
     def set(self, **options: Any) -> dict[str, Any]:
         """Refuse options: they are settled when a calculator is made.

@@ -26,7 +26,6 @@ from lkm_calc.potential import volumes
 
 from ..data import Batch, Totals
 from .loss import Losses
-from .recorded import GradientFunction
 
 logger = logging.getLogger("lkm_train")
 
@@ -49,8 +48,13 @@ class KernelGradients:
         ordinary: The same gradients by double backward, with which the first batch is compared.
     """
 
+    padded = False
+
     def __init__(
-        self, model: EnergyModel, losses: LossOfResults, ordinary: GradientFunction
+        self,
+        model: EnergyModel,
+        losses: LossOfResults,
+        ordinary: Callable[[Batch, Totals], Tensor],
     ) -> None:
         self.model, self.losses, self.ordinary = model, losses, ordinary
         self.kernel = Kernel(model)
