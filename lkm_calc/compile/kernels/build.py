@@ -28,8 +28,8 @@ from ...files import (
 logger = logging.getLogger("lkm_calc")
 
 SOURCES = Path(__file__).parent / "cpp"
-SHARED = SOURCES / "tools.hpp"
-"""What every source includes."""
+SHARED = SOURCES / "shared"
+"""Headers that the sources include."""
 COMPILERS = ("c++", "g++", "clang++")
 """Tried in this order where $CXX is not set."""
 PACKAGE = "ziglang"
@@ -99,8 +99,10 @@ def _fingerprint(name: str, compiler: tuple[str, ...]) -> str:
     """Return a name that changes with the sources, the compiler and the processor."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
     about = repr([OPTIONS, CHOICES, compiler, version, platform.machine(), processor()])
-    source = SHARED.read_bytes() + _source(name).read_bytes()
-    return hashlib.sha256(source + about.encode()).hexdigest()[:24]
+    digest = hashlib.sha256(about.encode())
+    for source in (_source(name), *sorted(SHARED.glob("*.hpp"))):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:24]
 
 
 def _source(name: str) -> Path:
