@@ -19,6 +19,9 @@ Command = Callable[[argparse.Namespace], int]
 Subcommands = Any
 """What argparse's add_subparsers returns."""
 
+MODEL = "bundled model, or path of a model file"
+"""What a model is on the command line."""
+
 
 def add_command(
     commands: Subcommands, name: str, summary: str, manual: str, run: Command
@@ -46,22 +49,44 @@ def add_import_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_calculator_options(parser: argparse.ArgumentParser, committee: bool = True) -> None:
-    """Add the models and how to compute with them."""
-    if committee:
-        parser.add_argument(
-            "models",
-            nargs="+",
-            metavar="MODEL",
-            help="bundled model, or path of a model file; several make a committee",
-        )
-    else:
-        parser.add_argument(
-            "models", nargs=1, metavar="MODEL", help="bundled model, or path of a model file"
-        )
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the one model that a subcommand is about."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     add_import_option(parser)
+
+
+def add_structure(parser: argparse.ArgumentParser) -> None:
+    """Add the structure that a subcommand starts from."""
+    parser.add_argument(
+        "structure",
+        metavar="STRUCTURE",
+        help="file that ASE reads; its first structure, or FILE@-1 for the last one",
+    )
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add the device."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def add_dtype_option(parser: argparse.ArgumentParser) -> None:
+    """Add the type that numbers are computed in."""
     parser.add_argument("--dtype", choices=("float32", "float64"), help="that of the weights")
+
+
+def add_batch_size_option(parser: argparse.ArgumentParser, default: int) -> None:
+    """Add the number of structures that are computed at once."""
+    parser.add_argument("--batch-size", type=int, default=default, help="default %(default)s")
+
+
+def add_calculator_options(parser: argparse.ArgumentParser) -> None:
+    """Add the models and how to compute with them."""
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help=f"{MODEL}; several make a committee"
+    )
+    add_import_option(parser)
+    add_device_option(parser)
+    add_dtype_option(parser)
 
 
 def make_calculator(options: argparse.Namespace, **more: Any) -> LKMCalculator:
@@ -84,9 +109,6 @@ def checksum(path: Path) -> str:
 def tell(text: str) -> None:
     """Write a result to the standard output; messages go to the log."""
     sys.stdout.write(text + "\n")
-
-
-STRUCTURE = "file that ASE reads; its first structure, or FILE@-1 for the last one"
 
 
 def read_structure(source: str) -> ase.Atoms:

@@ -24,12 +24,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..files import (
     COMPILER_ERRORS,
-    CompileError,
     check_owner,
-    first_line,
+    not_compiled,
     open_folder,
     processor,
-    replacing,
+    write_program,
 )
 from ..graph import Graph
 from ..models import EnergyModel
@@ -120,14 +119,9 @@ def _compile(model: EnergyModel, padded: Graph, stress: bool, path: Path) -> Non
             made = aoti_compile_and_package(
                 program, package_path=str(Path(scratch) / "program.pt2"), inductor_configs=options
             )
-            with replacing(path) as temporary:
-                temporary.touch(mode=0o600)
-                temporary.write_bytes(Path(made).read_bytes())
+            write_program(path, Path(made).read_bytes())
     except COMPILER_ERRORS as error:
-        reason = first_line(error)
-        raise CompileError(
-            f"the program could not be compiled ({reason}). A C++ compiler such as g++ is needed."
-        ) from error
+        raise not_compiled("program", error) from error
     logger.warning("Compiled in %.0f s.", time.perf_counter() - began)
 
 

@@ -13,11 +13,11 @@ from torch._inductor import compile as inductor_compile
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lkm_calc.files import COMPILER_ERRORS, CompileError, first_line
+from lkm_calc.files import COMPILER_ERRORS, CompileError, not_compiled
 
 from ..config import Config, to_table
 from ..data import Batch, Totals
-from .protocol import DoubleBackward, LossFunction, shapes_of
+from .protocol import DoubleBackward, LossFunction, gradient_difference, shapes_of
 
 logger = logging.getLogger("lkm_train")
 
@@ -109,10 +109,7 @@ class CompiledGradients:
         except CompileError:
             raise
         except COMPILER_ERRORS as error:
-            reason = first_line(error)
-            raise CompileError(
-                f"the step could not be compiled ({reason}). A C++ compiler such as g++ is needed."
-            ) from error
+            raise not_compiled("step", error) from error
         logger.warning("Compiled in %.0f s.", time.perf_counter() - began)
         return program
 
@@ -132,25 +129,12 @@ class CompiledGradients:
         return function
 
     def _check(self, program: Program, batch: Batch, totals: Totals) -> None:
-        """Raise a CompileError unless the program gives the ordinary gradients.
+        """Raise a CompileError unless the program gives the gradients of double backward."""
 
-        Those with labels that are off: the gradients of a model that has learnt its frames are
-        small differences of large terms, and would tell rounding from rounding.
-        """
-        # NaN stays NaN: a structure without the label.
-        forces = None if batch.forces is None else 0 * batch.forces
-        batch = batch._replace(energies=batch.energies + 1, forces=forces)
-        kept = [weight.grad for weight in self.weights]
-        for weight in self.weights:
-            weight.grad = None
-        self.plain(batch, totals)
-        expected = [weight.grad for weight in self.weights]
-        for weight, gradient in zip(self.weights, kept, strict=True):
-            weight.grad = gradient
-        _, found = self._run(program, batch)
-        pairs = [(a, b) for a, b in zip(found, expected, strict=True) if b is not None]
-        off = sum((a - b).double().square().sum().item() for a, b in pairs) ** 0.5
-        norm = sum(b.double().square().sum().item() for _, b in pairs) ** 0.5
+        def found(batch: Batch) -> list[Tensor]:
+            return self._run(program, batch)[1]
+
+        off, norm = gradient_difference(found, self.plain, self.weights, batch, totals)
         if not off <= TOLERANCE * norm:
             raise CompileError(
                 f"the compiled gradients are off by {off:.2g} of {norm:.2g}. Please report this "

@@ -1,6 +1,6 @@
 """What every way of computing the gradients of a step has in common, and the plain one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -48,6 +48,41 @@ class DoubleBackward:
         losses = self.losses(batch, totals, self.gamma)
         losses.total.backward()
         return torch.stack([part.detach().double() for part in losses])
+
+
+def gradient_difference(
+    found: Callable[[Batch], Sequence[Tensor]],
+    plain: Callable[[Batch, Totals], Tensor],
+    weights: Sequence[Tensor],
+    batch: Batch,
+    totals: Totals,
+) -> tuple[float, float]:
+    """Return how far gradients are from those by double backward, and the norm of these.
+
+    Both with labels that are off: the gradients of a model that has learnt its frames are small
+    differences of large terms, and would tell rounding from rounding.
+
+    Args:
+        found: Returns the gradients of a batch by the weights.
+        plain: Adds those by double backward to the weights.
+        weights: Their gradients are left as they were.
+        batch: What to compute them of.
+        totals: Of the whole batch.
+    """
+    # NaN stays NaN: a structure without the label.
+    forces = None if batch.forces is None else 0 * batch.forces
+    batch = batch._replace(energies=batch.energies + 1, forces=forces)
+    kept = [weight.grad for weight in weights]
+    for weight in weights:
+        weight.grad = None
+    plain(batch, totals)
+    expected = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+    for weight, gradient in zip(weights, kept, strict=True):
+        weight.grad = gradient
+    pairs = list(zip(found(batch), expected, strict=True))
+    off = sum((a - b).double().square().sum().item() for a, b in pairs) ** 0.5
+    norm = sum(b.double().square().sum().item() for _, b in pairs) ** 0.5
+    return float(off), float(norm)
 
 
 def shapes_of(batch: Batch, totals: Totals) -> tuple[object, ...]:

@@ -22,7 +22,7 @@ from ...files import (
     first_line,
     open_folder,
     processor,
-    replacing,
+    write_program,
 )
 
 logger = logging.getLogger("lkm_calc")
@@ -136,7 +136,5 @@ def _build(name: str, compiler: tuple[str, ...], path: Path) -> None:
                 f"{' '.join(command)} failed: {found.stderr.strip()[-1000:]}. Name another C++ "
                 "compiler in $CXX, such as g++ 12, or do without compile."
             )
-        with replacing(path) as temporary:
-            temporary.touch(mode=0o600)
-            temporary.write_bytes(made.read_bytes())
+        write_program(path, made.read_bytes())
     logger.warning("Compiled in %.0f s.", time.perf_counter() - began)
