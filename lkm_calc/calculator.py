@@ -167,8 +167,7 @@ class LKMCalculator(Calculator):
     @property
     def ordinary(self) -> bool:
         """Whether the last structure was computed without compiled code."""
-        compiled = self._committee.compiled
-        return compiled is None or not all(program.used for program in compiled)
+        return not all(one.used for one in self._committee.force_functions)
 
     def set(self, **options: Any) -> dict[str, Any]:
         """Reject any option; options are set when the calculator is created.

@@ -11,7 +11,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .compile import compiled_forces, ordinary
+from .compile import force_function
 from .embeddings import layer_disagreement
 from .graph import Graph, Search, neighbour_list
 from .models import EnergyModel
@@ -106,7 +106,7 @@ class Committee:
                 )
         self.models = tuple(models)
         self.exact_repeats = exact_repeats
-        self.compiled = [compiled_forces(model) for model in models] if compile else None
+        self.force_functions = [force_function(model, compile) for model in models]
         self._latent = self._calibration = None
         if len(models) == 1 and models[0].latent is not None:
             self._latent = models[0].latent.to(models[0].device)
@@ -142,11 +142,12 @@ class Committee:
             for cutoff in {model.cutoff for model in self.models}
         }
         members = []
-        for place, model in enumerate(self.models):
+        for model, compute in zip(self.models, self.force_functions, strict=True):
             parts = graphs[model.cutoff]
             try:
                 with deterministic(self.exact_repeats):
-                    out = self._compute(place, parts, any(periodic))
+                    graph = parts[0] if len(parts) == 1 else Graph.collate(parts)
+                    out = compute(graph, any(periodic))
                 members.append(_split(out, [len(atoms) for atoms in structures], periodic))
             except (RuntimeError, MemoryError) as error:
                 short = isinstance(error, torch.OutOfMemoryError | MemoryError)
@@ -162,13 +163,6 @@ class Committee:
             Evaluation(_mean(outputs), Extras(partial(self._extras, atoms.numbers.copy(), outputs)))
             for atoms, outputs in zip(structures, zip(*members, strict=True), strict=True)
         ]
-
-    def _compute(self, place: int, graphs: Sequence[Graph], stress: bool) -> EnergyForces:
-        """Return the results of one model, with compiled code if requested and available."""
-        graph = graphs[0] if len(graphs) == 1 else Graph.collate(graphs)
-        if self.compiled is not None and (len(graphs) == 1 or self.compiled[place].batches):
-            return self.compiled[place](graph, stress)
-        return ordinary(self.models[place], graph, stress)
 
     @own_settings
     def _extras(self, numbers: NDArray[np.integer], outputs: Sequence[Output]) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from torch_sim.neighbors import torch_nl_linked_cell
 from torch_sim.state import SimState
 
 from .calculator import LKMCalculator
-from .compile import compiled_forces, ordinary
+from .compile import force_function
 from .graph import Graph
 from .models import EnergyModel
-from .potential import EnergyForces
 from .runtime import own_settings
 
 
@@ -67,8 +66,7 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
     ) -> None:
         super().__init__()
         self.model = LKMCalculator(model, str(device), dtype).model
-        compiled = compiled_forces(self.model) if compile else None
-        self._compiled = compiled if compiled is not None and compiled.batches else None
+        self._forces = force_function(self.model, compile, batches=True)
         self.neighbor_list_fn = neighbor_list_fn
         self._device = self.model.device
         self._dtype = torch.float64
@@ -108,10 +106,10 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
         self.model.check_elements(state.atomic_numbers.unique().tolist())
         graph, has_stress = _graph(state, self.model.cutoff, self.neighbor_list_fn)
         results: dict[str, Tensor] = {}
-        by_kernel = self._compiled is not None and not self._compiled.failed
-        if by_kernel or self.compute_forces or self.compute_stress:
+        if self._forces.compiles or self.compute_forces or self.compute_stress:
             stress = self.compute_stress and bool(has_stress.any())
-            out = self._computed(graph, stress)
+            # Kernels want edges sorted by target.
+            out = self._forces(_sorted(graph) if self._forces.compiles else graph, stress)
             results["energy"] = out.energy
             if self.compute_forces:
                 results["forces"] = out.forces
@@ -122,12 +120,6 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
             with torch.no_grad():
                 results["energy"] = self.model(graph).energy
         return {name: value.to(state.dtype) for name, value in results.items()}
-
-    def _computed(self, graph: Graph, stress: bool) -> EnergyForces:
-        """Return the results of a graph, by the kernel if there is one."""
-        if self._compiled is None:
-            return ordinary(self.model, graph, stress)
-        return self._compiled(_sorted(graph), stress)
 
 
 def _graph(
@@ -176,7 +168,7 @@ def _graph(
 
 
 def _sorted(graph: Graph) -> Graph:
-    """Return the graph with its edges sorted by target, as kernels want them."""
+    """Return the graph with its edges sorted by target."""
     order = torch.argsort(graph.edge_index[1], stable=True)
     place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order)))
     return replace(

@@ -13,7 +13,7 @@ from ase.optimize import BFGS
 
 from lkm_calc import MODELS, LKMCalculator, save_model
 from lkm_calc.calculator import _sources
-from lkm_calc.compile import programs
+from lkm_calc.compile import protocol
 
 from .support import FINITE_DIFFERENCE, crystal, rattled, small_model
 
@@ -216,7 +216,7 @@ OUT_OF_MEMORY = [
 @pytest.fixture(params=OUT_OF_MEMORY, ids=["GPU", "CPU", "driver", "cuBLAS"])
 def room_for(request, monkeypatch):
     """Return a function that sets how many atoms fit into the memory, and lists what is tried."""
-    inner = programs.energy_and_forces
+    inner = protocol.energy_and_forces
 
     def set_room(atoms):
         tried = []
@@ -227,7 +227,7 @@ def room_for(request, monkeypatch):
                 raise request.param
             return inner(model, graph, **options)
 
-        monkeypatch.setattr(programs, "energy_and_forces", compute)
+        monkeypatch.setattr(protocol, "energy_and_forces", compute)
         return tried
 
     return set_room

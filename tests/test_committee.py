@@ -8,9 +8,9 @@ import torch
 from ase.calculators.fd import calculate_numerical_forces
 
 from lkm_calc import LKMCalculator, committee, save_model
-from lkm_calc.compile.programs import CompiledForces
+from lkm_calc.compile.programs import ProgramForces
 
-from .compile.test_programs import stand_in
+from .compile.test_programs import programs_for, stand_in
 from .support import FINITE_DIFFERENCE, assert_same_numbers, crystal, rattled, small_model
 
 
@@ -190,9 +190,9 @@ def test_committees_that_cannot_be():
 
 
 def test_each_member_has_a_program_of_its_own(monkeypatch):
-    monkeypatch.setattr(CompiledForces, "_is_faster", lambda *arguments: True)
-    monkeypatch.setattr(CompiledForces, "_make", stand_in)
-    monkeypatch.setattr(committee, "compiled_forces", CompiledForces)
+    monkeypatch.setattr(ProgramForces, "_is_faster", lambda *arguments: True)
+    monkeypatch.setattr(ProgramForces, "_make", stand_in)
+    monkeypatch.setattr(committee, "force_function", programs_for)
     quick, plain = LKMCalculator(members(), compile=True), LKMCalculator(members())
     for seed in range(2):
         atoms = rattled(seed=seed, amplitude=0.02)

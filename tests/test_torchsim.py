@@ -42,7 +42,7 @@ def wrapped(name="dimenet++", **options):
 
 
 def kernel_used(model):
-    return model._compiled is not None and model._compiled.used
+    return model._forces.used
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lkm_calc import EnergyModel, load_model
-from lkm_calc.commands import add_import_option
+from lkm_calc.commands import add_batch_size_option, add_device_option, add_import_option
 from lkm_calc.files import expanded
 from lkm_calc.models import ArchitectureError, import_architectures
 from lkm_calc.potential import ModelFileError
@@ -163,10 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         "are listed apart.",
     )
     evaluate.add_argument("model", metavar="MODEL", help="bundled name or model file")
-    _add_data_options(evaluate)
-    evaluate.add_argument("--device", default="auto")
-    evaluate.add_argument("--batch-size", type=int, default=16)
-    add_import_option(evaluate)
+    _add_measuring_options(evaluate)
     evaluate.set_defaults(command=_evaluate)
     calibrate = commands.add_parser(
         "calibrate",
@@ -175,13 +172,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     calibrate.add_argument("model", type=expanded, metavar="MODEL", help="model file, written anew")
-    _add_data_options(calibrate)
+    _add_measuring_options(calibrate)
     calibrate.add_argument(
         "--train", metavar="FILE", help="its training frames, where DATA is another file"
     )
-    calibrate.add_argument("--device", default="auto")
-    calibrate.add_argument("--batch-size", type=int, default=16)
-    add_import_option(calibrate)
     calibrate.set_defaults(command=_calibrate)
     check = commands.add_parser(
         "check-data",
@@ -217,6 +211,14 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="accept labels that are not credible in their unit",
     )
+
+
+def _add_measuring_options(parser: argparse.ArgumentParser) -> None:
+    """Add labelled data and how a model computes them."""
+    _add_data_options(parser)
+    add_device_option(parser)
+    add_batch_size_option(parser, 16)
+    add_import_option(parser)
 
 
 def _read(

@@ -19,6 +19,9 @@ Command = Callable[[argparse.Namespace], int]
 Subcommands = Any
 """The object that argparse's add_subparsers returns."""
 
+MODEL = "bundled model or path of a model file"
+"""Help of the argument MODEL."""
+
 
 def add_command(
     commands: Subcommands, name: str, summary: str, manual: str, run: Command
@@ -46,24 +49,46 @@ def add_import_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_calculator_options(parser: argparse.ArgumentParser, committee: bool = True) -> None:
-    """Add the models, device and dtype."""
-    if committee:
-        parser.add_argument(
-            "models",
-            nargs="+",
-            metavar="MODEL",
-            help="bundled model or path of a model file; several form a committee",
-        )
-    else:
-        parser.add_argument(
-            "models", nargs=1, metavar="MODEL", help="bundled model or path of a model file"
-        )
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the argument MODEL."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     add_import_option(parser)
+
+
+def add_structure(parser: argparse.ArgumentParser) -> None:
+    """Add the argument STRUCTURE."""
+    parser.add_argument(
+        "structure",
+        metavar="STRUCTURE",
+        help="file that ASE reads; its first structure is used, or FILE@-1 for the last one",
+    )
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add the device."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def add_dtype_option(parser: argparse.ArgumentParser) -> None:
+    """Add the dtype of the calculation."""
     parser.add_argument(
         "--dtype", choices=("float32", "float64"), help="default: dtype of the weights"
     )
+
+
+def add_batch_size_option(parser: argparse.ArgumentParser, default: int) -> None:
+    """Add the number of structures per batch."""
+    parser.add_argument("--batch-size", type=int, default=default, help="default %(default)s")
+
+
+def add_calculator_options(parser: argparse.ArgumentParser) -> None:
+    """Add the models, device and dtype."""
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help=f"{MODEL}; several form a committee"
+    )
+    add_import_option(parser)
+    add_device_option(parser)
+    add_dtype_option(parser)
 
 
 def make_calculator(options: argparse.Namespace, **more: Any) -> LKMCalculator:
@@ -86,9 +111,6 @@ def checksum(path: Path) -> str:
 def tell(text: str) -> None:
     """Write a result to the standard output; messages go to the log."""
     sys.stdout.write(text + "\n")
-
-
-STRUCTURE = "file that ASE reads; its first structure is used, or FILE@-1 for the last one"
 
 
 def read_structure(source: str) -> ase.Atoms:

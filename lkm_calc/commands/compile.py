@@ -10,7 +10,14 @@ import ase
 
 from ..calculator import LKMCalculator
 from ..files import cache_folder
-from .common import STRUCTURE, Subcommands, add_command, add_import_option, read_structure
+from .common import (
+    Subcommands,
+    add_command,
+    add_dtype_option,
+    add_model,
+    add_structure,
+    read_structure,
+)
 
 logger = logging.getLogger("lkm_calc")
 
@@ -29,12 +36,9 @@ TIMED = 20
 def add(commands: Subcommands) -> None:
     """Add the subcommand."""
     parser = add_command(commands, "compile", "build the compiled kernel in advance", MANUAL, run)
-    parser.add_argument("model", metavar="MODEL", help="bundled model or path of a model file")
-    parser.add_argument("structure", metavar="STRUCTURE", help=STRUCTURE)
-    add_import_option(parser)
-    parser.add_argument(
-        "--dtype", choices=("float32", "float64"), help="default: dtype of the weights"
-    )
+    add_model(parser)
+    add_structure(parser)
+    add_dtype_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from ..files import expanded, replacing
 from ..runtime import shows_progress
 from .common import (
     Subcommands,
+    add_batch_size_option,
     add_calculator_options,
     add_command,
     make_calculator,
@@ -48,7 +49,7 @@ def add(commands: Subcommands) -> None:
         "structures", metavar="STRUCTURES", help="file that ASE reads; FILE@::10 for every tenth"
     )
     parser.add_argument("-o", "--output", type=expanded, metavar="FILE", help=".xyz or .extxyz")
-    parser.add_argument("--batch-size", type=int, default=32, help="default %(default)s")
+    add_batch_size_option(parser, 32)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..potential import load_model
 from ..uncertainty import calibration_of
-from .common import Subcommands, add_command, add_import_option, model_file, tell
+from .common import Subcommands, add_command, add_model, model_file, tell
 
 MANUAL = """\
 Describe a model file: architecture, elements, cutoff, training data and errors.
@@ -30,8 +30,7 @@ ERRORS = {
 def add(commands: Subcommands) -> None:
     """Add the subcommand."""
     parser = add_command(commands, "info", "describe a model file", MANUAL, run)
-    parser.add_argument("model", metavar="MODEL", help="bundled model or path of a model file")
-    add_import_option(parser)
+    add_model(parser)
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 

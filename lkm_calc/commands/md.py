@@ -12,10 +12,10 @@ from ..files import expanded
 from ..md import ENSEMBLES, MDSettings, Simulation, plot_md
 from ..uncertainty import ACTIONS
 from .common import (
-    STRUCTURE,
     Subcommands,
     add_calculator_options,
     add_command,
+    add_structure,
     checksum,
     make_calculator,
     model_file,
@@ -60,7 +60,7 @@ def add(commands: Subcommands) -> None:
     """Add the subcommand."""
     parser = add_command(commands, "md", "molecular dynamics", MANUAL, run)
     add_calculator_options(parser)
-    parser.add_argument("structure", metavar="STRUCTURE", help=STRUCTURE)
+    add_structure(parser)
     default = MDSettings()
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--ps", type=float, default=1.0, help="length in ps; default %(default)s")

@@ -19,10 +19,10 @@ from ..committee import has_stress
 from ..files import expanded, replacing
 from ..runtime import hide_progress
 from .common import (
-    STRUCTURE,
     Subcommands,
     add_calculator_options,
     add_command,
+    add_structure,
     make_calculator,
     read_structure,
 )
@@ -52,7 +52,7 @@ def add(commands: Subcommands) -> None:
     """Add the subcommand."""
     parser = add_command(commands, "relax", "relax a structure", MANUAL, run)
     add_calculator_options(parser)
-    parser.add_argument("structure", metavar="STRUCTURE", help=STRUCTURE)
+    add_structure(parser)
     parser.add_argument(
         "-o", "--output", type=expanded, help="structure file; default: NAME-relaxed.xyz"
     )

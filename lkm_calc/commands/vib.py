@@ -8,10 +8,10 @@ from ase.io.jsonio import encode
 from ..files import expanded, replacing
 from ..potential import vibrations
 from .common import (
-    STRUCTURE,
     Subcommands,
     add_calculator_options,
     add_command,
+    add_structure,
     make_calculator,
     read_structure,
     tell,
@@ -38,7 +38,7 @@ def add(commands: Subcommands) -> None:
     parser = add_command(commands, "vib", "harmonic vibrations", MANUAL, run)
     add_calculator_options(parser)
     parser.set_defaults(dtype="float64")
-    parser.add_argument("structure", metavar="STRUCTURE", help=STRUCTURE)
+    add_structure(parser)
     parser.add_argument(
         "--fmax", type=float, default=0.001, help="relax to this, eV/Å; default %(default)s"
     )

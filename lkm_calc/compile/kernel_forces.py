@@ -1,23 +1,17 @@
-"""Energy and forces by a kernel where there is one, and by compiled programs elsewhere.
-
-For DimeNet++, MXMNet and PAMNet on a CPU there are kernels, see :mod:`lkm_calc.compile.kernels`,
-for structures of any sizes, also for models with a ZBL core. Other models, and GPUs, take
-:mod:`lkm_calc.compile.programs`.
-"""
+"""Energy and forces by the C++ kernel of an architecture: :mod:`lkm_calc.compile.kernels`."""
 
 import warnings
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..files import CompileError
 from ..graph import Graph
 from ..models import EnergyModel
-from ..potential import EnergyForces, ZBLModel
+from ..potential import EnergyForces
 from ..runtime import own_settings
-from .kernels import Kernel, ZBLKernel, has_kernel, kernel_of
-from .programs import CompiledForces, check, is_faster, ordinary
+from .kernels import Kernel, ZBLKernel, kernel_of
+from .protocol import UncompiledForces, check, is_faster
 
 CHECKED = 200
 """Atoms of the first structure on which a kernel is checked."""
@@ -26,26 +20,31 @@ CHECKED = 200
 class KernelForces:
     """Energy and forces of a model by the kernel that is written for its architecture.
 
-    It takes structures of any sizes, and several at once. Before the first of them the kernel is
-    compared with the ordinary computation, its numbers and its speed, on at most
+    It computes structures of any size, and several at once. Before the first of them the kernel is
+    compared with the uncompiled computation, its numbers and its speed, on at most
     :data:`CHECKED` atoms. Where there is no compiler, or the numbers differ, one warning says so,
-    and all goes on in the ordinary way; so it does where the kernel is no faster.
+    and everything is computed without the kernel; so it is, with a line in the log, where the
+    kernel is no faster.
 
     Args:
-        model: One that has a kernel, with a ZBL core or without; its weights must stay as they are.
-        folder: Where the kernel is kept, that of :func:`cache_folder` if not given.
+        model: One that has a kernel, with or without short-range repulsion (ZBL); its weights must
+            stay as they are.
+        folder: Where the kernel is kept, that of :func:`lkm_calc.files.cache_folder` if not
+            given.
     """
-
-    batches = True
-    """Whether several structures at once are computed by a program."""
 
     def __init__(self, model: EnergyModel, folder: Path | None = None) -> None:
         self.model = model
         self.folder = folder
+        self.uncompiled = UncompiledForces(model)
         self.kernel: Kernel | ZBLKernel | None = None
         self.failed = False
         self.used = False
-        """Whether the last call was made by the kernel."""
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the kernel can be used, as far as is known."""
+        return not self.failed
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the kernel out of copies, which load their own."""
@@ -58,7 +57,7 @@ class KernelForces:
             self._start(first_atoms(graph, CHECKED), stress)
         self.used = self.kernel is not None
         if self.kernel is None:
-            return ordinary(self.model, graph, stress)
+            return self.uncompiled(graph, stress)
         return self.kernel(graph, stress)
 
     def _start(self, graph: Graph, stress: bool) -> None:
@@ -66,7 +65,7 @@ class KernelForces:
         self.failed = True
         try:
             kernel = kernel_of(self.model, self.folder)
-            check(kernel(graph, stress), ordinary(self.model, graph, stress))
+            check(kernel(graph, stress), self.uncompiled(graph, stress))
         except CompileError as error:
             warnings.warn(f"Computing without compilation: {error}", stacklevel=3)
             return
@@ -74,17 +73,7 @@ class KernelForces:
             self.kernel, self.failed = kernel, False
 
     def _is_faster(self, kernel: Kernel | ZBLKernel, graph: Graph, stress: bool) -> bool:
-        return is_faster(
-            partial(kernel, graph, stress),
-            partial(ordinary, self.model, graph, stress),
-            len(graph.numbers),
-        )
-
-
-def compiled_forces(model: EnergyModel) -> KernelForces | CompiledForces:
-    """Return the fastest way to energy and forces of a model where it is."""
-    within = model.model if isinstance(model, ZBLModel) else model
-    return KernelForces(model) if has_kernel(within) else CompiledForces(model)
+        return is_faster(kernel, self.uncompiled, graph, stress)
 
 
 def first_atoms(graph: Graph, atoms: int) -> Graph:

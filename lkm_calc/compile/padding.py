@@ -1,6 +1,6 @@
 """Graphs of fixed shapes: rows that stand for nothing, up to a capacity.
 
-Compiled code and recorded GPU work need the same shapes at every call, while atoms that move change
+Compiled code and CUDA graphs need the same shapes at every call, while atoms that move change
 the number of edges. The rows added are edges between two atoms of a structure of their own, farther
 apart than the cut-off, where every message vanishes with its derivatives: energies and forces of
 the others are exactly what they were.
@@ -49,6 +49,10 @@ class Capacity(NamedTuple):
     def holds(self, graph: Graph) -> bool:
         """Tell whether a prepared graph can be padded to this capacity."""
         return all(have >= need for have, need in zip(self, Capacity.of(graph), strict=True))
+
+    def fits(self, graph: Graph) -> bool:
+        """Tell whether a program of this capacity is for a prepared graph: of as many atoms."""
+        return self.atoms == len(graph.numbers) + 2 and self.holds(graph)
 
     def joined(self, other: "Capacity") -> "Capacity":
         """Return the least capacity that holds what either holds."""

@@ -8,6 +8,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+from .atomic import replacing
 from .paths import expanded
 
 
@@ -64,6 +65,21 @@ def check_owner(place: Path) -> None:
                 f"{place} belongs to, or can be written by, another user, and a program is code. "
                 "Set LKM_CACHE to a folder of your own with mode 700."
             )
+
+
+def not_compiled(what: str, error: Exception) -> CompileError:
+    """Return the error for something that torch's compiler failed on."""
+    return CompileError(
+        f"the {what} could not be compiled ({first_line(error)}). "
+        "A C++ compiler such as g++ is needed."
+    )
+
+
+def write_program(path: Path, content: bytes) -> None:
+    """Write a program whole or not at all, for nobody but the user."""
+    with replacing(path) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_bytes(content)
 
 
 def processor() -> str:

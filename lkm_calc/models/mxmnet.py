@@ -7,23 +7,18 @@ from ..graph import Graph, sum_to
 from ..nn import (
     LOCAL_CUTOFF,
     MLP,
-    SIZES,
     AngleFeatures,
-    AtomEmbedding,
     EdgeFeatures,
     EdgeLinear,
     GlobalMessages,
     Head,
-    MultiplexBasis,
     Residual,
     angle_sum,
-    check_choice,
-    check_sizes,
     dense,
+    edge_messages,
 )
-from .energy import AtomOutput, EnergyModel
-
-silu = nn.functional.silu
+from .energy import AtomOutput
+from .multiplex import MultiplexModel
 
 
 class Update(nn.Module):
@@ -89,8 +84,7 @@ class LocalPass(nn.Module):
         """Return the atoms' new features."""
         r, h = h, self.mlp(h)
         gate_1, gate_2, gate_3 = self.gates(edges.e).chunk(3, dim=1)
-        e = self.messages.of_edges(edges.e)
-        m = silu(self.messages.combine(h, e, edges.source, edges.target))
+        m = edge_messages(self.messages, h, edges)
         kept, sent = m.chunk(2, dim=1)
         m = kept + angle_sum(sent * gate_1, two_hop, self.two_hop(two_hop.features))
         kept, sent = self.again(m).chunk(2, dim=1)
@@ -99,7 +93,7 @@ class LocalPass(nn.Module):
         return updated
 
 
-class MXMNet(EnergyModel):
+class MXMNet(MultiplexModel):
     """MXMNet as a force field; 3,785,126 parameters.
 
     Each of ``num_layers`` layers passes messages over the global graph, then over the local graph
@@ -141,27 +135,10 @@ class MXMNet(EnergyModel):
         lkm_tap: str = "state",
     ) -> None:
         hypers = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        check_sizes(hypers, SIZES)
-        check_choice("lkm_tap", lkm_tap, ("state", "head"))
-        super().__init__(cutoff, hypers)
-        self.lkm_tap = lkm_tap
-        self.embedding = AtomEmbedding(hidden)
-        self.basis = MultiplexBasis(
-            hidden,
-            num_radial,
-            num_spherical,
-            num_spherical_radial,
-            cutoff,
-            local_cutoff,
-            envelope_exponent,
-        )
+        super().__init__(hypers, ("state", "head"))
         self.global_passes = nn.ModuleList(GlobalPass(hidden) for _ in range(num_layers))
         self.local_passes = nn.ModuleList(LocalPass(hidden) for _ in range(num_layers))
         self.heads = nn.ModuleList(Head(hidden) for _ in range(num_layers))
-
-    def prepare(self, graph: Graph) -> Graph:
-        """Return the graph with its local edges and the pairs of them."""
-        return self.basis.prepare(graph)
 
     def atom_output(self, graph: Graph) -> AtomOutput:
         """Return the sum of the layers' values and the embeddings of the chosen tap."""

@@ -10,23 +10,18 @@ from ..graph import Graph
 from ..nn import (
     LOCAL_CUTOFF,
     MLP,
-    SIZES,
     AngleFeatures,
-    AtomEmbedding,
     EdgeFeatures,
     EdgeLinear,
     GlobalMessages,
     Head,
-    MultiplexBasis,
     Residual,
     angle_sum,
-    check_choice,
-    check_sizes,
     dense,
+    edge_messages,
 )
-from .energy import AtomOutput, EnergyModel
-
-silu = nn.functional.silu
+from .energy import AtomOutput
+from .multiplex import MultiplexModel
 
 
 class Update(nn.Module):
@@ -82,8 +77,7 @@ class LocalPass(nn.Module):
     ) -> Float[Tensor, "atoms hidden"]:
         """Return the atoms' new features."""
         r, x = x, self.mlp(x)
-        e = self.messages.of_edges(edges.e)
-        m = silu(self.messages.combine(x, e, edges.source, edges.target))
+        m = edge_messages(self.messages, x, edges)
         m_kj, m_ji = m.chunk(2, dim=1)
         gate, gate_out = self.gates(edges.e).chunk(2, dim=1)
         message = m_ji + angle_sum(m_kj * gate, angles, self.angles(angles.features))
@@ -120,7 +114,7 @@ def smooth_leaky_relu(x: Tensor) -> Tensor:
     return 0.2 * x + 0.8 * nn.functional.softplus(x)
 
 
-class PAMNet(EnergyModel):
+class PAMNet(MultiplexModel):
     """PAMNet as a force field; 3,590,060 parameters.
 
     Each of ``num_layers`` layers passes messages over the global graph, then over the local graph
@@ -167,28 +161,10 @@ class PAMNet(EnergyModel):
         lkm_tap: str = "state",
     ) -> None:
         hypers = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        check_sizes(hypers, SIZES)
-        check_choice("lkm_tap", lkm_tap, ("state", "global", "local", "head"))
-        super().__init__(cutoff, hypers)
-        self.lkm_tap = lkm_tap
-        self.embedding = AtomEmbedding(hidden)
-        self.basis = MultiplexBasis(
-            hidden,
-            num_radial,
-            num_spherical,
-            num_spherical_radial,
-            cutoff,
-            local_cutoff,
-            envelope_exponent,
-            two_hop,
-        )
+        super().__init__(hypers, ("state", "global", "local", "head"))
         self.global_passes = nn.ModuleList(GlobalPass(hidden) for _ in range(num_layers))
         self.local_passes = nn.ModuleList(LocalPass(hidden) for _ in range(num_layers))
         self.heads = nn.ModuleList(ScoredHead(hidden) for _ in range(2 * num_layers))
-
-    def prepare(self, graph: Graph) -> Graph:
-        """Return the graph with its local edges and the pairs of them."""
-        return self.basis.prepare(graph)
 
     def atom_output(self, graph: Graph) -> AtomOutput:
         """Return the fused values of all layers and the embeddings of the chosen tap."""

@@ -28,3 +28,4 @@ from .multiplex import EdgeFeatures as EdgeFeatures
 from .multiplex import GlobalMessages as GlobalMessages
 from .multiplex import MultiplexBasis as MultiplexBasis
 from .multiplex import angle_sum as angle_sum
+from .multiplex import edge_messages as edge_messages

@@ -184,6 +184,13 @@ class GlobalMessages(nn.Module):
         return x.index_add(0, edges.target, gate * m)
 
 
+def edge_messages(
+    layer: EdgeLinear, x: Float[Tensor, "atoms dim"], edges: EdgeFeatures
+) -> Float[Tensor, "edges out"]:
+    """Return σ(W [x_i ‖ x_j ‖ e_ij] + b) for every edge j → i."""
+    return silu(layer.combine(x, layer.of_edges(edges.e), edges.source, edges.target))
+
+
 def angle_sum(
     messages: Float[Tensor, "edges dim"],
     angles: AngleFeatures,

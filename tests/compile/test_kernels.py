@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lkm_calc import Graph, LKMCalculator, energy_and_forces, with_zbl
-from lkm_calc.compile import programs
+from lkm_calc.compile import protocol
 from lkm_calc.compile.kernel_forces import KernelForces, first_atoms
 from lkm_calc.compile.kernels import Kernel, ZBLKernel, has_kernel, kernel
 from lkm_calc.potential.zbl import hold
@@ -309,7 +309,7 @@ def test_the_calculator_takes_it_for_one_structure_and_for_many(core):
     ):
         assert found.keys() == expected.keys()
         np.testing.assert_allclose(found["forces"], expected["forces"], atol=1e-9)
-    assert quick._committee.compiled[0].used
+    assert quick._committee.force_functions[0].used
 
 
 @pytest.mark.usefixtures("_kept")
@@ -335,7 +335,7 @@ def test_one_that_computes_something_else_is_not_used(folder, monkeypatch):
 
 
 def test_one_that_is_slower_is_not_used(folder, monkeypatch, caplog):
-    monkeypatch.setattr(programs.time, "perf_counter", iter(accumulate([2.0, 1.0] * 20)).__next__)
+    monkeypatch.setattr(protocol.time, "perf_counter", iter(accumulate([2.0, 1.0] * 20)).__next__)
     forces = KernelForces(small_model(), folder)
     with caplog.at_level(logging.WARNING), warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -348,6 +348,8 @@ def test_one_that_is_slower_is_not_used(folder, monkeypatch, caplog):
 def test_too_little_memory_is_told_of(monkeypatch):
     calculator = LKMCalculator(small_model(), "cpu", compile=True)
     calculator.calculate(rattled())
-    monkeypatch.setattr(calculator._committee.compiled[0].kernel, "_run", lambda *arguments: 1)
+    monkeypatch.setattr(
+        calculator._committee.force_functions[0].kernel, "_run", lambda *arguments: 1
+    )
     with pytest.raises(MemoryError, match="72 pairs within 5 Å need more memory"):
         calculator.calculate(rattled(seed=1))

@@ -13,19 +13,26 @@ from ase.io import write
 
 from lkm_calc import Graph, LKMCalculator, committee, energy_and_forces
 from lkm_calc.__main__ import main
-from lkm_calc.compile import programs
+from lkm_calc.compile import aot, protocol
+from lkm_calc.compile.cuda_graphs import captured_forces
 from lkm_calc.compile.padding import pad
-from lkm_calc.compile.programs import CompiledForces
+from lkm_calc.compile.programs import ProgramForces
+from lkm_calc.compile.protocol import UncompiledForces
 
 from ..support import ROUND_OFF, crystal, graph_of, rattled, relative_error, small_model
 from ..train.fit.test_no_waiting import run_again
 
 
+def programs_for(model, compile):
+    """Choose programs also where there is a kernel."""
+    return ProgramForces(model) if compile else UncompiledForces(model)
+
+
 @pytest.fixture(autouse=True)
 def _programs(monkeypatch):
     """Take programs, faster or not, also where there is a kernel."""
-    monkeypatch.setattr(CompiledForces, "_is_faster", lambda *arguments: True)
-    monkeypatch.setattr(committee, "compiled_forces", CompiledForces)
+    monkeypatch.setattr(ProgramForces, "_is_faster", lambda *arguments: True)
+    monkeypatch.setattr(committee, "force_function", programs_for)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +44,7 @@ def folder(tmp_path_factory):
 def stand_in(self, graph, capacity, stress):
     """Make a program without the compiler: the model itself on padded graphs."""
     padded = pad(graph, capacity, self.model.cutoff)
-    return capacity, programs._recorded(self.model, padded, stress, run_again)
+    return capacity, captured_forces(self.model, padded, stress, run_again)
 
 
 def assert_equal(found, expected, tolerance=ROUND_OFF):
@@ -55,7 +62,7 @@ SHALLOW = {"dimenet++": {"num_blocks": 1}, "pamnet": {"num_layers": 1}}
 @pytest.mark.parametrize("name", SHALLOW)
 def test_a_program_computes_what_the_model_computes(name, folder, caplog):
     model = small_model(name, **SHALLOW[name])
-    forces = CompiledForces(model, folder)
+    forces = ProgramForces(model, folder)
     with caplog.at_level(logging.WARNING), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for seed in range(4):
@@ -68,10 +75,10 @@ def test_a_program_computes_what_the_model_computes(name, folder, caplog):
 def test_a_program_is_kept_for_the_next_process(folder, caplog, monkeypatch):
     model = small_model(**SHALLOW["dimenet++"])
     graph = graph_of(rattled(), model)
-    CompiledForces(model, folder)(graph)
+    ProgramForces(model, folder)(graph)
     before = len(list(folder.iterdir()))
-    monkeypatch.setattr(programs, "_compile", None)  # calling it would fail
-    forces = CompiledForces(small_model(**SHALLOW["dimenet++"]), folder)
+    monkeypatch.setattr(aot, "_compile", None)  # calling it would fail
+    forces = ProgramForces(small_model(**SHALLOW["dimenet++"]), folder)
     graph = graph_of(rattled(seed=1, amplitude=0.02), model)
     assert_equal(forces(graph), energy_and_forces(model, graph))
     assert not forces.failed
@@ -80,28 +87,28 @@ def test_a_program_is_kept_for_the_next_process(folder, caplog, monkeypatch):
 
 def test_a_damaged_program_is_told_of(tmp_path, monkeypatch):
     model = small_model()
-    monkeypatch.setattr(programs, "_compile", lambda m, p, s, path: path.write_bytes(b"no program"))
+    monkeypatch.setattr(aot, "_compile", lambda m, p, s, path: path.write_bytes(b"no program"))
     tmp_path.chmod(0o700)
     before = os.umask(0o022)
     try:
         with pytest.warns(UserWarning, match="the program cannot be used"):
-            CompiledForces(model, tmp_path)(graph_of(rattled(), model))
+            ProgramForces(model, tmp_path)(graph_of(rattled(), model))
     finally:
         os.umask(before)
 
 
 def test_a_replay_that_does_nothing_is_found_out(monkeypatch):
-    def record_nothing(work, device):
+    def capture_nothing(work, device):
         return work(), lambda: None
 
     def make(self, graph, capacity, stress):
         padded = pad(graph, capacity, self.model.cutoff)
-        return capacity, programs._recorded(self.model, padded, stress, record_nothing)
+        return capacity, captured_forces(self.model, padded, stress, capture_nothing)
 
-    monkeypatch.setattr(CompiledForces, "_make", make)
+    monkeypatch.setattr(ProgramForces, "_make", make)
     model = small_model()
     with pytest.warns(UserWarning, match="compiled forces are off by"):
-        CompiledForces(model)(graph_of(rattled(), model))
+        ProgramForces(model)(graph_of(rattled(), model))
 
 
 def test_moving_a_model_to_where_it_is_leaves_its_constants():
@@ -117,7 +124,7 @@ def test_other_weights_and_kinds_have_other_names():
         next(other.parameters()).add_(1e-9)
     graph, cell = (m.prepare(graph_of(a, m)) for a, m in ((rattled(), model), (crystal(), model)))
     names = {
-        programs._fingerprint(m, g, stress)
+        aot._fingerprint(m, g, stress)
         for m, g, stress in (
             (model, graph, False),
             (other, graph, False),
@@ -127,12 +134,12 @@ def test_other_weights_and_kinds_have_other_names():
         )
     }
     assert len(names) == 5
-    assert programs._fingerprint(small_model(), graph, False) in names
+    assert aot._fingerprint(small_model(), graph, False) in names
 
 
 def test_periodic_structures_with_stress(folder):
     model = small_model(**SHALLOW["dimenet++"])
-    forces = CompiledForces(model, folder)
+    forces = ProgramForces(model, folder)
     for seed in range(2):
         graph = graph_of(crystal(seed), model)
         assert_equal(forces(graph, stress=True), energy_and_forces(model, graph, stress=True))
@@ -147,7 +154,7 @@ def test_the_calculator_follows_atoms_that_outgrow_a_program(monkeypatch):
         made.append(capacity.atoms)
         return stand_in(self, graph, capacity, stress)
 
-    monkeypatch.setattr(CompiledForces, "_make", make)
+    monkeypatch.setattr(ProgramForces, "_make", make)
     model = small_model()
     quick, plain = LKMCalculator(model, compile=True), LKMCalculator(model)
     spread = rattled()
@@ -164,7 +171,7 @@ def test_the_calculator_follows_atoms_that_outgrow_a_program(monkeypatch):
 def test_results_of_a_replay_are_copied(monkeypatch):
     model = small_model()
     calculator = LKMCalculator(model, compile=True)
-    monkeypatch.setattr(CompiledForces, "_make", stand_in)
+    monkeypatch.setattr(ProgramForces, "_make", stand_in)
     first = calculator.get_forces(rattled())
     before = first.copy()
     calculator.get_forces(rattled(seed=1, amplitude=0.02))
@@ -175,7 +182,7 @@ def test_without_a_compiler_one_warning_and_the_same_numbers(tmp_path, monkeypat
     def fail(*arguments, **options):
         raise RuntimeError("No working C++ compiler found")
 
-    monkeypatch.setattr(programs, "aoti_compile_and_package", fail)
+    monkeypatch.setattr(aot, "aoti_compile_and_package", fail)
     monkeypatch.setenv("LKM_CACHE", str(tmp_path / "cache"))
     model = small_model()
     calculator, expected = LKMCalculator(model, compile=True), LKMCalculator(model)
@@ -201,8 +208,8 @@ def test_a_program_that_computes_something_else_is_not_used(wrong, monkeypatch):
 
         return capacity, run
 
-    monkeypatch.setattr(CompiledForces, "_make", make)
-    forces = CompiledForces(model)
+    monkeypatch.setattr(ProgramForces, "_make", make)
+    forces = ProgramForces(model)
     graph = graph_of(rattled(), model)
     with pytest.warns(UserWarning, match="compiled forces are off by"):
         found = forces(graph)
@@ -212,23 +219,23 @@ def test_a_program_that_computes_something_else_is_not_used(wrong, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="no users to tell apart")
 def test_a_program_that_others_can_write_is_not_loaded(tmp_path, monkeypatch):
     model = small_model()
-    monkeypatch.setattr(programs, "_compile", lambda m, p, s, path: path.write_bytes(b"code"))
+    monkeypatch.setattr(aot, "_compile", lambda m, p, s, path: path.write_bytes(b"code"))
     tmp_path.chmod(0o777)
     with pytest.warns(UserWarning, match="LKM_CACHE"):
-        CompiledForces(model, tmp_path)(graph_of(rattled(), model))
+        ProgramForces(model, tmp_path)(graph_of(rattled(), model))
 
 
 def test_the_first_graph_may_have_no_edges(monkeypatch):
     model = small_model()
-    forces = CompiledForces(model)
-    monkeypatch.setattr(CompiledForces, "_make", stand_in)
+    forces = ProgramForces(model)
+    monkeypatch.setattr(ProgramForces, "_make", stand_in)
     atom = rattled("H2O")[:1]
     assert not forces(Graph.from_atoms(atom, model.cutoff)).forces.any()
     assert not forces.failed
 
 
 def test_the_command_compiles_for_a_structure(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(CompiledForces, "_make", stand_in)
+    monkeypatch.setattr(ProgramForces, "_make", stand_in)
     path = tmp_path / "ethanol.xyz"
     write(path, rattled())
     with caplog.at_level(logging.INFO):
@@ -253,13 +260,13 @@ def test_the_faster_way_is_taken(monkeypatch, caplog):
 
         return capacity, slow
 
-    monkeypatch.setattr(CompiledForces, "_make", make)
-    forces = CompiledForces(model)
+    monkeypatch.setattr(ProgramForces, "_make", make)
+    forces = ProgramForces(model)
     with caplog.at_level(logging.WARNING):
         for seed in range(3):
             graph = graph_of(rattled(seed=seed, amplitude=0.02), model)
             assert_equal(forces(graph), energy_and_forces(model, graph))
-    assert len(calls) == 1 + programs.TRIALS
+    assert len(calls) == 1 + protocol.TRIALS
     assert caplog.text.count("without the compiled program") == 1
 
 
@@ -267,6 +274,6 @@ def test_a_change_of_any_source_makes_a_program_anew(monkeypatch):
     read, read_bytes = [], Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self) or read_bytes(self))
     model = small_model()
-    programs._fingerprint(model, graph_of(rattled(), model), False)
+    aot._fingerprint(model, graph_of(rattled(), model), False)
     sources = {f"{path.parent.name}/{path.name}" for path in read}
     assert {"models/energy.py", "nn/layers.py", "potential/forces.py"} <= sources

@@ -21,7 +21,7 @@ from lkm_calc import (
     save_model,
 )
 from lkm_calc.__main__ import main as lkm_calc_main
-from lkm_calc.compile.programs import _fingerprint
+from lkm_calc.compile.aot import _fingerprint
 from lkm_calc.models import ArchitectureError, PAMNet, import_architectures
 from lkm_calc.models.registry import check_class
 from lkm_calc.potential.checkpoint import ModelFileError, read_header

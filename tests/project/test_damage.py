@@ -13,7 +13,7 @@ import torch
 
 from lkm_calc.commands.common import read_structures
 from lkm_calc.compile.padding import Capacity
-from lkm_calc.compile.programs import CompiledForces
+from lkm_calc.compile.programs import ProgramForces
 from lkm_calc.files.ase_files import reading_by_ase
 from lkm_calc.files.program_files import CompileError
 from train.data.frames import DataError
@@ -164,8 +164,8 @@ def test_files_that_are_no_training_state(tmp_path):
     + [(bug("of ours"), bug) for bug in BUGS],
 )
 def test_only_compilers_failures_are_taken_for_a_missing_compiler(error, expected, monkeypatch):
-    monkeypatch.setattr("lkm_calc.compile.programs.make_fx", raised(error))
+    monkeypatch.setattr("lkm_calc.compile.aot.make_fx", raised(error))
     model = small_model()
     graph = model.prepare(graph_of(rattled("H2O"), model))
     with pytest.raises(expected, match=str(error)):
-        CompiledForces(model)._make(graph, Capacity.of(graph, 0.1), False)
+        ProgramForces(model)._make(graph, Capacity.of(graph, 0.1), False)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lkm_calc import MODELS, Graph, LKMCalculator, energy_and_forces, load_model
-from lkm_calc.compile.programs import CompiledForces
+from lkm_calc.compile.programs import ProgramForces
 from lkm_calc.potential.second_derivatives import hessian
 from lkm_calc.potential.zbl import with_zbl
 from train.config import Config, LossConfig, OptimiserConfig, RunConfig
@@ -22,8 +22,8 @@ from train.fit.loop import fit
 from train.fit.parallel import Stop, Workers
 from train.fit.state import TrainingState
 from train.fit.step import Stepper
+from train.gradients.cuda_graphs import CUDAGraphGradients
 from train.gradients.mixing import learned_teacher
-from train.gradients.recorded import RecordedGradients
 from train.report.calibration import calibrate
 from train.report.evaluate import predict
 
@@ -142,23 +142,23 @@ def test_calculations_give_the_numbers_of_the_cpu(name, gpu):
 def compiled_calculator(model, gpu):
     """Return a calculator that takes programs, run again where a GPU replays them."""
 
-    def record(work, device):
+    def capture(work, device):
         before = list(gpu.waits)
-        recorded = run_again(work, device)
+        captured = run_again(work, device)
         assert device == GPU
-        assert gpu.waits == before, "what waits cannot be recorded"
-        return recorded
+        assert gpu.waits == before, "what waits cannot be captured"
+        return captured
 
     calculator = LKMCalculator(model, str(GPU), compile=True)
-    for forces in calculator._committee.compiled:
-        assert isinstance(forces, CompiledForces)
-        forces.record = record
+    for forces in calculator._committee.force_functions:
+        assert isinstance(forces, ProgramForces)
+        forces.capture = capture
     return calculator
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_compiled_step_waits_once(name, gpu, monkeypatch):
-    monkeypatch.setattr(CompiledForces, "_is_faster", lambda *arguments: True)
+    monkeypatch.setattr(ProgramForces, "_is_faster", lambda *arguments: True)
     model = with_zbl(shallow(name), {"H-H": 1.5, "C-H": 1.2})
     quick, plain = compiled_calculator(model, gpu), LKMCalculator(model, "cpu")
     for structures in ([rattled(seed=k, amplitude=0.02) for k in range(3)], [crystal()] * 2):
@@ -174,9 +174,9 @@ def test_a_compiled_step_waits_once(name, gpu, monkeypatch):
 
 def test_results_of_a_replay_are_left_by_the_next(gpu, monkeypatch):
     """The calculator reads the embeddings when it is asked for extras, maybe steps later."""
-    monkeypatch.setattr(CompiledForces, "_is_faster", lambda *arguments: True)
+    monkeypatch.setattr(ProgramForces, "_is_faster", lambda *arguments: True)
     model = shallow("dimenet++").to(GPU)
-    forces = CompiledForces(model, record=run_again)
+    forces = ProgramForces(model, capture=run_again)
     first, _ = (forces(Graph.from_atoms(rattled(seed=k), model.cutoff)) for k in range(2))
     assert forces.used
     expected = energy_and_forces(model, graph_of(rattled(), model))
@@ -207,8 +207,8 @@ def test_hessians(gpu):
 RECIPES = {
     "adamw": ({"kind": "adamw"}, {"gamma": 0.1}, False),
     "muon": ({"kind": "muon"}, {"gamma": "auto", "lkm_teacher": "learned"}, False),
-    "recorded": ({"kind": "muon"}, {"gamma": "auto", "forces_kind": "huber"}, True),
-    "learned, recorded": ({"kind": "adamw"}, {"gamma": 0.1, "lkm_teacher": "learned"}, True),
+    "captured": ({"kind": "muon"}, {"gamma": "auto", "forces_kind": "huber"}, True),
+    "learned, captured": ({"kind": "adamw"}, {"gamma": 0.1, "lkm_teacher": "learned"}, True),
     "error": ({"kind": "adamw"}, {"gamma": 0.1, "lkm_teacher": "error"}, True),
 }
 
@@ -226,17 +226,17 @@ def labelled(periodic):
 
 def trained(name, periodic, recipe, device, noted=None):
     """Make two steps and return weights, averages and losses."""
-    optimiser, loss, recorded = RECIPES[recipe]
-    optimiser = OptimiserConfig(**optimiser, accumulate=2 if recorded else 1)
+    optimiser, loss, captured = RECIPES[recipe]
+    optimiser = OptimiserConfig(**optimiser, accumulate=2 if captured else 1)
     loss = LossConfig(stress=1.0, energy_per_atom=True, **loss)
     model = shallow(name).to(device)
     data = GraphFrames(labelled(periodic), model, device)
     state = TrainingState.create(model, optimiser, learned_teacher(loss, model))
-    run = RunConfig(cuda_graphs=recorded, kernels="off")  # there is none on a GPU
+    run = RunConfig(cuda_graphs=captured, kernels="off")  # there is none on a GPU
     settings = Config(loss=loss, optimiser=optimiser, run=run)
     stepper = Stepper(state, data, settings, Workers(), total=10)
-    if recorded:
-        stepper.recorded.record = run_again
+    if captured:
+        stepper.gradients.capture = run_again
     if noted is not None:
         noted.clear()
     for _ in range(2):
@@ -251,9 +251,9 @@ def trained(name, periodic, recipe, device, noted=None):
     ("name", "periodic", "recipe"),
     [
         *((name, False, "adamw") for name in MODELS),
-        *((name, True, "recorded") for name in MODELS),
+        *((name, True, "captured") for name in MODELS),
         ("dimenet++", True, "muon"),
-        ("pamnet", False, "learned, recorded"),
+        ("pamnet", False, "learned, captured"),
         ("mxmnet", False, "error"),
     ],
 )
@@ -282,8 +282,8 @@ def test_a_trained_model_is_measured_and_calibrated(gpu):
 
 def test_a_whole_run(tmp_path, monkeypatch, gpu):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    recorded = partial(RecordedGradients, record=run_again)
-    monkeypatch.setattr("train.fit.step.RecordedGradients", recorded)
+    captured = partial(CUDAGraphGradients, capture=run_again)
+    monkeypatch.setattr("train.gradients.choice.CUDAGraphGradients", captured)
     data = write_npz(tmp_path / "springs.npz", **rmd17_arrays(30))
     models = []
     for device in (GPU, CPU):

@@ -11,9 +11,9 @@ import torch
 
 from lkm_calc import MODELS, LKMCalculator, energy_and_forces, load_model, save_model
 from lkm_calc.committee import Committee
-from lkm_calc.compile import programs
+from lkm_calc.compile import aot
 from lkm_calc.compile.kernel_forces import KernelForces
-from lkm_calc.compile.programs import CompiledForces
+from lkm_calc.compile.programs import ProgramForces
 from lkm_calc.files.program_files import CompileError
 from lkm_calc.potential.second_derivatives import hessian
 from lkm_calc.runtime import precision
@@ -246,14 +246,14 @@ def test_programs_are_compiled_without_autocast(monkeypatch):
         seen.append((torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()))
         raise CompileError("not here")
 
-    monkeypatch.setattr(programs, "_compile", compile_program)
+    monkeypatch.setattr(aot, "_compile", compile_program)
     model = small_model()
     with (
         torch.autocast("cpu"),
         torch.inference_mode(),
         pytest.warns(UserWarning, match="not here"),
     ):
-        CompiledForces(model)(graph_of(rattled(), model))
+        ProgramForces(model)(graph_of(rattled(), model))
     assert seen == [(False, False)]
 
 

@@ -53,7 +53,7 @@ class Batch(NamedTuple):
     weights: Float[Tensor, " graphs"] | None = None
     """Of each structure in the loss; None where all are 1."""
     counts: Float[Tensor, "2"] | None = None
-    """Stresses and forces of the Totals, at least 1, as what a recorded or compiled step may be
+    """Stresses and forces of the Totals, at least 1, as what a captured or compiled step may be
     given anew; None where all structures of the set have the same labels, and Totals will do."""
 
     def totals(self) -> Totals:

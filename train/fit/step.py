@@ -6,19 +6,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lkm_calc import EnergyForces, EnergyModel
-from lkm_calc.compile import pad, trains, unpad
+from lkm_calc import EnergyForces
+from lkm_calc.compile import pad, unpad
 
 from ..config import Config
 from ..data import Batch, GraphFrames, Totals
 from ..gradients import (
-    CompiledGradients,
-    KernelGradients,
+    DoubleBackward,
     Losses,
     Programs,
-    RecordedGradients,
     as_trained,
-    program_key,
+    gradient_function,
     training_loss,
 )
 from ..report import model_output
@@ -59,20 +57,11 @@ class Stepper:
         # One program serves every γ, 0 as well, with gradients of the mixing that 0 multiplies.
         self.loss = replace(config.loss, gamma="auto") if config.run.compile else config.loss
         self.gamma = torch.zeros_like(state.loss_sums[0])
-        self.recorded: RecordedGradients | CompiledGradients | KernelGradients | None = None
-        if config.run.cuda_graphs:
-            self.recorded = RecordedGradients(self.add_gradients, self.parameters)
-        elif self.model is state.model and trains_by_kernel(state.model, config):
-            self.recorded = KernelGradients(state.model, self.losses_of, self.add_gradients)
-        elif config.run.compile:
-            self.recorded = CompiledGradients(
-                state.trained,
-                self.losses,
-                self.gamma,
-                self.add_gradients,
-                (*program_key(config), state.model.isolated_elements, self.model is state.model),
-                {} if programs is None else programs,
-            )
+        self.plain = DoubleBackward(self.losses, self.gamma)
+        isolated = self.model is not state.model
+        self.gradients = gradient_function(
+            config, state.model, state.trained, self.plain, self.losses_of, isolated, programs
+        )
 
     def step(self, indices: Int[Tensor, " batch"], rate: float, stop: Stop) -> None:
         """Make one step with the frames of ``indices`` and add its losses to the sums."""
@@ -87,13 +76,13 @@ class Stepper:
         counts = self.data.counts(totals)
         for piece in mine.chunk(options.accumulate) if len(mine) else ():
             batch = self.data.batch(piece)._replace(counts=counts)
-            if isinstance(self.recorded, KernelGradients):
-                losses += self.recorded(batch, totals)
-            elif self.recorded is None or not self._repeats(totals):
-                losses += self.add_gradients(batch, totals)
+            if not self.gradients.padded:
+                losses += self.gradients(batch, totals)
+            elif not self._repeats(totals):
+                losses += self.plain(batch, totals)
             else:
                 graph = pad(batch.graph, self.data.capacity(piece), self.data.cutoff)
-                losses += self.recorded(batch._replace(graph=graph), totals)
+                losses += self.gradients(batch._replace(graph=graph), totals)
         if self.team.size > 1:
             asked = losses.new_full((1,), float(len(stop.signals) > 0))
             self.team.sum([losses, asked, *map(_gradient, self.parameters)])
@@ -126,24 +115,13 @@ class Stepper:
         self.state.loss_averages.lerp_(torch.stack([task, parts.lkm]), AVERAGE_WEIGHT)
 
     def _repeats(self, totals: Totals) -> bool:
-        """Tell whether a batch is worth a recording or a program.
+        """Tell whether a batch is worth a CUDA graph or a program.
 
         One that an epoch ends with is not worth compiling; so which are compiled does not depend
         on where a run was stopped.
         """
         whole = self.config.optimiser.batch_size
         return not self.config.run.compile or totals.graphs == whole
-
-    def add_gradients(self, batch: Batch, totals: Totals) -> Float[Tensor, " parts"]:
-        """Add the gradients of a piece of a batch, and return its part of the losses in float64.
-
-        Args:
-            batch: With a graph as it is, or padded.
-            totals: Of the whole batch.
-        """
-        losses = self.losses(batch, totals, self.gamma)
-        losses.total.backward()
-        return torch.stack([part.detach().double() for part in losses])
 
     def losses(self, batch: Batch, totals: Totals, gamma: Tensor) -> Losses:
         """Return the losses of a piece of a batch with a γ, to be differentiated."""
@@ -154,16 +132,6 @@ class Stepper:
     def losses_of(self, results: EnergyForces, batch: Batch, totals: Totals) -> Losses:
         """Return the losses of a piece of a batch, given what the model says of it."""
         return training_loss(results, batch, self.loss, totals, self.gamma, self.state.learned)
-
-
-def trains_by_kernel(model: EnergyModel, config: Config) -> bool:
-    """Tell whether a run takes the kernel of its model."""
-    return (
-        config.run.kernels == "auto"
-        and trains(model)
-        and config.loss.lkm_teacher not in ("learned", "error")
-        and not config.loss.raw_energies
-    )
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

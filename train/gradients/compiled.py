@@ -13,17 +13,14 @@ from torch._inductor import compile as inductor_compile
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lkm_calc.files import COMPILER_ERRORS, CompileError, first_line
+from lkm_calc.files import COMPILER_ERRORS, CompileError, not_compiled
 
 from ..config import Config, to_table
 from ..data import Batch, Totals
-from .loss import Losses
-from .recorded import GradientFunction, shapes_of
+from .protocol import DoubleBackward, LossFunction, gradient_difference, shapes_of
 
 logger = logging.getLogger("lkm_train")
 
-LossFunction = Callable[[Batch, Totals, Tensor], Losses]
-"""Returns the losses of a batch with a γ, as they depend on the weights of the model."""
 Program = Callable[..., list[Tensor]]
 """From weights, buffers, γ and the tensors of a batch to the losses and the gradients."""
 
@@ -41,30 +38,27 @@ class CompiledGradients:
 
     The losses and their gradients by the weights, which hold second derivatives of the energy, are
     traced into one graph of operations and compiled by torch's Inductor. It needs a C++ compiler
-    and minutes, and pays for trainings that take much longer. A program is compared with the
-    ordinary computation before it is used. Without a compiler, or if the numbers differ, one
-    warning says so and everything is computed in the ordinary way, as are batches of further
-    shapes.
+    and minutes, and pays for trainings that take much longer. A program is compared with
+    double backward before it is used. Without a compiler, or if the numbers differ, one
+    warning says so and everything is computed by double backward, as are batches of further shapes.
 
     Args:
         model: Whose gradients are wanted.
-        losses: What to differentiate.
-        gamma: The weight of LKM, () float64, which may be changed in place.
-        ordinary: Adds the same gradients in the ordinary way.
+        plain: Adds the same gradients by double backward; has the losses and γ.
         key: What is fixed in a program but for the shapes.
         programs: Those there are; new ones are added. Runs may share them.
     """
 
+    padded = True
+
     def __init__(
         self,
         model: nn.Module,
-        losses: LossFunction,
-        gamma: Tensor,
-        ordinary: GradientFunction,
+        plain: DoubleBackward,
         key: tuple[object, ...],
         programs: Programs,
     ) -> None:
-        self.model, self.losses, self.gamma, self.ordinary = model, losses, gamma, ordinary
+        self.model, self.plain = model, plain
         self.weights, self.buffers = list(model.parameters()), list(model.buffers())
         self.names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
         self.key, self.programs = key, programs
@@ -76,14 +70,14 @@ class CompiledGradients:
         key = (self.key, shapes_of(batch, totals))
         if key not in self.programs:
             if self.failed or self.compiled >= MAX_PROGRAMS:
-                return self.ordinary(batch, totals)
+                return self.plain(batch, totals)
             try:
                 self.programs[key] = self._compiled(batch, totals)
                 self.compiled += 1
             except CompileError as error:
                 warnings.warn(f"Training without compilation: {error}", stacklevel=2)
                 self.failed = True
-                return self.ordinary(batch, totals)
+                return self.plain(batch, totals)
         losses, gradients = self._run(self.programs[key], batch)
         for weight, gradient in zip(self.weights, gradients, strict=True):
             weight.grad = gradient if weight.grad is None else weight.grad + gradient
@@ -96,7 +90,7 @@ class CompiledGradients:
 
     def _arguments(self, batch: Batch) -> list[Tensor]:
         weights = [weight.detach() for weight in self.weights]
-        return [*weights, *self.buffers, self.gamma, *batch.tensors()]
+        return [*weights, *self.buffers, self.plain.gamma, *batch.tensors()]
 
     def _compiled(self, batch: Batch, totals: Totals) -> Program:
         """Compile for the shapes of a batch.
@@ -115,16 +109,13 @@ class CompiledGradients:
         except CompileError:
             raise
         except COMPILER_ERRORS as error:
-            reason = first_line(error)
-            raise CompileError(
-                f"the step could not be compiled ({reason}). A C++ compiler such as g++ is needed."
-            ) from error
+            raise not_compiled("step", error) from error
         logger.warning("Compiled in %.0f s.", time.perf_counter() - began)
         return program
 
     def _function(self, batch: Batch, totals: Totals) -> Callable[..., list[Tensor]]:
         """Return losses and gradients as a function of all that may change."""
-        step = _Step(self.model, self.losses, batch, totals)
+        step = _Step(self.model, self.plain.losses, batch, totals)
 
         def function(*arguments: Tensor) -> list[Tensor]:
             first, last = len(self.weights), len(self.names)
@@ -138,25 +129,12 @@ class CompiledGradients:
         return function
 
     def _check(self, program: Program, batch: Batch, totals: Totals) -> None:
-        """Raise a CompileError unless the program gives the ordinary gradients.
+        """Raise a CompileError unless the program gives the gradients of double backward."""
 
-        Those with labels that are off: the gradients of a model that has learnt its frames are
-        small differences of large terms, and would tell rounding from rounding.
-        """
-        # NaN stays NaN: a structure without the label.
-        forces = None if batch.forces is None else 0 * batch.forces
-        batch = batch._replace(energies=batch.energies + 1, forces=forces)
-        kept = [weight.grad for weight in self.weights]
-        for weight in self.weights:
-            weight.grad = None
-        self.ordinary(batch, totals)
-        expected = [weight.grad for weight in self.weights]
-        for weight, gradient in zip(self.weights, kept, strict=True):
-            weight.grad = gradient
-        _, found = self._run(program, batch)
-        pairs = [(a, b) for a, b in zip(found, expected, strict=True) if b is not None]
-        off = sum((a - b).double().square().sum().item() for a, b in pairs) ** 0.5
-        norm = sum(b.double().square().sum().item() for _, b in pairs) ** 0.5
+        def found(batch: Batch) -> list[Tensor]:
+            return self._run(program, batch)[1]
+
+        off, norm = gradient_difference(found, self.plain, self.weights, batch, totals)
         if not off <= TOLERANCE * norm:
             raise CompileError(
                 f"the compiled gradients are off by {off:.2g} of {norm:.2g}. Please report this "

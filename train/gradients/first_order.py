@@ -26,7 +26,7 @@ from lkm_calc.potential import volumes
 
 from ..data import Batch, Totals
 from .loss import Losses
-from .recorded import GradientFunction
+from .protocol import gradient_difference
 
 logger = logging.getLogger("lkm_train")
 
@@ -49,8 +49,13 @@ class KernelGradients:
         ordinary: The same gradients by double backward, with which the first batch is compared.
     """
 
+    padded = False
+
     def __init__(
-        self, model: EnergyModel, losses: LossOfResults, ordinary: GradientFunction
+        self,
+        model: EnergyModel,
+        losses: LossOfResults,
+        ordinary: Callable[[Batch, Totals], Tensor],
     ) -> None:
         self.model, self.losses, self.ordinary = model, losses, ordinary
         self.kernel = Kernel(model)
@@ -122,7 +127,14 @@ class KernelGradients:
     def _agrees(self, batch: Batch, totals: Totals) -> bool:
         """Compare with double backward, and say how far they are apart."""
         with without_zeros(self.weights):
-            relative = self._difference(batch, totals)
+            off, norm = gradient_difference(
+                lambda batch: self.gradients(batch, totals)[1],
+                self.ordinary,
+                self.weights,
+                batch,
+                totals,
+            )
+        relative = off / max(norm, 1e-30)
         logger.info("Training with kernels: relative error of the gradient %.1e", relative)
         if relative <= TOLERANCE:
             return True
@@ -133,26 +145,6 @@ class KernelGradients:
             TOLERANCE,
         )
         return False
-
-    def _difference(self, batch: Batch, totals: Totals) -> float:
-        """Return the relative error of the gradient, labels off so that terms do not cancel."""
-        forces = None if batch.forces is None else torch.zeros_like(batch.forces)
-        batch = batch._replace(energies=batch.energies + 1, forces=forces)
-        kept = [weight.grad for weight in self.weights]
-        for weight in self.weights:
-            weight.grad = None
-        self.ordinary(batch, totals)
-        expected = [
-            torch.zeros_like(weight) if weight.grad is None else weight.grad
-            for weight in self.weights
-        ]
-        for weight, gradient in zip(self.weights, kept, strict=True):
-            weight.grad = gradient
-        found = self.gradients(batch, totals)[1]
-        pairs = list(zip(found, expected, strict=True))
-        off = sum((a - b).double().square().sum().item() for a, b in pairs) ** 0.5
-        norm = sum(b.double().square().sum().item() for _, b in pairs) ** 0.5
-        return float(off / max(norm, 1e-30))
 
 
 @contextmanager

@@ -22,14 +22,14 @@ from ...files import (
     first_line,
     open_folder,
     processor,
-    replacing,
+    write_program,
 )
 
 logger = logging.getLogger("lkm_calc")
 
 SOURCES = Path(__file__).parent / "cpp"
-SHARED = SOURCES / "tools.hpp"
-"""What every source includes."""
+SHARED = SOURCES / "shared"
+"""Headers that the sources include."""
 COMPILERS = ("c++", "g++", "clang++")
 """Tried in this order where $CXX is not set."""
 PACKAGE = "ziglang"
@@ -99,8 +99,10 @@ def _fingerprint(name: str, compiler: tuple[str, ...]) -> str:
     """Return a name that changes with the sources, the compiler and the processor."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
     about = repr([OPTIONS, CHOICES, compiler, version, platform.machine(), processor()])
-    source = SHARED.read_bytes() + _source(name).read_bytes()
-    return hashlib.sha256(source + about.encode()).hexdigest()[:24]
+    digest = hashlib.sha256(about.encode())
+    for source in (_source(name), *sorted(SHARED.glob("*.hpp"))):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:24]
 
 
 def _source(name: str) -> Path:
@@ -134,7 +136,5 @@ def _build(name: str, compiler: tuple[str, ...], path: Path) -> None:
                 f"{' '.join(command)} failed: {found.stderr.strip()[-1000:]}. Name another C++ "
                 "compiler in $CXX, such as g++ 12, or do without compile."
             )
-        with replacing(path) as temporary:
-            temporary.touch(mode=0o600)
-            temporary.write_bytes(made.read_bytes())
+        write_program(path, made.read_bytes())
     logger.warning("Compiled in %.0f s.", time.perf_counter() - began)

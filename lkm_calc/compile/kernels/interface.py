@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ...graph import Graph
-from ...nn import MultiplexBasis
+from ...nn import EdgeLinear, MultiplexBasis
 
 
 class Interface(NamedTuple):
@@ -50,3 +51,11 @@ def of_distances(basis: MultiplexBasis, embedding: nn.Embedding) -> Iterator[Ten
     yield embedding.weight
     yield basis.to_wide.weight
     yield basis.to_local.weight
+
+
+def of_messages(message: EdgeLinear, gates: nn.Linear) -> Iterator[Tensor]:
+    """Yield the weights of messages side by side: [target ‖ source], [edge ‖ gates], its bias."""
+    to_target, to_source, of_edge = message.weight.chunk(3, dim=1)
+    yield torch.cat([to_target, to_source])
+    yield torch.cat([of_edge, gates.weight])
+    yield torch.cat([message.bias, message.bias.new_zeros(gates.out_features)])

@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from ...graph import Graph, LocalIndices
 from ...models import MXMNet
 from ...models.mxmnet import GlobalPass, LocalPass
 from ...nn import Head
-from .interface import Interface, linears, of_distances
+from .interface import Interface, linears, of_distances, of_messages
 
 HYPERS = (
     "hidden",
@@ -53,22 +52,14 @@ def arrays(model: MXMNet) -> Iterator[Tensor]:
     ):
         messages = global_pass.messages
         yield from linears(global_pass.mlp)
-        yield from _parts(messages.message, messages.gate)
+        yield from of_messages(messages.message, messages.gate)
         yield from linears(global_pass.update)
         yield from linears(local_pass.mlp)
-        yield from _parts(local_pass.messages, local_pass.gates)
+        yield from of_messages(local_pass.messages, local_pass.gates)
         for mlp in (local_pass.again, local_pass.two_hop, local_pass.one_hop):
             yield from linears(mlp)
         yield from linears(local_pass.update)
         yield from linears(head)
-
-
-def _parts(message: nn.Linear, gate: nn.Linear) -> Iterator[Tensor]:
-    """Yield the weights of a message's ends, then those of its edge and of gates, and the bias."""
-    to_target, to_source, of_edge = message.weight.chunk(3, dim=1)
-    yield torch.cat([to_target, to_source])
-    yield torch.cat([of_edge, gate.weight])
-    yield torch.cat([message.bias, message.bias.new_zeros(gate.out_features)])
 
 
 def embeddings(model: MXMNet) -> tuple[int, int]:

@@ -3,14 +3,12 @@
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...graph import Graph
 from ...models import PAMNet
 from ...models.pamnet import GlobalPass, LocalPass, ScoredHead
-from ...nn import EdgeLinear
-from .interface import Interface, linears, of_distances
+from .interface import Interface, linears, of_distances, of_messages
 
 HYPERS = (
     "hidden",
@@ -55,18 +53,11 @@ def arrays(model: PAMNet) -> Iterator[Tensor]:
 def _pass(part: GlobalPass | LocalPass) -> Iterator[Tensor]:
     """Yield the weights of a pass, those of layers side by side one above the other."""
     yield from linears(part.mlp)
-    message: EdgeLinear
-    gates: nn.Linear
     if isinstance(part, LocalPass):
-        message, gates = part.messages, part.gates
-    else:
-        message, gates = part.messages.message, part.messages.gate
-    to_target, to_source, of_edge = message.weight.chunk(3, dim=1)
-    yield torch.cat([to_target, to_source])
-    yield torch.cat([of_edge, gates.weight])
-    yield message.bias
-    if isinstance(part, LocalPass):
+        yield from of_messages(part.messages, part.gates)
         yield from linears(part.angles)
+    else:
+        yield from of_messages(part.messages.message, part.messages.gate)
     yield from linears(part.update)
 
 

@@ -195,19 +195,19 @@ def test_where_all_have_all_labels_nothing_is_added_to_a_batch():
     assert GraphFrames(without_forces(frames, 0, 1), small_model(), CPU).forces is None
 
 
-def steps(batches, recorded=None, weights=None):
+def steps(batches, way=None, weights=None):
     """Make steps with frames of one molecule, two without forces; return what they make."""
     frames = frames_of([rattled(seed=k) for k in range(6)])
     frames = without_forces(replace(frames, forces=frames.forces / 10), 1, 4)
     optimiser = OptimiserConfig(batch_size=4, accumulate=2)
-    run = RunConfig(compile=recorded == "compile", cuda_graphs=recorded == "cuda_graphs")
+    run = RunConfig(compile=way == "compile", cuda_graphs=way == "cuda_graphs")
     config = Config(loss=LossConfig(gamma=0.1), optimiser=optimiser, run=run)
     model = small_model(num_blocks=1, num_before_skip=0, num_after_skip=0, num_output_dense=0)
     data = GraphFrames(frames, model, CPU, weights)
     state = TrainingState.create(model, optimiser)
     stepper = Stepper(state, data, config, Workers(), total=10)
-    if recorded == "cuda_graphs":
-        stepper.recorded.record = run_again
+    if way == "cuda_graphs":
+        stepper.gradients.capture = run_again
     for indices in batches:
         stepper.step(torch.tensor(indices), 1e-3, Stop([], Workers()))
     return stepper, torch.cat([p.detach().flatten() for p in model.parameters()]), state.loss_sums
@@ -218,13 +218,13 @@ BATCHES = [0, 1, 2, 3], [4, 1, 0, 2], [0, 2, 3, 5], [5, 1, 3, 4]
 
 
 @pytest.mark.parametrize("weights", [None, np.array([1, 0.1, 5, 0, 1, 2.0])], ids=["1", "some"])
-@pytest.mark.parametrize("recorded", ["compile", "cuda_graphs"])
-def test_one_program_serves_any_number_of_labels(monkeypatch, recorded, weights):
+@pytest.mark.parametrize("way", ["compile", "cuda_graphs"])
+def test_one_program_serves_any_number_of_labels(monkeypatch, way, weights):
     monkeypatch.setattr(compiled, "inductor_compile", lambda traced, inputs, options: traced)
-    stepper, *found = steps(BATCHES, recorded, weights)
-    made = stepper.recorded
-    assert len(made.programs if recorded == "compile" else made.recordings) == 1
-    assert recorded != "compile" or not made.failed
+    stepper, *found = steps(BATCHES, way, weights)
+    made = stepper.gradients
+    assert len(made.programs if way == "compile" else made.graphs) == 1
+    assert way != "compile" or not made.failed
     _, *expected = steps(BATCHES, None, weights)
     for a, b in zip(found, expected, strict=True):
         assert a.isfinite().all()
@@ -234,7 +234,7 @@ def test_one_program_serves_any_number_of_labels(monkeypatch, recorded, weights)
 def test_a_compiled_step_with_partial_labels_and_weights():
     weights = np.array([1, 0.1, 5, 0, 1, 2.0])
     stepper, *found = steps(BATCHES, "compile", weights)
-    assert stepper.recorded.compiled == 1
+    assert stepper.gradients.compiled == 1
     _, *expected = steps(BATCHES, None, weights)
     for a, b in zip(found, expected, strict=True):
         assert relative_error(a, b) < 1e-8
@@ -253,7 +253,7 @@ def test_a_step_waits_for_nothing(cuda_graphs):
     state = TrainingState.create(model.to(META), config.optimiser)
     stepper = Stepper(state, on_meta(data), config, Workers(), total=10)
     if cuda_graphs:
-        stepper.recorded.record = run_again
+        stepper.gradients.capture = run_again
     with no_waiting():
         stepper.step(torch.tensor([1, 0, 0]), 1e-3, Stop([], Workers()))
 

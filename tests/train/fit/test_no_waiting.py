@@ -21,7 +21,7 @@ from train.data.loader import GraphFrames
 from train.fit.parallel import Stop, Workers
 from train.fit.state import TrainingState
 from train.fit.step import Stepper
-from train.gradients.recorded import MAX_RECORDINGS
+from train.gradients.cuda_graphs import MAX_GRAPHS
 
 from ...support import crystal, rattled, relative_error, small_model
 from ..data.test_loader import frames_of
@@ -98,7 +98,7 @@ def test_a_step_waits_for_nothing(name, periodic, cuda_graphs):
     state = TrainingState.create(model.to(META), optimiser)
     stepper = Stepper(state, on_meta(data), config, Workers(), total=10)
     if cuda_graphs:
-        stepper.recorded.record = run_again
+        stepper.gradients.capture = run_again
     with no_waiting():
         stepper.step(torch.tensor([1, 0, 0]), 1e-3, Stop([], Workers()))
 
@@ -141,11 +141,11 @@ def test_replayed_steps_are_ordinary_steps(name):
         state = TrainingState.create(model, optimiser)
         stepper = Stepper(state, data, config, Workers(), total=10)
         if cuda_graphs:
-            stepper.recorded.record = run_again
+            stepper.gradients.capture = run_again
         for indices in ([0, 1, 2, 3], [4, 5, 0, 2], [1, 3, 5, 4], [5]):
             stepper.step(torch.tensor(indices), 1e-3, Stop([], Workers()))
         if cuda_graphs:
-            assert len(stepper.recorded.recordings) == 2  # two frames, and the last one alone
+            assert len(stepper.gradients.graphs) == 2  # two frames, and the last one alone
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
         sums.append(state.loss_sums)
     assert relative_error(weights[1], weights[0]) < 1e-8
@@ -158,8 +158,8 @@ def test_batches_of_many_shapes_are_computed_in_the_ordinary_way():
     data = GraphFrames(frames, model, torch.device("cpu"))
     state = TrainingState.create(model, OptimiserConfig())
     stepper = Stepper(state, data, Config(run=RunConfig(cuda_graphs=True)), Workers(), total=10)
-    stepper.recorded.record = run_again
+    stepper.gradients.capture = run_again
     for k in range(len(frames)):
         stepper.step(torch.tensor([k]), 1e-3, Stop([], Workers()))
-    assert len(stepper.recorded.recordings) == MAX_RECORDINGS
+    assert len(stepper.gradients.graphs) == MAX_GRAPHS
     assert state.loss_sums.isfinite().all()

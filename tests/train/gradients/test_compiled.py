@@ -11,7 +11,7 @@ from train.fit.loop import fit
 from train.fit.parallel import Stop, Workers
 from train.fit.state import TrainingState
 from train.fit.step import Stepper
-from train.gradients import compiled
+from train.gradients import DoubleBackward, compiled
 
 from ...support import graph_of, rattled, relative_error, small_model
 from ..fit.test_no_waiting import frames_of
@@ -61,13 +61,13 @@ def steps(
 
 def test_compiled_steps_are_ordinary_steps(monkeypatch):
     calls = []
-    ordinary = Stepper.add_gradients
+    plain = DoubleBackward.__call__
     monkeypatch.setattr(
-        Stepper, "add_gradients", lambda self, *a: calls.append(1) or ordinary(self, *a)
+        DoubleBackward, "__call__", lambda self, *a: calls.append(1) or plain(self, *a)
     )
     batches = [0, 1, 2, 3], [4, 5, 0, 2], [1, 3, 5, 4]
     stepper, *found = steps(True, batches)
-    assert len(stepper.recorded.programs) == 1
+    assert len(stepper.gradients.programs) == 1
     assert len(calls) == 1, "to compare"
     _, *expected = steps(False, batches)
     for a, b in zip(found, expected, strict=True):
@@ -100,7 +100,7 @@ def test_trains_in_the_ordinary_way_where_compilation_fails(monkeypatch, compile
     with pytest.warns(UserWarning, match=reason) as caught:
         stepper, *found = steps(compile=True)
     assert len(caught) == 1, "one warning, not one a step"
-    assert stepper.recorded.failed
+    assert stepper.gradients.failed
     _, *expected = steps(compile=False)
     for a, b in zip(found, expected, strict=True):
         assert relative_error(a, b) < 1e-8
@@ -111,7 +111,7 @@ def test_which_batches_are_compiled_does_not_depend_on_where_a_run_goes_on(monke
     end, whole = [5, 4, 3], [0, 1, 2, 3]
     for batches in ([whole, end, whole], [end, whole, end]):
         stepper, *_ = steps(True, batches)
-        assert [key[1][3] for key in stepper.recorded.programs] == [18], "two frames of nine atoms"
+        assert [key[1][3] for key in stepper.gradients.programs] == [18], "two frames of nine atoms"
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.02, "auto"])
@@ -121,7 +121,7 @@ def test_runs_of_other_seeds_and_gammas_share_programs(gamma):
     steps(True, whole, programs=programs)
     assert len(programs) == 1
     stepper, *found = steps(True, whole, 1, gamma, programs)
-    assert stepper.recorded.compiled == 0
+    assert stepper.gradients.compiled == 0
     assert len(programs) == 1
     _, *expected = steps(False, whole, 1, gamma)
     for a, b in zip(found, expected, strict=True):
@@ -131,7 +131,7 @@ def test_runs_of_other_seeds_and_gammas_share_programs(gamma):
 def test_a_model_that_has_learnt_its_frames_is_compiled(monkeypatch, recwarn):
     monkeypatch.setattr(compiled, "inductor_compile", rounded_otherwise)
     stepper, *_ = steps(True, learnt=True)
-    assert stepper.recorded.compiled == 1
+    assert stepper.gradients.compiled == 1
     assert not recwarn.list
 
 
@@ -140,8 +140,8 @@ def test_further_shapes_are_computed_in_the_ordinary_way(monkeypatch):
     monkeypatch.setattr(compiled, "MAX_PROGRAMS", 1)
     monkeypatch.setattr(Stepper, "_repeats", lambda self, totals: True)
     stepper, *_ = steps(True, ([0, 1], [0, 1, 2], [0, 1, 2, 3], [2, 3]))
-    assert len(stepper.recorded.programs) == 1
-    assert not stepper.recorded.failed
+    assert len(stepper.gradients.programs) == 1
+    assert not stepper.gradients.failed
 
 
 def test_is_refused_on_a_gpu(monkeypatch):

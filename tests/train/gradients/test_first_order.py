@@ -13,8 +13,7 @@ from train.config import ConfigError, config_from_table
 from train.data.frames import Frames
 from train.data.loader import GraphFrames
 from train.fit.loop import fit
-from train.fit.step import trains_by_kernel
-from train.gradients import first_order
+from train.gradients import first_order, trains_by_kernel
 from train.gradients.first_order import KernelGradients
 from train.gradients.loss import training_loss
 

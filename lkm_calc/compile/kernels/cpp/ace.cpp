@@ -8,7 +8,11 @@
 
 #include <atomic>
 
-#include "tools.hpp"
+#include "shared/bases.hpp"
+#include "shared/edges.hpp"
+#include "shared/interface.hpp"
+#include "shared/products.hpp"
+#include "shared/threads.hpp"
 
 namespace {
 
@@ -38,52 +42,34 @@ template <class T> struct Map {
         if (bias)
             bias_offset = total, total += out;
     }
-    // Calls act(padded row, row) for those there are.
-    template <class F> static void each(long blocks, long width, F act) {
-        for (long b = 0; b < blocks; ++b)
-            for (long r = 0; r < width; ++r)
-                act(b * padded<T>(width) + r, b * width + r);
-    }
     void set(const T *const *&arrays) {
-        const T *w = *arrays++;
-        const long columns = in_blocks * in_width;
-        T *forth = dense.forth.room(in, out), *back = dense.back.room(out, in);
-        each(out_blocks, out_width, [&](long o, long r) {
-            each(in_blocks, in_width, [&](long i, long c) {
-                forth[dense.forth.place(i, o)] = back[dense.back.place(o, i)] = w[r * columns + c];
-            });
-        });
-        if (bias_offset >= 0) {
-            const T *b = *arrays++;
-            T *to = dense.bias.get(out);
-            each(out_blocks, out_width, [&](long o, long r) { to[o] = b[r]; });
-        }
+        const T *w = *arrays++, *b = bias_offset >= 0 ? *arrays++ : nullptr;
+        dense.set(out_blocks, out_width, in_blocks, in_width, w, b);
     }
     // The gradients in the shapes of the weights.
     void write(const T *gradients, void *const *&arrays) const {
         T *w = static_cast<T *>(*arrays++);
         const long columns = in_blocks * in_width;
         const T *from = gradients + offset;
-        each(out_blocks, out_width, [&](long o, long r) {
-            each(in_blocks, in_width,
-                 [&](long i, long c) { w[r * columns + c] = from[i * out + o]; });
+        Dense<T>::each(out_blocks, out_width, [&](long o, long r) {
+            Dense<T>::each(in_blocks, in_width,
+                           [&](long i, long c) { w[r * columns + c] = from[i * out + o]; });
         });
         if (bias_offset >= 0) {
             T *b = static_cast<T *>(*arrays++);
-            each(out_blocks, out_width, [&](long o, long r) { b[r] = gradients[bias_offset + o]; });
+            Dense<T>::each(out_blocks, out_width,
+                           [&](long o, long r) { b[r] = gradients[bias_offset + o]; });
         }
     }
     // y (rows, out) = x (rows, in) Wᵀ + b, or added to `base`.
     void forth(long rows, const T *x, T *y, const T *base = nullptr) const {
-        Tail<T> tail{y, out};
-        tail.bias = bias_offset >= 0 ? dense.bias() : nullptr;
+        Tail<T> tail{y, out, dense.bias()};
         tail.base = base, tail.base_ld = out;
         dense.forth.times(rows, x, in, tail);
     }
     // y = σ(x Wᵀ + b), and the slope of σ.
     void activated(long rows, const T *x, T *y, T *slope) const {
-        Tail<T> tail{y, out, bias_offset >= 0 ? dense.bias() : nullptr, slope, out};
-        dense.forth.times(rows, x, in, tail);
+        dense.activated(rows, x, in, y, slope, out);
     }
     // gx = gy W [⊙ factor] [+ gx].
     void back(long rows, const T *gy, T *gx, bool add, const T *factor = nullptr) const {
@@ -97,15 +83,10 @@ template <class T> struct Map {
         if (!gradients)
             return;
         T *g = gradients + offset;
-        Tail<T> tail{g, out};
-        tail.base = g, tail.base_ld = out;
-        multiply<T>(in, out, rows, x, 1, in, gy, out, tail);
+        multiply<T>(in, out, rows, x, 1, in, gy, out, added(g, out));
         if (bias_offset >= 0)
             for (long i = 0; i < rows; ++i)
-                for (long c = 0; c < out; c += W<T>) {
-                    T *b = gradients + bias_offset + c;
-                    store(b, load(b) + load(gy + i * out + c));
-                }
+                add(out, gy + i * out, gradients + bias_offset);
     }
 };
 
@@ -147,13 +128,6 @@ template <class T> void harmonics_back(long ell, T x, T y, T z, const T *g, T &g
           2 * c * x * y * g[15];
     gy += -b * z * y * g[11] - 2 * c * x * y * g[12] + a * five * g[13] + b * x * z * g[14] +
           c * (x * x - y * y) * g[15];
-}
-
-template <class T> inline T total(V<T> v) {
-    T sum = 0;
-    for (int i = 0; i < W<T>; ++i)
-        sum += v[i];
-    return sum;
 }
 
 // ---- products of tensors, as TensorProduct in equivariant.py ------------------------------------
@@ -263,17 +237,11 @@ template <class T> class ACE {
     // Takes new weights.
     void update(const T *const *arrays) {
         std::lock_guard<std::mutex> lock(mutex);
-        auto table = [&](Buffer<T> &to, long width) {
-            const T *rows = *arrays++;
-            T *at = to.get(s.elements * padded<T>(width));
-            for (long z = 0; z < s.elements; ++z)
-                std::copy(rows + z * width, rows + (z + 1) * width, at + z * padded<T>(width));
-        };
-        table(embedding, s.channels);
+        set_rows(embedding, s.elements, s.channels, *arrays++);
         const T *frequencies = *arrays++;
         waves.set(frequencies, s.radial, cutoff, s.exponent);
-        table(target_element, s.hidden);
-        table(source_element, s.hidden);
+        set_rows(target_element, s.elements, s.hidden, *arrays++);
+        set_rows(source_element, s.elements, s.hidden, *arrays++);
         for (Layer<T> &layer : layers)
             each_map(layer, [&](Map<T> &map) { map.set(arrays); });
     }
@@ -304,8 +272,7 @@ template <class T> class ACE {
             }
 #pragma omp ordered
             if (arrays && !short_of_memory) // always in the same order
-                for (long i = 0; i < total_gradients; i += W<T>)
-                    store(sum() + i, load(sum() + i) + load(own.gradients() + i));
+                add(total_gradients, own.gradients(), sum());
         }
         if (short_of_memory)
             throw std::bad_alloc();
@@ -496,11 +463,7 @@ template <class T> class ACE {
                const T *back_values, const T *back_embeddings, bool learn) {
         const long N = part.atoms, E = part.edges;
         w.layers.resize(s.interactions);
-        w.first.assign(N + 1, 0);
-        for (long e = 0; e < E; ++e)
-            ++w.first[call.target[part.edge + e] - part.atom + 1];
-        for (long i = 0; i < N; ++i)
-            w.first[i + 1] += w.first[i];
+        starts(w.first, N, E, [&](long e) { return call.target[part.edge + e] - part.atom; });
         if (learn)
             std::fill_n(w.gradients.get(total_gradients), total_gradients, T(0));
         const int64_t *source = call.source + part.edge, *numbers = call.numbers + part.atom;
@@ -695,8 +658,7 @@ template <class T> class ACE {
                 product.linear[l].forth((2 * l + 1) * N,
                                         own.coupled[p]() + product.first_out[l] * N * K,
                                         to + l * l * N * K);
-            for (long i = 0; i < kept * N * K; i += W<T>)
-                store(fresh + i, load(fresh + i) + load(to + i));
+            add(kept * N * K, to, fresh);
             if (s.normalised && p + 1 < count)
                 soft_norm<T>(parts, N, K, k, to, to, own.b_factor[p].get(N));
             b = to;
@@ -904,8 +866,7 @@ template <class T> class ACE {
         T *g_gates = w.g_gates.get(N * ld);
         std::fill_n(g_gates, N * ld, T(0));
         if (!last) {
-            for (long i = 0; i < N * K; i += W<T>)
-                store(gx + i, load(gx + i) + load(gh + i));
+            add(N * K, gh, gx);
             for (long c = 1; c < kept; ++c)
                 for (long i = 0; i < N; ++i)
                     for (long k = 0; k < K; k += W<T>) {
@@ -945,8 +906,7 @@ template <class T> class ACE {
             else if (s.normalised)
                 soft_norm_back<T>(parts, N, K, s.channels, own.b_normed[p](), own.b_factor[p](),
                                   gb);
-            for (long i = 0; i < kept * N * K; i += W<T>)
-                store(gb + i, load(gb + i) + load(g_fresh + i));
+            add(kept * N * K, g_fresh, gb);
             T *g_coupled = w.g_coupled.get(product.places * N * K);
             for (long l = 0; l <= product.out_ell; ++l) {
                 const long rows = (2 * l + 1) * N, at = product.first_out[l] * N * K;
@@ -1058,11 +1018,8 @@ template <class T> class ACE {
             for (long e = w.first[i]; e < w.first[i + 1]; ++e) {
                 const T *Y = w.Y() + e * MOST;
                 T *sent = from + (source[e] - shift) * H;
-                for (long k = 0; k < H; k += W<T>) {
-                    const V<T> one = load(g + e * H + k);
-                    store(at + i * H + k, load(at + i * H + k) + one);
-                    store(sent + k, load(sent + k) + one);
-                }
+                add(H, g + e * H, at + i * H);
+                add(H, g + e * H, sent);
                 if (runtime)
                     for (long c = 1; c < C; ++c) {
                         const long row = ((c - 1) * N + i) * H;
@@ -1113,9 +1070,9 @@ template <class T> class ACE {
             return;
         for (long e = 0; e < part.edges; ++e) {
             const Line<T> line(call.vectors + 3 * (part.edge + e));
-            T along = w.g_cut()[e] * w.cut_slope()[e], gx, gy, gz;
-            for (long r = 0; r < s.radial; ++r)
-                along += w.g_rbf()[e * R + r] * w.rbf_slope()[e * R + r];
+            T gx, gy, gz;
+            const T along = inner(s.radial, w.g_rbf() + e * R, w.rbf_slope() + e * R,
+                                  w.g_cut()[e] * w.cut_slope()[e]);
             harmonics_back<T>(s.ell, line.x, line.y, line.z, w.g_Y() + e * MOST, gx, gy, gz);
             line.gradient(along, gx, gy, gz, call.gradient + 3 * (part.edge + e));
         }
@@ -1140,23 +1097,4 @@ template <class T> class ACE {
 } // namespace
 
 EXPORT(ACE)
-#define EXPORT_TRAINING(TYPE)                                                                      \
-    extern "C" void update_##TYPE(void *model, const void *const *arrays) {                        \
-        static_cast<ACE<TYPE> *>(model)->update(reinterpret_cast<const TYPE *const *>(arrays));    \
-    }                                                                                              \
-    extern "C" int gradients_##TYPE(void *model, const int64_t *counts, const void *const *inputs, \
-                                    const void *const *back, void *const *arrays) {                \
-        void *none[3] = {nullptr, nullptr, nullptr};                                               \
-        try {                                                                                      \
-            return static_cast<ACE<TYPE> *>(model)->run({counts, inputs, none},                    \
-                                                        static_cast<const TYPE *>(back[0]),        \
-                                                        static_cast<const TYPE *>(back[1]),        \
-                                                        arrays)                                    \
-                       ? 0                                                                         \
-                       : 2;                                                                        \
-        } catch (const std::bad_alloc &) {                                                         \
-            return 1;                                                                              \
-        }                                                                                          \
-    }
-EXPORT_TRAINING(float)
-EXPORT_TRAINING(double)
+EXPORT_TRAINING(ACE)

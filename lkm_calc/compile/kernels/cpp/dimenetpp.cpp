@@ -6,7 +6,11 @@
 // exchange is the angular sums of an edge and of its reverse. The way back is derived by hand. It
 // follows the gradient by the activations alone: what each activation's slope was is kept.
 
-#include "tools.hpp"
+#include "shared/bases.hpp"
+#include "shared/edges.hpp"
+#include "shared/interface.hpp"
+#include "shared/products.hpp"
+#include "shared/threads.hpp"
 
 namespace {
 
@@ -55,12 +59,8 @@ template <class T> class DimeNet {
         };
         waves.set(next(), R, cutoff, s.exponent);
         pieces.set(next(), s.intervals, L * R, cutoff, cutoff, s.exponent);
-        for (Buffer<T> *part : {&at_target, &at_source}) {
-            const T *rows = next();
-            T *to = part->get(s.elements * Hp);
-            for (long z = 0; z < s.elements; ++z)
-                std::copy(rows + z * H, rows + (z + 1) * H, to + z * Hp);
-        }
+        for (Buffer<T> *part : {&at_target, &at_source})
+            set_rows(*part, s.elements, H, next());
         dense(embed_radial, H, R, true);
         dense(embed, H, H, true);
         interactions.resize(s.blocks);
@@ -83,8 +83,7 @@ template <class T> class DimeNet {
             one.dense.resize(s.dense);
             for (Dense<T> &layer : one.dense)
                 dense(layer, O, O, true);
-            const T *value = next();
-            std::copy(value, value + O, one.value.get(Op));
+            set_rows(one.value, 1, O, next());
         }
         kept.resize(s.blocks + 1);
         for (Kept<T> &one : kept)
@@ -95,28 +94,24 @@ template <class T> class DimeNet {
     // False if the edges are not sorted by target.
     bool run(const Call<T> &call) {
         std::lock_guard<std::mutex> lock(mutex); // the buffers are the model's
-        N = call.counts[0], E = call.counts[1];
-        const int threads = int(call.counts[2]);
+        N = call.counts[0], E = call.counts[1], threads = int(call.counts[2]);
         numbers = call.numbers, source = call.source, target = call.target, reverse = call.reverse;
         vectors = call.vectors, values = call.values, gradient = call.gradient;
         embeddings = call.embeddings;
         if (!std::is_sorted(target, target + E))
             return false;
-        make_tiles();
-        make_room(threads);
-        const long last = s.blocks, count = long(tiles.size()) - 1;
+        starts(first, N, E, [&](long e) { return target[e]; });
+        neighbours = most(first);
+        tiles.set(first, TILE, N);
+        make_room();
+        const long last = s.blocks;
         std::fill(values, values + N, T(0));
         for (long b = 0; b <= last; ++b) {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-            for (long t = 0; t < count; ++t)
-                forth(t, b);
-            energy(b, threads);
+            for_each(tiles.count(), threads, [&](long t) { forth(t, b); });
+            for_tiles(N, TILE, threads, [&](long i, long rows) { energy(b, i, rows); });
         }
-        for (long b = last; b >= 0; --b) {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-            for (long t = 0; t < count; ++t)
-                back(t, b);
-        }
+        for (long b = last; b >= 0; --b)
+            for_each(tiles.count(), threads, [&](long t) { back(t, b); });
         return true;
     }
 
@@ -133,13 +128,14 @@ template <class T> class DimeNet {
     // What follows belongs to one call.
     std::mutex mutex;
     long N = 0, E = 0;
+    int threads = 1;
     const int64_t *numbers = nullptr, *source = nullptr, *target = nullptr, *reverse = nullptr;
     const double *vectors = nullptr;
     T *values = nullptr, *embeddings = nullptr;
     double *gradient = nullptr;
     std::vector<long> first; // first edge into each atom, and one past the last
-    std::vector<long> tiles; // first atom of each tile, and one past the last
-    long tile_rows = 0, neighbours = 0;
+    Tiles tiles;
+    long neighbours = 0; // the most edges into an atom
     std::vector<Kept<T>> kept;
     // By edge: the bases, their derivatives by distance, and the gradients by them.
     Buffer<T> rbf, rbf_slope, radial, radial_slope, harmonics, to_rbf, to_radial, to_harmonics;
@@ -187,25 +183,7 @@ template <class T> class DimeNet {
         }
     }
 
-    void make_tiles() {
-        first.assign(N + 1, 0);
-        for (long e = 0; e < E; ++e)
-            ++first[target[e] + 1];
-        neighbours = *std::max_element(first.begin(), first.end());
-        for (long i = 0; i < N; ++i)
-            first[i + 1] += first[i];
-        tiles.assign(1, 0);
-        tile_rows = 0;
-        for (long i = 0; i < N; ++i) {
-            const long rows = first[i + 1] - first[tiles.back()];
-            if (rows > TILE && i > tiles.back())
-                tiles.push_back(i);
-            tile_rows = std::max(tile_rows, first[i + 1] - first[tiles.back()]);
-        }
-        tiles.push_back(N);
-    }
-
-    void make_room(int threads) {
+    void make_room() {
         const long L = s.degrees, O = std::max(Op, Hp);
         for (Kept<T> &one : kept) {
             one.m.get(E * Hp);
@@ -234,8 +212,8 @@ template <class T> class DimeNet {
         if (long(scratch.size()) < threads)
             scratch.resize(threads);
         for (Scratch &own : scratch) {
-            own.h.get(tile_rows * Hp), own.u.get(tile_rows * Hp), own.v.get(tile_rows * Hp);
-            own.s.get(tile_rows * Cp), own.x.get(tile_rows * Cp);
+            own.h.get(tiles.rows * Hp), own.u.get(tiles.rows * Hp), own.v.get(tiles.rows * Hp);
+            own.s.get(tiles.rows * Cp), own.x.get(tiles.rows * Cp);
             own.terms.get(L * neighbours * Cp), own.part.get(neighbours * Cp);
             own.sums.get(L * L * Cp), own.turned.get(Cp * LMp);
             own.by_parts.get(neighbours * LMp);
@@ -253,14 +231,13 @@ template <class T> class DimeNet {
     // Messages m_b of a tile, its atoms' sums t_b of them and, but for the last, the angular sums
     // that the next interaction needs.
     void forth(long t, long b) {
-        const long a0 = tiles[t], a1 = tiles[t + 1], e0 = first[a0], rows = first[a1] - e0;
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], e0 = first[a0], rows = first[a1] - e0;
         Scratch &own = scratch[thread()];
         T *h = own.h(), *u = own.u(), *v = own.v(), *m = kept[b].m() + e0 * Hp;
         const T *bases = rbf() + e0 * Rp;
         if (b == 0) {
             geometry(e0, rows);
-            embed_radial.forth.times(
-                rows, bases, Rp, {u, Hp, embed_radial.bias(), embed_slope() + e0 * Hp, Hp});
+            embed_radial.activated(rows, bases, Rp, u, embed_slope() + e0 * Hp, Hp);
             embed.forth.times(rows, u, Hp, {v, Hp, embed.bias()});
             for (long i = 0; i < rows; ++i) {
                 const T *to = at_target() + numbers[target[e0 + i]] * Hp;
@@ -275,20 +252,16 @@ template <class T> class DimeNet {
             const Interaction<T> &layer = interactions[b - 1];
             Kept<T> &k = kept[b - 1];
             const T *before = k.m() + e0 * Hp;
-            layer.from_ji.forth.times(rows, before, Hp,
-                                      {h, Hp, layer.from_ji.bias(), k.ji() + e0 * Hp, Hp});
+            layer.from_ji.activated(rows, before, Hp, h, k.ji() + e0 * Hp, Hp);
             take(exchanged[(b - 1) & 1](), e0, rows, own.s());
-            layer.up.forth.times(rows, own.s(), Cp,
-                                 {h, Hp, nullptr, k.up() + e0 * Hp, Hp, nullptr, 0, h, Hp});
+            layer.up.activated(rows, own.s(), Cp, h, k.up() + e0 * Hp, Hp, h);
             for (long r = 0; r < s.before; ++r)
                 residual(layer, k, r, e0).forth(rows, h, u);
-            layer.dense.forth.times(
-                rows, h, Hp,
-                {m, Hp, layer.dense.bias(), k.dense() + e0 * Hp, Hp, nullptr, 0, before, Hp});
+            layer.dense.activated(rows, h, Hp, m, k.dense() + e0 * Hp, Hp, before);
             for (long r = s.before; r < s.before + s.after; ++r)
                 residual(layer, k, r, e0).forth(rows, m, u);
         }
-        outputs[b].gate.forth.times(rows, bases, Rp, {u, Hp, nullptr, nullptr, 0, m, Hp});
+        outputs[b].gate.forth.times(rows, bases, Rp, scaled(u, Hp, m, Hp));
         for (long i = a0; i < a1; ++i)
             for (long c = 0; c < Hp; c += W<T>) {
                 V<T> sum{};
@@ -301,11 +274,9 @@ template <class T> class DimeNet {
         const Interaction<T> &layer = interactions[b];
         Kept<T> &k = kept[b];
         T *a = k.a() + e0 * Hp;
-        layer.from_kj.forth.times(rows, m, Hp,
-                                  {a, Hp, layer.from_kj.bias(), k.kj() + e0 * Hp, Hp});
-        layer.gate.forth.times(rows, bases, Rp, {u, Hp, nullptr, nullptr, 0, a, Hp});
-        layer.down.forth.times(rows, u, Hp,
-                               {k.x() + e0 * Cp, Cp, nullptr, k.down() + e0 * Cp, Cp});
+        layer.from_kj.activated(rows, m, Hp, a, k.kj() + e0 * Hp, Hp);
+        layer.gate.forth.times(rows, bases, Rp, scaled<T>(u, Hp, a, Hp));
+        layer.down.activated(rows, u, Hp, k.x() + e0 * Cp, k.down() + e0 * Cp, Cp);
         for (long i = a0; i < a1; ++i)
             angular_sums(layer, k, i, own, exchanged[b & 1]());
     }
@@ -325,8 +296,7 @@ template <class T> class DimeNet {
         for (long l = 0; l < L; ++l) {
             T *terms = own.terms() + l * n * Cp;
             multiply<T>(n, Cp, s.radial, radial() + e * LRp + l * s.radial, LRp, 1,
-                        layer.angular() + l * s.radial * Cp, Cp,
-                        {terms, Cp, nullptr, nullptr, 0, x, Cp});
+                        layer.angular() + l * s.radial * Cp, Cp, scaled(terms, Cp, x, Cp));
             multiply<T>(2 * l + 1, Cp, n, y + l * l, 1, LMp, terms, Cp, {sums + l * l * Cp, Cp});
         }
         multiply<T>(n, Cp, L * L, y, LMp, 1, sums, Cp, {out, Cp});
@@ -350,7 +320,7 @@ template <class T> class DimeNet {
             for (long c = 0; c < C; ++c)
                 turned[c * LMp + j] = sums[j * Cp + c];
         multiply<T>(n, padded<T>(L * L), C, to_sums, Cp, 1, turned, LMp,
-                    {by_parts, LMp, nullptr, nullptr, 0, nullptr, 0, to_y, LMp});
+                    plus<T>(by_parts, LMp, to_y, LMp));
         multiply<T>(C, padded<T>(L * L), n, to_sums, 1, Cp, y, LMp, {turned, LMp});
         std::fill_n(to_x, n * Cp, T(0));
         T *terms = own.terms(), *q = terms, *to_terms = own.part();
@@ -369,56 +339,43 @@ template <class T> class DimeNet {
             }
             T *to_r = to_radial() + e * LRp + l * s.radial;
             multiply<T>(n, Rp, C, to_terms, Cp, 1, layer.angular_back() + l * C * Rp, Rp,
-                        {to_r, LRp, nullptr, nullptr, 0, nullptr, 0, to_r, LRp});
+                        added(to_r, LRp));
             // What whole vectors write into the columns of the next degrees, these overwrite.
             multiply<T>(n, padded<T>(2 * l + 1), C, q, Cp, 1, turned + l * l, LMp,
-                        {to_y + l * l, LMp, nullptr, nullptr, 0, nullptr, 0, by_parts + l * l, LMp});
+                        plus<T>(to_y + l * l, LMp, by_parts + l * l, LMp));
         }
     }
 
-    // The atoms' values of output block b, and the gradients of their sum by t.
-    void energy(long b, int threads) {
+    // Some atoms' values of output block b, and the gradients of their sum by t.
+    void energy(long b, long i, long rows) {
         const Output<T> &block = outputs[b];
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-        for (long i = 0; i < N; i += TILE) {
-            const long rows = std::min(TILE, N - i);
-            Scratch &own = scratch[thread()];
-            T *x = own.a(), *y = own.b();
-            const T *t = t_sums() + i * Hp;
-            block.up.forth.times(rows, t, Hp, {x, Op});
-            for (long d = 0; d < s.dense; ++d, std::swap(x, y))
-                block.dense[d].forth.times(
-                    rows, x, Op, {y, Op, block.dense[d].bias(), own.slopes[d](), Op});
-            for (long r = 0; r < rows; ++r) {
-                const T *features = x + r * Op;
-                T value = 0;
-                for (long c = 0; c < s.output; ++c)
-                    value += features[c] * block.value()[c];
-                values[i + r] += value;
-                const long width = s.head ? s.output : s.hidden;
-                std::copy_n(s.head ? features : t + r * Hp, width,
-                            embeddings + (b * N + i + r) * width);
-            }
-            for (long r = 0; r < rows; ++r)
-                std::copy_n(block.value(), Op, x + r * Op);
-            for (long d = s.dense; d-- > 0; std::swap(x, y)) {
-                product(rows, Op, x, Op, own.slopes[d](), Op, x, Op);
-                block.dense[d].back.times(rows, x, Op, {y, Op});
-            }
-            block.up.back.times(rows, x, Op, {to_t[b]() + i * Hp, Hp});
+        Scratch &own = scratch[thread()];
+        T *x = own.a(), *y = own.b();
+        const T *t = t_sums() + i * Hp;
+        block.up.forth.times(rows, t, Hp, {x, Op});
+        const Stack<T> stack{block.dense.data(), own.slopes.data(), s.dense, 0, Op};
+        const T *outcome = stack.forth(rows, x, y, x);
+        for (long r = 0; r < rows; ++r) {
+            const T *features = outcome + r * Op;
+            values[i + r] += inner(s.output, features, block.value());
+            const long width = s.head ? s.output : s.hidden;
+            std::copy_n(s.head ? features : t + r * Hp, width,
+                        embeddings + (b * N + i + r) * width);
         }
+        for (long r = 0; r < rows; ++r)
+            std::copy_n(block.value(), Op, x + r * Op);
+        block.up.back.times(rows, stack.back(rows, x, y), Op, {to_t[b]() + i * Hp, Hp});
     }
 
     // From the gradient by m_(b+1) to that by m_b: through the first half of interaction b, output
     // block b and the second half of interaction b − 1, whose angular sums get theirs.
     void back(long t, long b) {
-        const long a0 = tiles[t], a1 = tiles[t + 1], e0 = first[a0], rows = first[a1] - e0;
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], e0 = first[a0], rows = first[a1] - e0;
         Scratch &own = scratch[thread()];
         T *h = own.h(), *u = own.u(), *v = own.v(), *g = to_m() + e0 * Hp;
         T *to_bases = to_rbf() + e0 * Rp;
         const T *m = kept[b].m() + e0 * Hp, *bases = rbf() + e0 * Rp;
-        const Tail<T> add_to_bases = {to_bases, Rp, nullptr, nullptr, 0, nullptr, 0, to_bases, Rp};
-        const Tail<T> add_to_g = {g, Hp, nullptr, nullptr, 0, nullptr, 0, g, Hp};
+        const Tail<T> add_to_bases = added(to_bases, Rp), add_to_g = added(g, Hp);
         if (b == s.blocks) {
             std::fill_n(g, rows * Hp, T(0));
             std::fill_n(to_bases, rows * Rp, T(0));
@@ -435,7 +392,7 @@ template <class T> class DimeNet {
             layer.down.back.times(rows, own.x(), Cp, {u, Hp});
             product(rows, Hp, u, Hp, k.a() + e0 * Hp, Hp, v, Hp);
             layer.gate.back.times(rows, v, Hp, add_to_bases);
-            layer.gate.forth.times(rows, bases, Rp, {v, Hp, nullptr, nullptr, 0, u, Hp});
+            layer.gate.forth.times(rows, bases, Rp, scaled<T>(v, Hp, u, Hp));
             product(rows, Hp, v, Hp, k.kj() + e0 * Hp, Hp, v, Hp);
             layer.from_kj.back.times(rows, v, Hp, add_to_g);
         }
@@ -447,8 +404,7 @@ template <class T> class DimeNet {
         outputs[b].gate.forth.times(rows, bases, Rp, {g, Hp, nullptr, nullptr, 0, u, Hp, g, Hp});
         if (b == 0) {
             product(rows, Hp, g, Hp, message_slope() + e0 * Hp, Hp, v, Hp);
-            embed.back.times(rows, v, Hp,
-                             {u, Hp, nullptr, nullptr, 0, embed_slope() + e0 * Hp, Hp});
+            embed.back.times(rows, v, Hp, scaled<T>(u, Hp, embed_slope() + e0 * Hp, Hp));
             embed_radial.back.times(rows, u, Hp, add_to_bases);
             geometry_back(e0, rows);
             return;
@@ -546,11 +502,10 @@ template <class T> class DimeNet {
                     gz += y.slope[l][m] * (by_c * y.c[m] + by_s * y.s[m]);
                 }
             for (long i = 0; i < y.lanes; ++i) {
-                T along = 0;
-                for (long r = 0; r < s.radial; ++r)
-                    along += to_rbf()[(e + i) * Rp + r] * rbf_slope()[(e + i) * Rp + r];
-                for (long j = 0; j < s.degrees * s.radial; ++j)
-                    along += to_radial()[(e + i) * LRp + j] * radial_slope()[(e + i) * LRp + j];
+                const long rbf_row = (e + i) * Rp, radial_row = (e + i) * LRp;
+                T along = inner(s.radial, to_rbf() + rbf_row, rbf_slope() + rbf_row);
+                along = inner(s.degrees * s.radial, to_radial() + radial_row,
+                              radial_slope() + radial_row, along);
                 line(e + i).gradient(along, gx[i], gy[i], gz[i], gradient + 3 * (e + i));
             }
         }

@@ -9,11 +9,14 @@
 // by the activations alone: what each activation's slope was is kept, but for the messages of the
 // global graph, which are cheaper to make again than to keep.
 
-#include "tools.hpp"
+#include "shared/interface.hpp"
+#include "shared/multiplex.hpp"
+#include "shared/threads.hpp"
 
 namespace {
 
 constexpr long TILE = 96;  // rows of pairs or of angles in a tile
+constexpr int HEAD = 3;     // hidden layers of a head
 constexpr long ATOMS = 24; // atoms in a tile, fewer where they have more than TILE local edges
 
 struct Sizes {
@@ -38,7 +41,7 @@ template <class T> struct LocalPass {
     Update<T> update;
 };
 template <class T> struct Head {
-    Dense<T> dense[3];
+    Dense<T> dense[HEAD];
     Buffer<T> value;
     T bias;
 };
@@ -67,23 +70,6 @@ template <class T> struct Kept {
     Hop<T> hops[2];                            // by angle
 };
 
-// Edges with their reverses.
-struct Pairs {
-    std::vector<long> edge; // the first edge of each pair
-    std::vector<long> of;   // the pair of each edge
-
-    void set(const int64_t *reverse, long edges) {
-        edge.clear();
-        of.resize(edges);
-        for (long e = 0; e < edges; ++e)
-            if (e < reverse[e]) {
-                of[e] = of[reverse[e]] = long(edge.size());
-                edge.push_back(e);
-            }
-    }
-    long size() const { return long(edge.size()); }
-};
-
 template <class T> class MXMNet {
   public:
     Sizes s;
@@ -93,57 +79,41 @@ template <class T> class MXMNet {
         const double cutoff = lengths[0], local_cutoff = lengths[1];
         Hp = padded<T>(H), Rp = padded<T>(R), Fp = padded<T>(F);
         auto next = [&]() { return *arrays++; };
-        // Parts of the output stand side by side, each padded.
-        auto dense = [&](Dense<T> &layer, long parts, long in, bool bias) {
+        // Layers side by side, parts of the outcome.
+        auto dense = [&](Dense<T> &layer, long parts, long in, bool bias = true) {
             const T *weight = next();
-            const long width = Hp;
-            auto element = [=](long row, long column) {
-                const long part = row / width, within = row % width;
-                return within < H ? weight[(part * H + within) * in + column] : T(0);
-            };
-            layer.forth.pack(in, parts * Hp, [=](long k, long j) { return element(j, k); });
-            layer.back.pack((parts - 1) * Hp + H, in, element);
-            if (!bias)
-                return;
-            const T *b = next();
-            T *to = layer.bias.get(parts * Hp);
-            for (long part = 0; part < parts; ++part)
-                std::copy(b + part * H, b + (part + 1) * H, to + part * Hp);
+            layer.set(parts, H, 1, in, weight, bias ? next() : nullptr);
         };
         auto update = [&](Update<T> &one) {
-            dense(one.mlp, 1, H, true);
+            dense(one.mlp, 1, H);
             for (Dense<T> &layer : one.residual)
-                dense(layer, 1, H, true);
+                dense(layer, 1, H);
         };
-        waves.set(next(), R, cutoff, s.exponent);
-        local_waves.set(next(), R, local_cutoff, s.exponent);
+        edge_features.waves.set(next(), R, cutoff, s.exponent);
+        local_features.waves.set(next(), R, local_cutoff, s.exponent);
         pieces.set(next(), s.intervals, F, local_cutoff, cutoff, s.exponent);
-        const T *rows = next();
-        T *to = elements.get(s.elements * Hp);
-        for (long z = 0; z < s.elements; ++z)
-            std::copy(rows + z * H, rows + (z + 1) * H, to + z * Hp);
-        dense(to_edge, 1, R, false);
-        dense(to_local_edge, 1, R, false);
+        set_rows(elements, s.elements, H, next());
+        edge_features.set(H, next());
+        local_features.set(H, next());
         for (Dense<T> &one : to_angle)
-            dense(one, 1, F, true);
+            dense(one, 1, F);
         layers.resize(s.layers);
         for (Layer<T> &one : layers) {
-            dense(one.global.mlp, 1, H, true);
+            dense(one.global.mlp, 1, H);
             dense(one.global.ends, 2, H, false);
-            dense(one.global.edges, 2, H, true);
+            dense(one.global.edges, 2, H);
             update(one.global.update);
-            dense(one.local.mlp, 1, H, true);
+            dense(one.local.mlp, 1, H);
             dense(one.local.ends, 4, H, false);
-            dense(one.local.edges, 5, H, true);
-            dense(one.local.again, 2, H, true);
+            dense(one.local.edges, 5, H);
+            dense(one.local.again, 2, H);
             for (auto &hop : one.local.hops)
                 for (Dense<T> &layer : hop)
-                    dense(layer, 1, H, true);
+                    dense(layer, 1, H);
             update(one.local.update);
             for (Dense<T> &layer : one.head.dense)
-                dense(layer, 1, H, true);
-            const T *value = next();
-            std::copy(value, value + H, one.head.value.get(Hp));
+                dense(layer, 1, H);
+            set_rows(one.head.value, 1, H, next());
             one.head.bias = *next();
         }
         kept.resize(s.layers);
@@ -153,7 +123,7 @@ template <class T> class MXMNet {
     bool run(const Call<T> &call) {
         std::lock_guard<std::mutex> lock(mutex); // the buffers are the model's
         N = call.counts[0], E = call.counts[1], L = call.counts[3], A = call.counts[5];
-        const int threads = int(call.counts[2]);
+        threads = int(call.counts[2]);
         numbers = call.numbers, source = call.source, target = call.target, reverse = call.reverse;
         vectors = call.vectors, values = call.values, gradient = call.gradient;
         embeddings = call.embeddings;
@@ -162,25 +132,25 @@ template <class T> class MXMNet {
         if (!std::is_sorted(target, target + E) || !std::is_sorted(local, local + L) ||
             !std::is_sorted(receiver, receiver + A))
             return false;
-        make_tiles();
-        make_room(threads);
+        starts(first, N, E, [&](long e) { return target[e]; });
+        starts(local_first, N, L, [&](long e) { return target[local[e]]; });
+        starts(angle_first, L, A, [&](long k) { return receiver[k]; });
+        pairs.set(reverse, E);
+        local_pairs.set(local_reverse, L);
+        tiles.set(local_first, TILE, ATOMS);
+        make_room();
         using Step = void (MXMNet::*)(long, long);
         // A step for every tile of so many rows.
         auto each = [&](long rows, Step step) {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-            for (long row = 0; row < rows; row += TILE)
-                (this->*step)(row, std::min(TILE, rows - row));
+            for_tiles(rows, TILE, threads, [&](long row, long n) { (this->*step)(row, n); });
         };
         // A step of a layer for every tile of atoms.
         auto atoms = [&](long b, Step step) {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-            for (long t = 0; t < long(tiles.size()) - 1; ++t)
-                (this->*step)(t, b);
+            for_each(tiles.count(), threads, [&](long t) { (this->*step)(t, b); });
         };
         auto messages_back = [&](long b, int which) {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-            for (long row = 0; row < pairs.size(); row += TILE)
-                pairs_back(b, which, row, std::min(TILE, pairs.size() - row));
+            for_tiles(pairs.size(), TILE, threads,
+                      [&](long row, long n) { pairs_back(b, which, row, n); });
         };
         each(pairs.size(), &MXMNet::edges_forth);
         each(local_pairs.size(), &MXMNet::local_edges_forth);
@@ -210,16 +180,17 @@ template <class T> class MXMNet {
 
   private:
     long Hp, Rp, Fp; // padded widths
-    Waves<T> waves, local_waves;
+    PairFeatures<T> edge_features, local_features;
     Pieces<T> pieces;
     Legendre<T> legendre;
     Buffer<T> elements;
-    Dense<T> to_edge, to_local_edge, to_angle[2]; // of two-hop angles, of one-hop angles
+    Dense<T> to_angle[2]; // of two-hop angles, of one-hop angles
     std::vector<Layer<T>> layers;
 
     // What follows belongs to one call.
     std::mutex mutex;
     long N = 0, E = 0, L = 0, A = 0;
+    int threads = 1;
     const int64_t *numbers = nullptr, *source = nullptr, *target = nullptr, *reverse = nullptr;
     const int64_t *local = nullptr, *local_reverse = nullptr;
     const int64_t *sender = nullptr, *receiver = nullptr;
@@ -230,13 +201,10 @@ template <class T> class MXMNet {
     // First edge into each atom, first local edge, first angle to each local edge; and one past
     // the last.
     std::vector<long> first, local_first, angle_first;
-    std::vector<long> tiles; // first atom of each tile, and one past the last
-    long tile_rows = 0;
+    Tiles tiles; // of atoms by their local edges
     std::vector<Kept<T>> kept;
-    // By pair: derivatives of the basis, slope of the features, gradient by the messages' parts.
-    Buffer<T> rbf_slope, edge_slope, to_edges;
-    // By local pair, likewise, and the gradient by the length.
-    Buffer<T> local_rbf_slope, local_edge_slope, radial, radial_slope, to_length;
+    Buffer<T> to_edges;             // by pair: gradient by the messages' parts
+    Buffer<T> radial, radial_slope; // by local pair
     // By angle: slopes of the features, gradients by the sender's length and by the cosine.
     Buffer<T> angle_slope[2], to_sender, to_cosine;
     // By atom: features before and in a pass, what the ends give local messages, gradients.
@@ -244,37 +212,11 @@ template <class T> class MXMNet {
     Buffer<T> to_message; // by edge
     Buffer<T> exchanged;  // by local edge: sums over two-hop angles, or gradients by them
     struct Scratch {
-        Buffer<T> u, v, w, ends, parts, sent, to_sent, f, sbf;
+        Buffer<T> u, v, ends, parts, sent, to_sent, f, sbf, slopes[HEAD];
     };
     std::vector<Scratch> scratch; // a thread each
 
-    // First row of each group of sorted ones, and one past the last.
-    template <class F> static void starts(std::vector<long> &to, long groups, long rows, F group) {
-        to.assign(groups + 1, 0);
-        for (long row = 0; row < rows; ++row)
-            ++to[group(row) + 1];
-        for (long i = 0; i < groups; ++i)
-            to[i + 1] += to[i];
-    }
-
-    void make_tiles() {
-        starts(first, N, E, [&](long e) { return target[e]; });
-        starts(local_first, N, L, [&](long e) { return target[local[e]]; });
-        starts(angle_first, L, A, [&](long k) { return receiver[k]; });
-        pairs.set(reverse, E);
-        local_pairs.set(local_reverse, L);
-        tiles.assign(1, 0);
-        tile_rows = 0;
-        for (long i = 0; i < N; ++i) {
-            const long a0 = tiles.back(), rows = local_first[i + 1] - local_first[a0];
-            if (i > a0 && (rows > TILE || i - a0 == ATOMS))
-                tiles.push_back(i);
-            tile_rows = std::max(tile_rows, local_first[i + 1] - local_first[tiles.back()]);
-        }
-        tiles.push_back(N);
-    }
-
-    void make_room(int threads) {
+    void make_room() {
         const long P = pairs.size(), Q = local_pairs.size();
         auto slopes = [&](Slopes<T> &one) {
             one.mlp.get(N * Hp);
@@ -294,8 +236,8 @@ template <class T> class MXMNet {
             for (Hop<T> &hop : one.hops)
                 hop.weight.get(A * Hp), hop.hidden.get(A * Hp), hop.out.get(A * Hp);
         }
-        rbf_slope.get(P * Rp), edge_slope.get(P * Hp), to_edges.get(P * 2 * Hp);
-        local_rbf_slope.get(Q * Rp), local_edge_slope.get(Q * Hp), to_length.get(Q);
+        edge_features.room(P, s.hidden), local_features.room(Q, s.hidden);
+        to_edges.get(P * 2 * Hp);
         radial.get(Q * Fp), radial_slope.get(Q * Fp);
         angle_slope[0].get(A * Hp), angle_slope[1].get(A * Hp), to_sender.get(A), to_cosine.get(A);
         for (Buffer<T> *by_atom : {&h, &x, &to_h, &to_before})
@@ -304,11 +246,13 @@ template <class T> class MXMNet {
         if (long(scratch.size()) < threads)
             scratch.resize(threads);
         for (Scratch &own : scratch) {
-            for (Buffer<T> *wide : {&own.u, &own.v, &own.w, &own.f})
+            for (Buffer<T> *wide : {&own.u, &own.v, &own.f})
                 wide->get(TILE * std::max(Hp, Rp));
             own.sbf.get(TILE * Fp);
-            own.ends.get(ATOMS * 4 * Hp), own.parts.get(std::max(TILE * 5, tile_rows * 2) * Hp);
-            own.sent.get(tile_rows * Hp), own.to_sent.get(tile_rows * Hp);
+            for (Buffer<T> &slope : own.slopes)
+                slope.get(ATOMS * Hp);
+            own.ends.get(ATOMS * 4 * Hp), own.parts.get(std::max(TILE * 5, tiles.rows * 2) * Hp);
+            own.sent.get(tiles.rows * Hp), own.to_sent.get(tiles.rows * Hp);
         }
     }
 
@@ -320,10 +264,9 @@ template <class T> class MXMNet {
     // Of a tile of pairs what it gives the global messages of every layer.
     void edges_forth(long p0, long rows) {
         Scratch &own = scratch[thread()];
-        T *rbf = own.u(), *e = own.v();
-        for (long p = 0; p < rows; ++p)
-            waves.at(line(pairs.edge[p0 + p]).distance, rbf + p * Rp, rbf_slope() + (p0 + p) * Rp);
-        to_edge.forth.times(rows, rbf, Rp, {e, Hp, nullptr, edge_slope() + p0 * Hp, Hp});
+        T *e = own.v();
+        const auto distance = [&](long p) { return line(pairs.edge[p]).distance; };
+        edge_features.forth(p0, rows, distance, own.u(), e, Hp);
         for (long b = 0; b < s.layers; ++b) {
             const Dense<T> &edges = layers[b].global.edges;
             edges.forth.times(rows, e, Hp,
@@ -333,41 +276,29 @@ template <class T> class MXMNet {
 
     void edges_back(long p0, long rows) {
         Scratch &own = scratch[thread()];
-        T *to_rbf = own.u(), *to_e = own.v();
+        T *to_e = own.v();
         std::fill_n(to_e, rows * Hp, T(0));
         for (long b = 0; b < s.layers; ++b)
-            layers[b].global.edges.back.times(
-                rows, kept[b].edges() + p0 * 2 * Hp, 2 * Hp,
-                {to_e, Hp, nullptr, nullptr, 0, nullptr, 0, to_e, Hp});
-        product(rows, Hp, to_e, Hp, edge_slope() + p0 * Hp, Hp, to_e, Hp);
-        to_edge.back.times(rows, to_e, Hp, {to_rbf, Rp});
-        for (long p = 0; p < rows; ++p) {
-            const T along = inner(s.radial, to_rbf + p * Rp, rbf_slope() + (p0 + p) * Rp);
-            const long e = pairs.edge[p0 + p];
+            layers[b].global.edges.back.times(rows, kept[b].edges() + p0 * 2 * Hp, 2 * Hp,
+                                              added(to_e, Hp));
+        edge_features.back(p0, rows, to_e, Hp, own.u());
+        for (long p = p0; p < p0 + rows; ++p) {
+            const T along = edge_features.along()[p];
+            const long e = pairs.edge[p];
             for (long half : {e, long(reverse[e])})
                 line(half).gradient(along / 2, 0, 0, 0, gradient + 3 * half);
         }
-    }
-
-    static T inner(long n, const T *a, const T *b) {
-        T sum = 0;
-        for (long k = 0; k < n; ++k)
-            sum += a[k] * b[k];
-        return sum;
     }
 
     // Of a tile of local pairs what it gives the local messages of every layer, and the radial
     // basis of the angles.
     void local_edges_forth(long q0, long rows) {
         Scratch &own = scratch[thread()];
-        T *rbf = own.u(), *e = own.v();
-        for (long q = 0; q < rows; ++q) {
-            const T d = local_line(local_pairs.edge[q0 + q]).distance;
-            local_waves.at(d, rbf + q * Rp, local_rbf_slope() + (q0 + q) * Rp);
-            pieces.at(d, radial() + (q0 + q) * Fp, radial_slope() + (q0 + q) * Fp);
-        }
-        to_local_edge.forth.times(rows, rbf, Rp,
-                                  {e, Hp, nullptr, local_edge_slope() + q0 * Hp, Hp});
+        T *e = own.v();
+        const auto distance = [&](long q) { return local_line(local_pairs.edge[q]).distance; };
+        local_features.forth(q0, rows, distance, own.u(), e, Hp);
+        for (long q = q0; q < q0 + rows; ++q)
+            pieces.at(distance(q), radial() + q * Fp, radial_slope() + q * Fp);
         for (long b = 0; b < s.layers; ++b) {
             const Dense<T> &edges = layers[b].local.edges;
             edges.forth.times(rows, e, Hp,
@@ -377,7 +308,7 @@ template <class T> class MXMNet {
 
     void local_edges_back(long q0, long rows) {
         Scratch &own = scratch[thread()];
-        T *to_rbf = own.u(), *to_e = own.v(), *parts = own.parts();
+        T *to_e = own.v(), *parts = own.parts();
         std::fill_n(to_e, rows * Hp, T(0));
         for (long b = 0; b < s.layers; ++b) {
             for (long q = 0; q < rows; ++q) {
@@ -387,50 +318,29 @@ template <class T> class MXMNet {
                 for (long c = 0; c < 5 * Hp; c += W<T>)
                     store(parts + q * 5 * Hp + c, load(one + c) + load(other + c));
             }
-            layers[b].local.edges.back.times(
-                rows, parts, 5 * Hp, {to_e, Hp, nullptr, nullptr, 0, nullptr, 0, to_e, Hp});
+            layers[b].local.edges.back.times(rows, parts, 5 * Hp, added(to_e, Hp));
         }
-        product(rows, Hp, to_e, Hp, local_edge_slope() + q0 * Hp, Hp, to_e, Hp);
-        to_local_edge.back.times(rows, to_e, Hp, {to_rbf, Rp});
-        for (long q = 0; q < rows; ++q)
-            to_length()[q0 + q] =
-                inner(s.radial, to_rbf + q * Rp, local_rbf_slope() + (q0 + q) * Rp);
+        local_features.back(q0, rows, to_e, Hp, own.u());
     }
 
-    // Y_l0 of an angle and its derivative by the cosine.
-    struct Angle {
-        T y[MAX_DEGREES], slope[MAX_DEGREES];
-
-        Angle(const MXMNet &of, long k) {
-            const Line<T> a = of.local_line(of.sender[k]), b = of.local_line(of.receiver[k]);
-            of.legendre.at(a.x * b.x + a.y * b.y + a.z * b.z, of.s.degrees, y, slope);
-        }
-    };
+    Angle<T> angle(long k) const {
+        return {legendre, s.degrees, local_line(sender[k]), local_line(receiver[k])};
+    }
 
     // Weights of a tile of angles in every layer.
     void angles_forth(long k0, long rows) {
         Scratch &own = scratch[thread()];
         T *f = own.f(), *u = own.u();
-        for (long k = 0; k < rows; ++k) {
-            const Angle angular(*this, k0 + k);
-            const T *of = radial() + local_pairs.of[sender[k0 + k]] * Fp;
-            T *sbf = own.sbf() + k * Fp;
-            for (long l = 0; l < s.degrees; ++l)
-                for (long r = 0; r < s.spherical_radial; ++r)
-                    *sbf++ = *of++ * angular.y[l];
-        }
+        for (long k = 0; k < rows; ++k)
+            angle(k0 + k).basis(radial() + local_pairs.of[sender[k0 + k]] * Fp,
+                                s.spherical_radial, own.sbf() + k * Fp);
         for (int kind : {0, 1}) {
-            to_angle[kind].forth.times(
-                rows, own.sbf(), Fp,
-                {f, Hp, to_angle[kind].bias(), angle_slope[kind]() + k0 * Hp, Hp});
+            to_angle[kind].activated(rows, own.sbf(), Fp, f, angle_slope[kind]() + k0 * Hp, Hp);
             for (long b = 0; b < s.layers; ++b) {
                 const Dense<T> *dense = layers[b].local.hops[kind];
                 Hop<T> &hop = kept[b].hops[kind];
-                dense[0].forth.times(rows, f, Hp,
-                                     {u, Hp, dense[0].bias(), hop.hidden() + k0 * Hp, Hp});
-                dense[1].forth.times(
-                    rows, u, Hp,
-                    {hop.weight() + k0 * Hp, Hp, dense[1].bias(), hop.out() + k0 * Hp, Hp});
+                dense[0].activated(rows, f, Hp, u, hop.hidden() + k0 * Hp, Hp);
+                dense[1].activated(rows, u, Hp, hop.weight() + k0 * Hp, hop.out() + k0 * Hp, Hp);
             }
         }
     }
@@ -445,38 +355,31 @@ template <class T> class MXMNet {
                 const Dense<T> *dense = layers[b].local.hops[kind];
                 Hop<T> &hop = kept[b].hops[kind];
                 product(rows, Hp, hop.weight() + k0 * Hp, Hp, hop.out() + k0 * Hp, Hp, v, Hp);
-                dense[1].back.times(rows, v, Hp,
-                                    {u, Hp, nullptr, nullptr, 0, hop.hidden() + k0 * Hp, Hp});
-                dense[0].back.times(rows, u, Hp, {f, Hp, nullptr, nullptr, 0, nullptr, 0, f, Hp});
+                dense[1].back.times(rows, v, Hp, scaled<T>(u, Hp, hop.hidden() + k0 * Hp, Hp));
+                dense[0].back.times(rows, u, Hp, added(f, Hp));
             }
             product(rows, Hp, f, Hp, angle_slope[kind]() + k0 * Hp, Hp, f, Hp);
-            to_angle[kind].back.times(
-                rows, f, Hp, {own.sbf(), Fp, nullptr, nullptr, 0, nullptr, 0, own.sbf(), Fp});
+            to_angle[kind].back.times(rows, f, Hp, added(own.sbf(), Fp));
         }
         for (long k = 0; k < rows; ++k) {
-            const Angle angular(*this, k0 + k);
-            const long q = local_pairs.of[sender[k0 + k]], R = s.spherical_radial;
-            T by_length = 0, by_cosine = 0;
-            for (long l = 0; l < s.degrees; ++l) {
-                const T *to = own.sbf() + k * Fp + l * R;
-                by_length += angular.y[l] * inner(R, to, radial_slope() + q * Fp + l * R);
-                by_cosine += angular.slope[l] * inner(R, to, radial() + q * Fp + l * R);
-            }
-            to_sender()[k0 + k] = by_length;
-            to_cosine()[k0 + k] = by_cosine;
+            const long q = local_pairs.of[sender[k0 + k]] * Fp;
+            T by_length, by_cosine;
+            angle(k0 + k).back(own.sbf() + k * Fp, radial() + q, radial_slope() + q,
+                               s.spherical_radial, by_length, by_cosine);
+            to_sender()[k0 + k] = by_length, to_cosine()[k0 + k] = by_cosine;
         }
     }
 
     // The gradients by the local edges' vectors, added.
     void local_vectors_back(long t, long) {
         Scratch &own = scratch[thread()];
-        const long e0 = local_first[tiles[t]], e1 = local_first[tiles[t + 1]];
+        const long e0 = local_first[tiles.atom[t]], e1 = local_first[tiles.atom[t + 1]];
         T *to = own.parts(); // by length and direction
         std::fill_n(to, (e1 - e0) * 4, T(0));
         for (long b = e0; b < e1; ++b) {
             const Line<T> end = local_line(b);
             T *to_end = to + (b - e0) * 4;
-            to_end[0] += to_length()[local_pairs.of[b]] / 2;
+            to_end[0] += local_features.along()[local_pairs.of[b]] / 2;
             for (long k = angle_first[b]; k < angle_first[b + 1]; ++k) {
                 const Line<T> from = local_line(sender[k]);
                 T *to_from = to + (sender[k] - e0) * 4;
@@ -506,9 +409,7 @@ template <class T> class MXMNet {
                 const T *before, T *out) {
         T *u = scratch[thread()].u();
         residual(layer, slopes, 0, a0).forth(rows, z, u);
-        layer.mlp.forth.times(
-            rows, z, Hp,
-            {out, Hp, layer.mlp.bias(), slopes.mlp() + a0 * Hp, Hp, nullptr, 0, before, Hp});
+        layer.mlp.activated(rows, z, Hp, out, slopes.mlp() + a0 * Hp, Hp, before);
         residual(layer, slopes, 1, a0).forth(rows, out, u);
         residual(layer, slopes, 2, a0).forth(rows, out, u);
     }
@@ -527,7 +428,7 @@ template <class T> class MXMNet {
     // ---- the global graph -----------------------------------------------------------------------
 
     void embed(long t, long) {
-        const long a0 = tiles[t], a1 = tiles[t + 1];
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1];
         for (long i = a0; i < a1; ++i)
             std::copy_n(elements() + numbers[i] * Hp, Hp, h() + i * Hp);
         start(0, a0, a1 - a0);
@@ -537,8 +438,7 @@ template <class T> class MXMNet {
     void start(long b, long a0, long rows) {
         const GlobalPass<T> &layer = layers[b].global;
         T *z = x() + a0 * Hp;
-        layer.mlp.forth.times(rows, h() + a0 * Hp, Hp,
-                              {z, Hp, layer.mlp.bias(), kept[b].mlp() + a0 * Hp, Hp});
+        layer.mlp.activated(rows, h() + a0 * Hp, Hp, z, kept[b].mlp() + a0 * Hp, Hp);
         layer.ends.forth.times(rows, z, Hp, {kept[b].ends[0]() + a0 * 2 * Hp, 2 * Hp});
     }
 
@@ -546,17 +446,9 @@ template <class T> class MXMNet {
     void messages(long b, int which, long a0, long rows, T *sum) {
         const T *ends = kept[b].ends[which](), *edges = kept[b].edges();
         std::copy_n(x() + a0 * Hp, rows * Hp, sum);
-        for (long i = a0; i < a0 + rows; ++i, sum += Hp) {
-            const T *to = ends + i * 2 * Hp;
-            for (long e = first[i]; e < first[i + 1]; ++e) {
-                const T *from = ends + source[e] * 2 * Hp + Hp;
-                const T *edge = edges + pairs.of[e] * 2 * Hp;
-                for (long c = 0; c < Hp; c += W<T>) {
-                    V<T> m = silu<T>(load(edge + c) + load(to + c) + load(from + c)).value;
-                    store(sum + c, load(sum + c) + load(edge + Hp + c) * m);
-                }
-            }
-        }
+        for (long i = a0; i < a0 + rows; ++i, sum += Hp)
+            message_sum(first[i], first[i + 1], source, pairs, ends, edges, ends + i * 2 * Hp, Hp,
+                        sum);
     }
     // Given the gradients by the atoms' sums, in to_h, those by the messages before the activation,
     // and those by what the pairs give them, which replace it after the first messages.
@@ -564,27 +456,10 @@ template <class T> class MXMNet {
         const T *ends = kept[b].ends[which](), *g = to_h();
         for (long p = p0; p < p0 + rows; ++p) {
             const long e = pairs.edge[p], i = target[e], j = source[e];
-            const T *to_i = ends + i * 2 * Hp, *to_j = ends + j * 2 * Hp;
-            const T *from_i = to_i + Hp, *from_j = to_j + Hp;
             T *edge = kept[b].edges() + p * 2 * Hp, *second = to_edges() + p * 2 * Hp;
-            T *one = to_message() + e * Hp, *other = to_message() + reverse[e] * Hp;
-            for (long c = 0; c < Hp; c += W<T>) {
-                const V<T> part = load(edge + c), weight = load(edge + Hp + c);
-                const V<T> g_i = load(g + i * Hp + c), g_j = load(g + j * Hp + c);
-                const Activation<T> m = silu<T>(part + load(to_i + c) + load(from_j + c));
-                const Activation<T> back = silu<T>(part + load(to_j + c) + load(from_i + c));
-                const V<T> to_one = g_i * weight * m.slope, to_other = g_j * weight * back.slope;
-                store(one + c, to_one);
-                store(other + c, to_other);
-                const V<T> to_part = to_one + to_other, to_gate = g_i * m.value + g_j * back.value;
-                if (which == 1) {
-                    store(second + c, to_part);
-                    store(second + Hp + c, to_gate);
-                } else {
-                    store(edge + c, load(second + c) + to_part);
-                    store(edge + Hp + c, load(second + Hp + c) + to_gate);
-                }
-            }
+            messages_back(edge, ends + i * 2 * Hp, ends + j * 2 * Hp, g + i * Hp, g + j * Hp, Hp,
+                          to_message() + e * Hp, to_message() + reverse[e] * Hp,
+                          which == 1 ? second : edge, which == 1 ? nullptr : second);
         }
     }
     // From the gradients by a tile's messages to those by its atoms' features, added to to_h.
@@ -593,24 +468,11 @@ template <class T> class MXMNet {
         for (long i = a0; i < a0 + rows; ++i)
             both_ends(first[i], first[i + 1], reverse, to_message(), Hp, Hp,
                       ends + (i - a0) * 2 * Hp);
-        layers[b].global.ends.back.times(rows, ends, 2 * Hp,
-                                         {g, Hp, nullptr, nullptr, 0, nullptr, 0, g, Hp});
-    }
-    // Sums over an atom's edges, and over those out of it.
-    static void both_ends(long e0, long e1, const int64_t *reverse, const T *rows, long ld,
-                          long width, T *to) {
-        std::fill_n(to, 2 * width, T(0));
-        for (long e = e0; e < e1; ++e) {
-            const T *in = rows + e * ld, *out = rows + reverse[e] * ld;
-            for (long c = 0; c < width; c += W<T>) {
-                store(to + c, load(to + c) + load(in + c));
-                store(to + width + c, load(to + width + c) + load(out + c));
-            }
-        }
+        layers[b].global.ends.back.times(rows, ends, 2 * Hp, added(g, Hp));
     }
 
     void first_message(long t, long b) {
-        const long a0 = tiles[t], rows = tiles[t + 1] - a0;
+        const long a0 = tiles.atom[t], rows = tiles.atom[t + 1] - a0;
         const GlobalPass<T> &layer = layers[b].global;
         T *z = x() + a0 * Hp, *v = scratch[thread()].v();
         messages(b, 0, a0, rows, v);
@@ -620,17 +482,16 @@ template <class T> class MXMNet {
 
     // The last messages of the global graph, and what the ends give the local ones.
     void second_message(long t, long b) {
-        const long a0 = tiles[t], rows = tiles[t + 1] - a0;
+        const long a0 = tiles.atom[t], rows = tiles.atom[t + 1] - a0;
         const LocalPass<T> &layer = layers[b].local;
         T *z = h() + a0 * Hp, *u = scratch[thread()].u();
         messages(b, 1, a0, rows, z);
-        layer.mlp.forth.times(rows, z, Hp,
-                              {u, Hp, layer.mlp.bias(), kept[b].local_mlp() + a0 * Hp, Hp});
+        layer.mlp.activated(rows, z, Hp, u, kept[b].local_mlp() + a0 * Hp, Hp);
         layer.ends.forth.times(rows, u, Hp, {local_ends() + a0 * 4 * Hp, 4 * Hp});
     }
 
     void second_message_back(long t, long b) {
-        const long a0 = tiles[t], rows = tiles[t + 1] - a0;
+        const long a0 = tiles.atom[t], rows = tiles.atom[t + 1] - a0;
         ends_back(b, a0, rows);
         update_back(layers[b].global.update, kept[b].update, a0, rows, to_h() + a0 * Hp);
     }
@@ -640,8 +501,7 @@ template <class T> class MXMNet {
         T *g = to_h() + a0 * Hp, *v = scratch[thread()].v();
         ends_back(b, a0, rows);
         product(rows, Hp, g, Hp, kept[b].mlp() + a0 * Hp, Hp, v, Hp);
-        layers[b].global.mlp.back.times(
-            rows, v, Hp, {g, Hp, nullptr, nullptr, 0, nullptr, 0, to_before() + a0 * Hp, Hp});
+        layers[b].global.mlp.back.times(rows, v, Hp, plus<T>(g, Hp, to_before() + a0 * Hp, Hp));
     }
 
     // ---- the local graph ------------------------------------------------------------------------
@@ -684,7 +544,7 @@ template <class T> class MXMNet {
 
     // First messages of a tile's local edges, and what angles at their atom give the reverses.
     void two_hop(long t, long b) {
-        const long a0 = tiles[t], a1 = tiles[t + 1], e0 = local_first[a0], e1 = local_first[a1];
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], e0 = local_first[a0], e1 = local_first[a1];
         Scratch &own = scratch[thread()];
         Kept<T> &k = kept[b];
         for (long e = e0; e < e1; ++e) {
@@ -705,19 +565,14 @@ template <class T> class MXMNet {
 
     // The messages that hear of both kinds of angle, their sums, and the layer's outcome.
     void one_hop(long t, long b) {
-        const long a0 = tiles[t], a1 = tiles[t + 1], e0 = local_first[a0], e1 = local_first[a1];
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], e0 = local_first[a0], e1 = local_first[a1];
         const LocalPass<T> &layer = layers[b].local;
         Scratch &own = scratch[thread()];
         Kept<T> &k = kept[b];
-        for (long e = e0; e < e1; ++e) {
-            const T *heard = exchanged() + local_reverse[e] * Hp;
-            T *m = k.m() + e * 2 * Hp;
-            for (long c = 0; c < Hp; c += W<T>)
-                store(m + c, load(m + c) + load(heard + c));
-        }
-        layer.again.forth.times(e1 - e0, k.m() + e0 * 2 * Hp, 2 * Hp,
-                                {k.again() + e0 * 2 * Hp, 2 * Hp, layer.again.bias(),
-                                 k.again_slope() + e0 * 2 * Hp, 2 * Hp});
+        for (long e = e0; e < e1; ++e)
+            add(Hp, exchanged() + local_reverse[e] * Hp, k.m() + e * 2 * Hp);
+        layer.again.activated(e1 - e0, k.m() + e0 * 2 * Hp, 2 * Hp, k.again() + e0 * 2 * Hp,
+                              k.again_slope() + e0 * 2 * Hp, 2 * Hp);
         send(b, k.again(), 1, e0, e1, own.sent());
         T *sums = own.v();
         std::fill_n(sums, (a1 - a0) * Hp, T(0));
@@ -738,29 +593,26 @@ template <class T> class MXMNet {
     void read(long b, long a0, long rows) {
         const Head<T> &head = layers[b].head;
         Scratch &own = scratch[thread()];
-        T *slopes[] = {own.ends(), own.ends() + rows * Hp, own.ends() + 2 * rows * Hp};
         T *u = own.u(), *v = own.v();
         const T *z = h() + a0 * Hp;
-        head.dense[0].forth.times(rows, z, Hp, {u, Hp, head.dense[0].bias(), slopes[0], Hp});
-        head.dense[1].forth.times(rows, u, Hp, {v, Hp, head.dense[1].bias(), slopes[1], Hp});
-        head.dense[2].forth.times(rows, v, Hp, {u, Hp, head.dense[2].bias(), slopes[2], Hp});
+        const Stack<T> stack{head.dense, own.slopes, HEAD, 0, Hp};
+        const T *outcome = stack.forth(rows, z, u, v);
         for (long i = 0; i < rows; ++i) {
-            const T *features = u + i * Hp;
+            const T *features = outcome + i * Hp;
             values[a0 + i] += inner(s.hidden, features, head.value()) + head.bias;
             std::copy_n(s.head ? features : z + i * Hp, s.hidden,
                         embeddings + (b * N + a0 + i) * s.hidden);
         }
         for (long i = 0; i < rows; ++i)
-            product(1, Hp, head.value(), Hp, slopes[2] + i * Hp, Hp, u + i * Hp, Hp);
-        head.dense[2].back.times(rows, u, Hp, {v, Hp, nullptr, nullptr, 0, slopes[1], Hp});
-        head.dense[1].back.times(rows, v, Hp, {u, Hp, nullptr, nullptr, 0, slopes[0], Hp});
-        head.dense[0].back.times(rows, u, Hp, {kept[b].to_out() + a0 * Hp, Hp});
+            std::copy_n(head.value(), Hp, u + i * Hp);
+        const Tail<T> to_out{kept[b].to_out() + a0 * Hp, Hp};
+        stack.back(rows, u, v, &to_out);
     }
 
     // From the gradient by the layer's outcome to those by the messages that hear of two-hop
     // angles.
     void one_hop_back(long t, long b) {
-        const long a0 = tiles[t], a1 = tiles[t + 1], e0 = local_first[a0], e1 = local_first[a1];
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], e0 = local_first[a0], e1 = local_first[a1];
         const LocalPass<T> &layer = layers[b].local;
         Scratch &own = scratch[thread()];
         Kept<T> &k = kept[b];
@@ -769,8 +621,7 @@ template <class T> class MXMNet {
             start_back(b + 1, a0, a1 - a0);
         else
             std::fill_n(g, (a1 - a0) * Hp, T(0));
-        for (long c = 0; c < (a1 - a0) * Hp; c += W<T>)
-            store(g + c, load(g + c) + load(out + c));
+        add((a1 - a0) * Hp, out, g);
         update_back(layer.update, k.local_update, a0, a1 - a0, g);
         send(b, k.again(), 1, e0, e1, own.sent());
         std::fill_n(own.to_sent(), (e1 - e0) * Hp, T(0));
@@ -791,7 +642,7 @@ template <class T> class MXMNet {
 
     // To the gradients by the first messages before the activation.
     void two_hop_back(long t, long b) {
-        const long e0 = local_first[tiles[t]], e1 = local_first[tiles[t + 1]];
+        const long e0 = local_first[tiles.atom[t]], e1 = local_first[tiles.atom[t + 1]];
         Scratch &own = scratch[thread()];
         Kept<T> &k = kept[b];
         T *to_m = k.to_edges() + e0 * 5 * Hp;
@@ -808,18 +659,16 @@ template <class T> class MXMNet {
 
     // To the gradient by the features before the local pass.
     void local_ends_back(long t, long b) {
-        const long a0 = tiles[t], a1 = tiles[t + 1], rows = a1 - a0;
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], rows = a1 - a0;
         const LocalPass<T> &layer = layers[b].local;
         Scratch &own = scratch[thread()];
         for (long i = a0; i < a1; ++i)
             both_ends(local_first[i], local_first[i + 1], local_reverse, kept[b].to_edges(),
                       5 * Hp, 2 * Hp, own.ends() + (i - a0) * 4 * Hp);
-        layer.ends.back.times(
-            rows, own.ends(), 4 * Hp,
-            {own.u(), Hp, nullptr, nullptr, 0, kept[b].local_mlp() + a0 * Hp, Hp});
+        layer.ends.back.times(rows, own.ends(), 4 * Hp,
+                              scaled<T>(own.u(), Hp, kept[b].local_mlp() + a0 * Hp, Hp));
         layer.mlp.back.times(rows, own.u(), Hp,
-                             {to_h() + a0 * Hp, Hp, nullptr, nullptr, 0, nullptr, 0,
-                              to_before() + a0 * Hp, Hp});
+                             plus<T>(to_h() + a0 * Hp, Hp, to_before() + a0 * Hp, Hp));
     }
 };
 

@@ -8,7 +8,9 @@
 // distances and cosines in the end. What each activation's slope was is kept, but those of
 // messages, which are made anew.
 
-#include "tools.hpp"
+#include "shared/interface.hpp"
+#include "shared/multiplex.hpp"
+#include "shared/threads.hpp"
 
 namespace {
 
@@ -46,26 +48,13 @@ template <class T> struct Kept {
 
 // The edges of one of the two graphs, sorted by target.
 template <class T> struct Edges {
-    Waves<T> waves;
-    Dense<T> dense;
     std::vector<long> row, source, target, reverse; // the row is that among all edges
     std::vector<long> first;                        // into each atom, and one past the last
-    std::vector<long> pair, edge;                   // of an edge, and one of each pair
-    Buffer<T> rbf_slope, slope, along;              // by pair; along: gradient by the distance
+    Pairs pairs;
+    PairFeatures<T> features;
 
     long count() const { return long(row.size()); }
-    long pairs() const { return long(edge.size()); }
 };
-
-template <class T> T dot(const T *a, const T *b, long columns) {
-    V<T> sum{};
-    for (long c = 0; c < columns; c += W<T>)
-        sum += load(a + c) * load(b + c);
-    T total = 0;
-    for (long i = 0; i < W<T>; ++i)
-        total += sum[i];
-    return total;
-}
 
 template <class T> class PAMNet {
   public:
@@ -78,36 +67,36 @@ template <class T> class PAMNet {
         Hp = padded<T>(H), Rp = padded<T>(R), Sp = padded<T>(S);
         kinds = s.two_hop ? 2 : 1;
         auto next = [&]() { return *arrays++; };
-        auto dense = [&](Dense<T> &layer, long in) {
+        // Layers side by side, parts of the outcome.
+        auto dense = [&](Dense<T> &layer, long parts, long in, bool bias = true) {
             const T *weight = next();
-            layer.set(H, in, weight, next());
+            layer.set(parts, H, 1, in, weight, bias ? next() : nullptr);
         };
-        wide.waves.set(next(), R, lengths[0], s.exponent);
-        local.waves.set(next(), R, local_cutoff, s.exponent);
+        wide.features.waves.set(next(), R, lengths[0], s.exponent);
+        local.features.waves.set(next(), R, local_cutoff, s.exponent);
         pieces.set(next(), s.intervals, S, local_cutoff, lengths[0], s.exponent);
-        set_rows(embedding, s.elements, next());
-        wide.dense.set(H, R, next(), nullptr);
-        local.dense.set(H, R, next(), nullptr);
+        set_rows(embedding, s.elements, H, next());
+        wide.features.set(H, next());
+        local.features.set(H, next());
         for (long k = 0; k < kinds; ++k)
-            dense(features[k], S);
+            dense(features[k], 1, S);
         passes.resize(2 * s.layers);
         for (size_t p = 0; p < passes.size(); ++p) {
             Pass<T> &one = passes[p];
             const long parts = messages(p);
-            dense(one.mlp, H);
-            set_parts(one.ends, 2 * parts, next());
-            set_parts(one.edges, 2 * parts, next());
-            set_rows(one.edges.bias, parts, next(), 2 * parts);
+            dense(one.mlp, 1, H);
+            dense(one.ends, 2 * parts, H, false);
+            dense(one.edges, 2 * parts, H);
             if (is_local(p))
                 for (Dense<T> &layer : one.angles)
-                    dense(layer, H);
+                    dense(layer, 1, H);
             for (Dense<T> &layer : one.update)
-                dense(layer, H);
+                dense(layer, 1, H);
             for (Dense<T> &layer : one.head)
-                dense(layer, H);
-            set_rows(one.value, 1, next());
+                dense(layer, 1, H);
+            set_rows(one.value, 1, H, next());
             one.bias = *next();
-            set_rows(one.score, 1, next());
+            set_rows(one.score, 1, H, next());
         }
         kept.resize(passes.size());
     }
@@ -123,7 +112,7 @@ template <class T> class PAMNet {
         make_graphs(call);
         make_room();
         for (long g = 0; g < 2; ++g)
-            tiles(graph(g).pairs(), TILE, [&](long p, long rows) { pairs_forth(g, p, rows); });
+            tiles(graph(g).pairs.size(), TILE, [&](long p, long rows) { pairs_forth(g, p, rows); });
         tiles(angles, TILE / kinds, [&](long q, long rows) { angles_forth(q, rows); });
         for (long i = 0; i < N; ++i)
             std::copy_n(embedding() + call.numbers[i] * Hp, Hp, state() + i * Hp);
@@ -145,7 +134,7 @@ template <class T> class PAMNet {
             if (is_local(p))
                 tiles(N, ATOMS, [&](long i, long rows) { local_back(p, i, rows); });
             else
-                tiles(wide.pairs(), TILE, [&](long q, long rows) { global_back(p, q, rows); });
+                tiles(wide.pairs.size(), TILE, [&](long q, long rows) { global_back(p, q, rows); });
             if (p > 0)
                 tiles(N, ATOMS, [&](long i, long rows) {
                     begin_back(p, i, rows);
@@ -154,7 +143,7 @@ template <class T> class PAMNet {
         }
         tiles(angles, TILE / kinds, [&](long q, long rows) { angles_back(q, rows); });
         for (long g = 0; g < 2; ++g)
-            tiles(graph(g).pairs(), TILE, [&](long p, long rows) { pairs_back(g, p, rows); });
+            tiles(graph(g).pairs.size(), TILE, [&](long p, long rows) { pairs_back(g, p, rows); });
         tiles(N, ATOMS, [&](long i, long rows) { vectors_back(i, rows); });
         return true;
     }
@@ -198,26 +187,7 @@ template <class T> class PAMNet {
 
     // work(first row, rows) for every tile.
     template <class F> void tiles(long rows, long tile, F work) {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-        for (long i = 0; i < rows; i += tile)
-            work(i, std::min(tile, rows - i));
-    }
-
-    void set_rows(Buffer<T> &to, long rows, const T *from, long room = 0) {
-        T *out = to.get(std::max(rows, room) * Hp);
-        for (long i = 0; i < rows; ++i)
-            std::copy_n(from + i * s.hidden, s.hidden, out + i * Hp);
-    }
-
-    // Several layers side by side, each as wide as the features and padded as they are.
-    void set_parts(Dense<T> &layer, long parts, const T *weight) {
-        const long H = s.hidden;
-        auto element = [=](long in, long column) {
-            const long part = column / Hp, out = column % Hp;
-            return out < H ? weight[(part * H + out) * H + in] : T(0);
-        };
-        layer.forth.pack(H, parts * Hp, element);
-        layer.back.pack(parts * Hp, H, [=](long k, long j) { return element(j, k); });
+        for_tiles(rows, tile, threads, work);
     }
 
     // ---- the graphs -----------------------------------------------------------------------------
@@ -232,23 +202,17 @@ template <class T> class PAMNet {
                     g->row.push_back(e);
                 }
             const long count = g->count();
-            for (std::vector<long> *index : {&g->source, &g->target, &g->reverse, &g->pair})
+            for (std::vector<long> *index : {&g->source, &g->target, &g->reverse})
                 index->resize(count);
-            g->first.assign(N + 1, 0);
-            g->edge.clear();
             for (long k = 0; k < count; ++k) {
-                const long e = g->row[k], back = place[call.reverse[e]];
+                const long e = g->row[k];
                 g->source[k] = call.source[e], g->target[k] = call.target[e];
-                g->reverse[k] = back;
-                ++g->first[call.target[e] + 1];
-                g->pair[k] = k < back ? g->pairs() : g->pair[back];
-                if (k < back)
-                    g->edge.push_back(k);
+                g->reverse[k] = place[call.reverse[e]];
             }
-            neighbours = *std::max_element(g->first.begin(), g->first.end());
-            for (long i = 0; i < N; ++i)
-                g->first[i + 1] += g->first[i];
+            starts(g->first, N, count, [&](long k) { return g->target[k]; });
+            g->pairs.set(g->reverse.data(), count);
         }
+        neighbours = most(local.first);
         first_angle.resize(N);
         sender.clear(), receiver.clear();
         for (long i = 0; i < N; ++i) {
@@ -285,18 +249,16 @@ template <class T> class PAMNet {
             for (Buffer<T> &slope : one.head)
                 slope.get(N * Hp);
             one.values.get(N), one.scores.get(N);
-            one.edges.get(graph(is_local(p)).pairs() * parts * Hp);
+            one.edges.get(graph(is_local(p)).pairs.size() * parts * Hp);
             if (!is_local(p))
                 continue;
             for (Buffer<T> *by_angle : {&one.weights, &one.inner, &one.outer})
                 by_angle->get(angles * kinds * Hp);
             one.messages.get(L * Hp);
         }
-        for (Edges<T> *g : {&wide, &local}) {
-            const long pairs = g->pairs();
-            g->rbf_slope.get(pairs * Rp), g->slope.get(pairs * Hp), g->along.get(pairs);
-        }
-        radial.get(local.pairs() * Sp), radial_slope.get(local.pairs() * Sp);
+        for (Edges<T> *g : {&wide, &local})
+            g->features.room(g->pairs.size(), s.hidden);
+        radial.get(local.pairs.size() * Sp), radial_slope.get(local.pairs.size() * Sp);
         feature_slope.get(angles * kinds * Hp), to_length.get(angles), to_cosine.get(angles);
         two_hop_sums.get(L * Hp);
         to_messages.get(std::max(E, 2 * L) * Hp), to_gates.get(2 * L * Hp);
@@ -319,14 +281,12 @@ template <class T> class PAMNet {
 
     void pairs_forth(long which, long p0, long rows) {
         Edges<T> &g = graph(which);
-        T *bases = own().basis(), *e = own().h();
-        for (long p = p0; p < p0 + rows; ++p) {
-            const T d = line(g, g.edge[p]).distance;
-            g.waves.at(d, bases + (p - p0) * Rp, g.rbf_slope() + p * Rp);
-            if (which)
-                pieces.at(d, radial() + p * Sp, radial_slope() + p * Sp);
-        }
-        g.dense.forth.times(rows, bases, Rp, {e, Hp, nullptr, g.slope() + p0 * Hp, Hp});
+        T *e = own().h();
+        const auto distance = [&](long p) { return line(g, g.pairs.edge[p]).distance; };
+        g.features.forth(p0, rows, distance, own().basis(), e, Hp);
+        if (which)
+            for (long p = p0; p < p0 + rows; ++p)
+                pieces.at(distance(p), radial() + p * Sp, radial_slope() + p * Sp);
         for (size_t p = which; p < passes.size(); p += 2) {
             const long ld = 2 * messages(p) * Hp;
             const Dense<T> &layer = passes[p].edges;
@@ -335,39 +295,25 @@ template <class T> class PAMNet {
     }
     void pairs_back(long which, long p0, long rows) {
         Edges<T> &g = graph(which);
-        T *to_bases = own().basis(), *to_e = own().h();
+        T *to_e = own().h();
         std::fill_n(to_e, rows * Hp, T(0));
         for (size_t p = which; p < passes.size(); p += 2) {
             const long ld = 2 * messages(p) * Hp;
-            passes[p].edges.back.times(rows, kept[p].edges() + p0 * ld, ld, added(to_e));
+            passes[p].edges.back.times(rows, kept[p].edges() + p0 * ld, ld, added(to_e, Hp));
         }
-        product(rows, Hp, to_e, Hp, g.slope() + p0 * Hp, Hp, to_e, Hp);
-        g.dense.back.times(rows, to_e, Hp, {to_bases, Rp});
-        for (long p = p0; p < p0 + rows; ++p) {
-            T along = 0;
-            for (long r = 0; r < s.radial; ++r)
-                along += to_bases[(p - p0) * Rp + r] * g.rbf_slope()[p * Rp + r];
-            g.along()[p] = along;
-        }
+        g.features.back(p0, rows, to_e, Hp, own().basis());
     }
-    Tail<T> added(T *to) const { return {to, Hp, nullptr, nullptr, 0, nullptr, 0, to, Hp}; }
 
-    T cosine(long q) const {
-        const Line<T> a = line(local, sender[q]), b = line(local, receiver[q]);
-        return a.x * b.x + a.y * b.y + a.z * b.z;
+    Angle<T> angle_of(long q) const {
+        return {legendre, s.degrees, line(local, sender[q]), line(local, receiver[q])};
     }
 
     // Rows of one-hop and two-hop angles take turns.
     void angles_forth(long q0, long rows) {
-        T *sbf = own().basis(), *h = own().h(), *u = own().u(), y[MAX_DEGREES], dy[MAX_DEGREES];
-        for (long q = q0; q < q0 + rows; ++q) {
-            legendre.at(cosine(q), s.degrees, y, dy);
-            const T *f = radial() + local.pair[sender[q]] * Sp;
-            T *to = sbf + (q - q0) * Sp;
-            for (long l = 0, j = 0; l < s.degrees; ++l)
-                for (long r = 0; r < s.spherical_radial; ++r, ++j)
-                    to[j] = f[j] * y[l];
-        }
+        T *sbf = own().basis(), *h = own().h(), *u = own().u();
+        for (long q = q0; q < q0 + rows; ++q)
+            angle_of(q).basis(radial() + local.pairs.of[sender[q]] * Sp, s.spherical_radial,
+                              sbf + (q - q0) * Sp);
         const long ld = kinds * Hp;
         for (long k = 0; k < kinds; ++k)
             features[k].forth.times(rows, sbf, Sp,
@@ -376,43 +322,27 @@ template <class T> class PAMNet {
         for (size_t p = 1; p < passes.size(); p += 2) {
             const Dense<T> *layer = passes[p].angles;
             Kept<T> &k = kept[p];
-            layer[0].forth.times(rows * kinds, h, Hp,
-                                 {u, Hp, layer[0].bias(), k.inner() + q0 * ld, Hp});
-            layer[1].forth.times(
-                rows * kinds, u, Hp,
-                {k.weights() + q0 * ld, Hp, layer[1].bias(), k.outer() + q0 * ld, Hp});
+            layer[0].activated(rows * kinds, h, Hp, u, k.inner() + q0 * ld, Hp);
+            layer[1].activated(rows * kinds, u, Hp, k.weights() + q0 * ld, k.outer() + q0 * ld, Hp);
         }
     }
     void angles_back(long q0, long rows) {
         T *to_sbf = own().basis(), *h = own().h(), *u = own().u();
-        T y[MAX_DEGREES], dy[MAX_DEGREES];
         const long ld = kinds * Hp;
         std::fill_n(h, rows * ld, T(0));
         for (size_t p = 1; p < passes.size(); p += 2) {
             const Dense<T> *layer = passes[p].angles;
-            layer[1].back.times(
-                rows * kinds, kept[p].weights() + q0 * ld, Hp,
-                {u, Hp, nullptr, nullptr, 0, kept[p].inner() + q0 * ld, Hp});
-            layer[0].back.times(rows * kinds, u, Hp, added(h));
+            layer[1].back.times(rows * kinds, kept[p].weights() + q0 * ld, Hp,
+                                scaled<T>(u, Hp, kept[p].inner() + q0 * ld, Hp));
+            layer[0].back.times(rows * kinds, u, Hp, added(h, Hp));
         }
         product(rows, ld, h, ld, feature_slope() + q0 * ld, ld, h, ld);
         for (long k = 0; k < kinds; ++k)
-            features[k].back.times(
-                rows, h + k * Hp, ld,
-                {to_sbf, Sp, nullptr, nullptr, 0, nullptr, 0, k ? to_sbf : nullptr, Sp});
+            features[k].back.times(rows, h + k * Hp, ld, k ? added(to_sbf, Sp) : Tail<T>{to_sbf, Sp});
         for (long q = q0; q < q0 + rows; ++q) {
-            legendre.at(cosine(q), s.degrees, y, dy);
-            const long p = local.pair[sender[q]];
-            const T *f = radial() + p * Sp, *df = radial_slope() + p * Sp;
-            const T *to = to_sbf + (q - q0) * Sp;
-            T by_length = 0, by_cosine = 0;
-            for (long l = 0, j = 0; l < s.degrees; ++l) {
-                T by_f = 0, by_df = 0;
-                for (long r = 0; r < s.spherical_radial; ++r, ++j)
-                    by_f += to[j] * f[j], by_df += to[j] * df[j];
-                by_cosine += by_f * dy[l], by_length += by_df * y[l];
-            }
-            to_length()[q] = by_length, to_cosine()[q] = by_cosine;
+            const long p = local.pairs.of[sender[q]] * Sp;
+            angle_of(q).back(to_sbf + (q - q0) * Sp, radial() + p, radial_slope() + p,
+                             s.spherical_radial, to_length()[q], to_cosine()[q]);
         }
     }
 
@@ -420,12 +350,14 @@ template <class T> class PAMNet {
     // two edges of a pair share the gradient by what they have in common.
     void vectors_back(long a0, long rows) {
         for (long e = wide.first[a0]; e < wide.first[a0 + rows]; ++e)
-            line(wide, e).gradient(wide.along()[wide.pair[e]] / 2, 0, 0, 0, gradient + 3 * e);
+            line(wide, e).gradient(wide.features.along()[wide.pairs.of[e]] / 2, 0, 0, 0, gradient + 3 * e);
         for (long i = a0; i < a0 + rows; ++i) {
             const long first = local.first[i], n = local.first[i + 1] - first;
             for (long a = 0; a < n; ++a) {
                 const long k = first + a, e = local.row[k];
-                T along = (wide.along()[wide.pair[e]] + local.along()[local.pair[k]]) / 2;
+                T along = (wide.features.along()[wide.pairs.of[e]] +
+                           local.features.along()[local.pairs.of[k]]) /
+                          2;
                 T x = 0, y = 0, z = 0;
                 for (long b = 0; b < n; ++b) {
                     if (a == b)
@@ -445,14 +377,14 @@ template <class T> class PAMNet {
     Residual<T> residual(long p, long which, long a0) {
         return {&passes[p].update[which], &kept[p].update[which], a0, Hp};
     }
+    Stack<T> head(long p, long a0) { return {passes[p].head, kept[p].head, HEAD, a0, Hp}; }
 
     // What atoms give to the messages of a pass.
     void begin(long p, long a0, long rows) {
         const Pass<T> &pass = passes[p];
         const long ld = 2 * messages(p) * Hp;
         T *x = middle() + a0 * Hp;
-        pass.mlp.forth.times(rows, state() + a0 * Hp, Hp,
-                             {x, Hp, pass.mlp.bias(), kept[p].mlp() + a0 * Hp, Hp});
+        pass.mlp.activated(rows, state() + a0 * Hp, Hp, x, kept[p].mlp() + a0 * Hp, Hp);
         pass.ends.forth.times(rows, x, Hp, {kept[p].ends() + a0 * ld, ld});
     }
     void begin_back(long p, long a0, long rows) {
@@ -461,22 +393,15 @@ template <class T> class PAMNet {
         const long half = messages(p) * Hp, ld = 2 * half;
         T *ends = own().ends(), *u = own().u();
         for (long i = a0; i < a0 + rows; ++i, ends += ld) {
-            std::fill_n(ends, ld, T(0));
-            for (long e = g.first[i]; e < g.first[i + 1]; ++e) {
-                const T *in = to_messages() + e * half, *out = to_messages() + g.reverse[e] * half;
-                for (long c = 0; c < half; c += W<T>) {
-                    store(ends + c, load(ends + c) + load(in + c));
-                    store(ends + half + c, load(ends + half + c) + load(out + c));
-                }
-                if (is_local(p) && e < g.reverse[e])
-                    local_pair_back(p, e);
-            }
+            both_ends(g.first[i], g.first[i + 1], g.reverse.data(), to_messages(), half, half, ends);
+            if (is_local(p))
+                for (long e = g.first[i]; e < g.first[i + 1]; ++e)
+                    if (e < g.reverse[e])
+                        local_pair_back(p, e);
         }
-        pass.ends.back.times(
-            rows, own().ends(), ld,
-            {u, Hp, nullptr, nullptr, 0, nullptr, 0, to_middle() + a0 * Hp, Hp});
+        pass.ends.back.times(rows, own().ends(), ld, plus<T>(u, Hp, to_middle() + a0 * Hp, Hp));
         product(rows, Hp, u, Hp, kept[p].mlp() + a0 * Hp, Hp, u, Hp);
-        pass.mlp.back.times(rows, u, Hp, added(to_state() + a0 * Hp));
+        pass.mlp.back.times(rows, u, Hp, added(to_state() + a0 * Hp, Hp));
     }
 
     // Sums of messages, what follows them, and the head.
@@ -490,21 +415,12 @@ template <class T> class PAMNet {
             else
                 global_sum(p, i);
         }
-        const Dense<T> &first = pass.update[0];
-        first.forth.times(rows, middle() + a0 * Hp, Hp,
-                          {h, Hp, first.bias(), k.update[0]() + a0 * Hp, Hp});
+        pass.update[0].activated(rows, middle() + a0 * Hp, Hp, h, k.update[0]() + a0 * Hp, Hp);
         residual(p, 1, a0).forth(rows, h, u);
-        for (long c = 0; c < rows * Hp; c += W<T>)
-            store(x + c, load(h + c) + load(x + c));
+        add(rows * Hp, h, x);
         residual(p, 3, a0).forth(rows, x, u);
         residual(p, 5, a0).forth(rows, x, u);
-        const T *in = x;
-        for (long d = 0; d < HEAD; ++d) {
-            T *out = d % 2 ? u : h;
-            pass.head[d].forth.times(
-                rows, in, Hp, {out, Hp, pass.head[d].bias(), k.head[d]() + a0 * Hp, Hp});
-            in = out;
-        }
+        const T *in = head(p, a0).forth(rows, x, h, u);
         for (long r = 0; r < rows; ++r) {
             k.values()[a0 + r] = dot(in + r * Hp, pass.value(), Hp) + pass.bias;
             k.scores()[a0 + r] = dot(in + r * Hp, pass.score(), Hp);
@@ -522,10 +438,8 @@ template <class T> class PAMNet {
             for (long c = 0; c < Hp; c += W<T>)
                 store(h + r * Hp + c, k.values()[a0 + r] * load(pass.value() + c) +
                                           k.scores()[a0 + r] * load(pass.score() + c));
-        for (long d = HEAD; d-- > 0; std::swap(h, u)) {
-            product(rows, Hp, h, Hp, k.head[d]() + a0 * Hp, Hp, h, Hp);
-            pass.head[d].back.times(rows, h, Hp, d ? Tail<T>{u, Hp} : added(g));
-        }
+        const Tail<T> added_to_g = added(g, Hp);
+        head(p, a0).back(rows, h, u, &added_to_g);
         residual(p, 5, a0).back(rows, g, u, v);
         residual(p, 3, a0).back(rows, g, u, v);
         std::copy_n(g, rows * Hp, h);
@@ -568,37 +482,18 @@ template <class T> class PAMNet {
 
     // x_i + Σ_j gate ⊙ σ(edge + x_i + x_j).
     void global_sum(long p, long i) {
-        T *sum = middle() + i * Hp;
-        const T *ends = kept[p].ends(), *to = ends + i * 2 * Hp;
-        for (long e = wide.first[i]; e < wide.first[i + 1]; ++e) {
-            const T *edge = kept[p].edges() + wide.pair[e] * 2 * Hp;
-            const T *from = ends + wide.source[e] * 2 * Hp + Hp;
-            for (long c = 0; c < Hp; c += W<T>) {
-                V<T> m = silu<T>(load(edge + c) + load(to + c) + load(from + c)).value;
-                store(sum + c, load(sum + c) + load(edge + Hp + c) * m);
-            }
-        }
+        const T *ends = kept[p].ends();
+        message_sum(wide.first[i], wide.first[i + 1], wide.source.data(), wide.pairs, ends,
+                    kept[p].edges(), ends + i * 2 * Hp, Hp, middle() + i * Hp);
     }
     // By the messages of both edges of a pair, and by what the pair gave.
     void global_back(long p, long p0, long rows) {
-        const T *ends = kept[p].ends();
+        const T *ends = kept[p].ends(), *g = to_middle();
         for (long q = p0; q < p0 + rows; ++q) {
-            const long e = wide.edge[q], i = wide.target[e], j = wide.source[e];
-            const T *xi = ends + i * 2 * Hp, *xj = ends + j * 2 * Hp;
-            const T *gi = to_middle() + i * Hp, *gj = to_middle() + j * Hp;
+            const long e = wide.pairs.edge[q], i = wide.target[e], j = wide.source[e];
             T *edge = kept[p].edges() + q * 2 * Hp;
-            T *into_i = to_messages() + e * Hp, *into_j = to_messages() + wide.reverse[e] * Hp;
-            for (long c = 0; c < Hp; c += W<T>) {
-                V<T> part = load(edge + c), gate = load(edge + Hp + c);
-                Activation<T> to_i = silu<T>(part + load(xi + c) + load(xj + Hp + c));
-                Activation<T> to_j = silu<T>(part + load(xj + c) + load(xi + Hp + c));
-                V<T> by_i = load(gi + c) * gate * to_i.slope;
-                V<T> by_j = load(gj + c) * gate * to_j.slope;
-                store(into_i + c, by_i);
-                store(into_j + c, by_j);
-                store(edge + c, by_i + by_j);
-                store(edge + Hp + c, load(gi + c) * to_i.value + load(gj + c) * to_j.value);
-            }
+            messages_back(edge, ends + i * 2 * Hp, ends + j * 2 * Hp, g + i * Hp, g + j * Hp, Hp,
+                          to_messages() + e * Hp, to_messages() + wide.reverse[e] * Hp, edge);
         }
     }
 
@@ -610,7 +505,7 @@ template <class T> class PAMNet {
     };
     // Those of a local edge j → i, some columns.
     Messages local_message(long p, long k, long c) const {
-        const T *edge = kept[p].edges() + local.pair[k] * 4 * Hp + c;
+        const T *edge = kept[p].edges() + local.pairs.of[k] * 4 * Hp + c;
         const T *to = kept[p].ends() + local.target[k] * 4 * Hp + c;
         const T *from = kept[p].ends() + local.source[k] * 4 * Hp + 2 * Hp + c;
         return {silu<T>(load(edge) + load(to) + load(from)),
@@ -653,7 +548,7 @@ template <class T> class PAMNet {
     void local_sum(long p, long i) {
         T *sum = middle() + i * Hp;
         for (long k = local.first[i]; k < local.first[i + 1]; ++k) {
-            const T *gate = kept[p].edges() + local.pair[k] * 4 * Hp + 3 * Hp;
+            const T *gate = kept[p].edges() + local.pairs.of[k] * 4 * Hp + 3 * Hp;
             const T *two = two_hop_sums() + local.reverse[k] * Hp;
             T *message = kept[p].messages() + k * Hp;
             for (long c = 0; c < Hp; c += W<T>) {
@@ -689,7 +584,7 @@ template <class T> class PAMNet {
             }
             std::fill_n(to_carried, n * Hp, T(0));
             for (long b = 0; b < n; ++b) {
-                const T *gate = kept[p].edges() + local.pair[first + b] * 4 * Hp + 3 * Hp;
+                const T *gate = kept[p].edges() + local.pairs.of[first + b] * 4 * Hp + 3 * Hp;
                 const T *gj = to_middle() + local.source[first + b] * Hp;
                 product(1, Hp, gi, Hp, gate, Hp, to_one, Hp);
                 product(1, Hp, gj, Hp, gate, Hp, to_two, Hp);
@@ -712,7 +607,7 @@ template <class T> class PAMNet {
     // By what a pair of local edges gave, k one of them.
     void local_pair_back(long p, long k) {
         const long back = local.reverse[k];
-        T *edge = kept[p].edges() + local.pair[k] * 4 * Hp;
+        T *edge = kept[p].edges() + local.pairs.of[k] * 4 * Hp;
         for (const Buffer<T> *by : {&to_messages, &to_gates}) {
             const T *one = (*by)() + k * 2 * Hp, *other = (*by)() + back * 2 * Hp;
             for (long c = 0; c < 2 * Hp; c += W<T>)

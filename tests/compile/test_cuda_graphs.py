@@ -1,4 +1,4 @@
-"""How CUDA graphs are recorded, with a stand-in for torch's streams."""
+"""How CUDA graphs are captured, with a stand-in for torch's streams."""
 
 import gc
 import threading
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lkm_calc.compile.recording import record_cuda_graph
+from lkm_calc.compile.cuda_graphs import capture_cuda_graph
 
 GPU = torch.device("cuda", 0)
 
@@ -32,7 +32,7 @@ def fake_streams(monkeypatch):
             current[0] = before
 
     @contextmanager
-    def graph(recording, stream, capture_error_mode="global"):
+    def graph(captured, stream, capture_error_mode="global"):
         assert capture_error_mode == "thread_local", "other threads could not use the GPU"
         before, current[0] = current[0], stream
         yield
@@ -60,7 +60,7 @@ def fake_streams(monkeypatch):
     return current, waits
 
 
-def test_a_recording_runs_on_streams_of_its_own_and_leaves_the_current_one(monkeypatch):
+def test_a_capture_runs_on_streams_of_its_own_and_leaves_the_current_one(monkeypatch):
     current, waits = fake_streams(monkeypatch)
     usual, streams = current[0], []
 
@@ -68,7 +68,7 @@ def test_a_recording_runs_on_streams_of_its_own_and_leaves_the_current_one(monke
         streams.append(current[0])
         return (torch.ones(1),)
 
-    record_cuda_graph(work, GPU)
+    capture_cuda_graph(work, GPU)
     assert len(streams) > 1
     assert usual not in streams
     assert streams[0] is not streams[-1]
@@ -76,7 +76,7 @@ def test_a_recording_runs_on_streams_of_its_own_and_leaves_the_current_one(monke
     assert waits == [(streams[0], usual), (usual, streams[0])], "before the trials, and after them"
 
 
-def test_recordings_of_several_threads_follow_each_other(monkeypatch):
+def test_captures_of_several_threads_follow_each_other(monkeypatch):
     fake_streams(monkeypatch)
     running, together = [], []
 
@@ -87,7 +87,7 @@ def test_recordings_of_several_threads_follow_each_other(monkeypatch):
         running.pop()
         return (torch.ones(1),)
 
-    threads = [threading.Thread(target=record_cuda_graph, args=(work, GPU)) for _ in range(3)]
+    threads = [threading.Thread(target=capture_cuda_graph, args=(work, GPU)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -95,7 +95,7 @@ def test_recordings_of_several_threads_follow_each_other(monkeypatch):
     assert together == [1] * 12
 
 
-def test_a_recording_that_fails_leaves_the_current_stream(monkeypatch):
+def test_a_capture_that_fails_leaves_the_current_stream(monkeypatch):
     current, _ = fake_streams(monkeypatch)
     usual, runs = current[0], []
 
@@ -106,12 +106,12 @@ def test_a_recording_that_fails_leaves_the_current_stream(monkeypatch):
         return (torch.ones(1),)
 
     with pytest.raises(RuntimeError, match="not permitted"):
-        record_cuda_graph(work, GPU)
+        capture_cuda_graph(work, GPU)
     assert current[0] is usual
-    record_cuda_graph(lambda: (torch.ones(1),), GPU)  # nothing is held up
+    capture_cuda_graph(lambda: (torch.ones(1),), GPU)  # nothing is held up
 
 
-def test_no_older_graph_is_destroyed_while_one_is_recorded(monkeypatch):
+def test_no_older_graph_is_destroyed_while_one_is_captured(monkeypatch):
     """It would be an operation that is not permitted then."""
     fake_streams(monkeypatch)
     collecting, alive = [], []
@@ -129,11 +129,11 @@ def test_no_older_graph_is_destroyed_while_one_is_recorded(monkeypatch):
         garbage = Graph()
         garbage.itself, older = garbage, weakref.ref(garbage)
         del garbage
-        record_cuda_graph(work, GPU)
+        capture_cuda_graph(work, GPU)
         assert alive[-1] is False
         assert not gc.isenabled()
     finally:
         gc.enable()
-    record_cuda_graph(work, GPU)
+    capture_cuda_graph(work, GPU)
     assert collecting[-1] is False
     assert gc.isenabled()

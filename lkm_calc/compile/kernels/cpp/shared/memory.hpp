@@ -1,0 +1,50 @@
+// Memory that is kept from call to call, and tables of padded rows.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+#include "vectors.hpp"
+
+namespace {
+
+template <class T> class Buffer {
+  public:
+    Buffer() = default;
+    Buffer(const Buffer &) = delete;
+    Buffer(Buffer &&other) : data(other.data), size(other.size) { other.data = nullptr; }
+    ~Buffer() { std::free(data); }
+    // Room for n numbers, zero when it is new.
+    T *get(long n) {
+        if (n > size) {
+            std::free(data);
+            data = nullptr;
+            size = 0;
+            n += n / 16; // atoms come closer together now and then
+            const long bytes = n * long(sizeof(T)) / 64 * 64 + 128;
+            data = static_cast<T *>(std::aligned_alloc(64, bytes));
+            if (!data)
+                throw std::bad_alloc();
+            std::memset(data, 0, bytes);
+            size = n;
+        }
+        return data;
+    }
+    T *operator()() const { return data; }
+
+  private:
+    T *data = nullptr;
+    long size = 0;
+};
+
+// Rows of `width` numbers, each padded to whole vectors.
+template <class T> void set_rows(Buffer<T> &to, long rows, long width, const T *from) {
+    const long ld = padded<T>(width);
+    T *out = to.get(rows * ld);
+    for (long i = 0; i < rows; ++i)
+        std::copy_n(from + i * width, width, out + i * ld);
+}
+
+} // namespace

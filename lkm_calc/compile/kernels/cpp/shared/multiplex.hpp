@@ -1,0 +1,107 @@
+// What MXMNet and PAMNet share: multiplex.py.
+
+#pragma once
+
+#include "bases.hpp"
+#include "edges.hpp"
+#include "products.hpp"
+
+namespace {
+
+// Features e = σ(W rbf) of pairs of edges.
+template <class T> struct PairFeatures {
+    Waves<T> waves;
+    Dense<T> dense;
+    long radial = 0, ld = 0; // functions, as they are and padded
+    // By pair: derivatives of the basis, slope of the features, gradient by the length.
+    Buffer<T> basis_slope, slope, along;
+
+    void set(long hidden, const T *weight) {
+        radial = long(waves.frequencies.size()), ld = padded<T>(radial);
+        dense.set(hidden, radial, weight, nullptr);
+    }
+    void room(long pairs, long hidden) {
+        basis_slope.get(pairs * ld), slope.get(pairs * padded<T>(hidden)), along.get(pairs);
+    }
+    // Of a tile of pairs; basis is for what comes between.
+    template <class F>
+    void forth(long p0, long rows, F distance, T *basis, T *e, long e_ld) const {
+        for (long p = 0; p < rows; ++p)
+            waves.at(distance(p0 + p), basis + p * ld, basis_slope() + (p0 + p) * ld);
+        dense.forth.times(rows, basis, ld, {e, e_ld, nullptr, slope() + p0 * e_ld, e_ld});
+    }
+    // From the gradients by the features, which are used up, to those by the lengths.
+    void back(long p0, long rows, T *to_e, long e_ld, T *to_basis) const {
+        product(rows, e_ld, to_e, e_ld, slope() + p0 * e_ld, e_ld, to_e, e_ld);
+        dense.back.times(rows, to_e, e_ld, {to_basis, ld});
+        for (long p = 0; p < rows; ++p)
+            along()[p0 + p] = inner(radial, to_basis + p * ld, basis_slope() + (p0 + p) * ld);
+    }
+};
+
+// Y_l0 of the angle between two edges and its derivative by the cosine.
+template <class T> struct Angle {
+    T y[MAX_DEGREES], slope[MAX_DEGREES];
+    long degrees;
+
+    Angle(const Legendre<T> &legendre, long degrees_, const Line<T> &a, const Line<T> &b)
+        : degrees(degrees_) {
+        legendre.at(a.x * b.x + a.y * b.y + a.z * b.z, degrees, y, slope);
+    }
+    // The spherical basis: `each` radial functions of every degree, times Y.
+    void basis(const T *radial, long each, T *to) const {
+        for (long l = 0; l < degrees; ++l)
+            for (long r = 0; r < each; ++r)
+                *to++ = *radial++ * y[l];
+    }
+    // From the gradients by the basis to those by the length and by the cosine.
+    void back(const T *to, const T *radial, const T *radial_slope, long each, T &by_length,
+              T &by_cosine) const {
+        by_length = by_cosine = 0;
+        for (long l = 0; l < degrees; ++l, to += each, radial += each, radial_slope += each) {
+            by_length += y[l] * inner(each, to, radial_slope);
+            by_cosine += slope[l] * inner(each, to, radial);
+        }
+    }
+};
+
+// Messages of the global graph, Σ_j gate ⊙ σ(edge + to_i + from_j), added to the sum of an atom i:
+// `ends` holds [to ‖ from] of all atoms, `edges` [edge ‖ gate] of all pairs.
+template <class T, class I>
+void message_sum(long e0, long e1, const I *source, const Pairs &pairs, const T *ends,
+                 const T *edges, const T *to, long width, T *sum) {
+    for (long e = e0; e < e1; ++e) {
+        const T *edge = edges + pairs.of[e] * 2 * width;
+        const T *from = ends + source[e] * 2 * width + width;
+        for (long c = 0; c < width; c += W<T>) {
+            V<T> m = silu<T>(load(edge + c) + load(to + c) + load(from + c)).value;
+            store(sum + c, load(sum + c) + load(edge + width + c) * m);
+        }
+    }
+}
+
+// The way back through the two messages of a pair of atoms i and j, made anew: from the gradients
+// g_i and g_j by their sums to those by the messages before the activation, and to those by [edge ‖
+// gate], added to `base` if it is not null.
+template <class T>
+void messages_back(const T *edge, const T *ends_i, const T *ends_j, const T *g_i, const T *g_j,
+                   long width, T *into_i, T *into_j, T *by_edge, const T *base = nullptr) {
+    for (long c = 0; c < width; c += W<T>) {
+        const V<T> part = load(edge + c), gate = load(edge + width + c);
+        const V<T> gi = load(g_i + c), gj = load(g_j + c);
+        const Activation<T> to_i = silu<T>(part + load(ends_i + c) + load(ends_j + width + c));
+        const Activation<T> to_j = silu<T>(part + load(ends_j + c) + load(ends_i + width + c));
+        const V<T> by_i = gi * gate * to_i.slope, by_j = gj * gate * to_j.slope;
+        store(into_i + c, by_i);
+        store(into_j + c, by_j);
+        V<T> by_part = by_i + by_j, by_gate = gi * to_i.value + gj * to_j.value;
+        if (base) {
+            by_part = load(base + c) + by_part;
+            by_gate = load(base + width + c) + by_gate;
+        }
+        store(by_edge + c, by_part);
+        store(by_edge + width + c, by_gate);
+    }
+}
+
+} // namespace
