@@ -231,7 +231,8 @@ template <class T> class DimeNet {
     // Messages m_b of a tile, its atoms' sums t_b of them and, but for the last, the angular sums
     // that the next interaction needs.
     void forth(long t, long b) {
-        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], e0 = first[a0], rows = first[a1] - e0;
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1];
+        const long e0 = first[a0], rows = first[a1] - e0;
         Scratch &own = scratch[thread()];
         T *h = own.h(), *u = own.u(), *v = own.v(), *m = kept[b].m() + e0 * Hp;
         const T *bases = rbf() + e0 * Rp;
@@ -370,7 +371,8 @@ template <class T> class DimeNet {
     // From the gradient by m_(b+1) to that by m_b: through the first half of interaction b, output
     // block b and the second half of interaction b − 1, whose angular sums get theirs.
     void back(long t, long b) {
-        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], e0 = first[a0], rows = first[a1] - e0;
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1];
+        const long e0 = first[a0], rows = first[a1] - e0;
         Scratch &own = scratch[thread()];
         T *h = own.h(), *u = own.u(), *v = own.v(), *g = to_m() + e0 * Hp;
         T *to_bases = to_rbf() + e0 * Rp;

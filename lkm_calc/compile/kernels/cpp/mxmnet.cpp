@@ -544,7 +544,8 @@ template <class T> class MXMNet {
 
     // First messages of a tile's local edges, and what angles at their atom give the reverses.
     void two_hop(long t, long b) {
-        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], e0 = local_first[a0], e1 = local_first[a1];
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1];
+        const long e0 = local_first[a0], e1 = local_first[a1];
         Scratch &own = scratch[thread()];
         Kept<T> &k = kept[b];
         for (long e = e0; e < e1; ++e) {
@@ -565,7 +566,8 @@ template <class T> class MXMNet {
 
     // The messages that hear of both kinds of angle, their sums, and the layer's outcome.
     void one_hop(long t, long b) {
-        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], e0 = local_first[a0], e1 = local_first[a1];
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1];
+        const long e0 = local_first[a0], e1 = local_first[a1];
         const LocalPass<T> &layer = layers[b].local;
         Scratch &own = scratch[thread()];
         Kept<T> &k = kept[b];
@@ -612,7 +614,8 @@ template <class T> class MXMNet {
     // From the gradient by the layer's outcome to those by the messages that hear of two-hop
     // angles.
     void one_hop_back(long t, long b) {
-        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], e0 = local_first[a0], e1 = local_first[a1];
+        const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1];
+        const long e0 = local_first[a0], e1 = local_first[a1];
         const LocalPass<T> &layer = layers[b].local;
         Scratch &own = scratch[thread()];
         Kept<T> &k = kept[b];

@@ -338,7 +338,8 @@ template <class T> class PAMNet {
         }
         product(rows, ld, h, ld, feature_slope() + q0 * ld, ld, h, ld);
         for (long k = 0; k < kinds; ++k)
-            features[k].back.times(rows, h + k * Hp, ld, k ? added(to_sbf, Sp) : Tail<T>{to_sbf, Sp});
+            features[k].back.times(rows, h + k * Hp, ld,
+                                   k ? added(to_sbf, Sp) : Tail<T>{to_sbf, Sp});
         for (long q = q0; q < q0 + rows; ++q) {
             const long p = local.pairs.of[sender[q]] * Sp;
             angle_of(q).back(to_sbf + (q - q0) * Sp, radial() + p, radial_slope() + p,
@@ -349,15 +350,16 @@ template <class T> class PAMNet {
     // From the gradients by distances and cosines to those by the vectors of edges into atoms. The
     // two edges of a pair share the gradient by what they have in common.
     void vectors_back(long a0, long rows) {
+        const auto shared = [](const Edges<T> &g, long e) {
+            return g.features.along()[g.pairs.of[e]];
+        };
         for (long e = wide.first[a0]; e < wide.first[a0 + rows]; ++e)
-            line(wide, e).gradient(wide.features.along()[wide.pairs.of[e]] / 2, 0, 0, 0, gradient + 3 * e);
+            line(wide, e).gradient(shared(wide, e) / 2, 0, 0, 0, gradient + 3 * e);
         for (long i = a0; i < a0 + rows; ++i) {
             const long first = local.first[i], n = local.first[i + 1] - first;
             for (long a = 0; a < n; ++a) {
                 const long k = first + a, e = local.row[k];
-                T along = (wide.features.along()[wide.pairs.of[e]] +
-                           local.features.along()[local.pairs.of[k]]) /
-                          2;
+                T along = (shared(wide, e) + shared(local, k)) / 2;
                 T x = 0, y = 0, z = 0;
                 for (long b = 0; b < n; ++b) {
                     if (a == b)
@@ -393,7 +395,8 @@ template <class T> class PAMNet {
         const long half = messages(p) * Hp, ld = 2 * half;
         T *ends = own().ends(), *u = own().u();
         for (long i = a0; i < a0 + rows; ++i, ends += ld) {
-            both_ends(g.first[i], g.first[i + 1], g.reverse.data(), to_messages(), half, half, ends);
+            both_ends(g.first[i], g.first[i + 1], g.reverse.data(), to_messages(), half, half,
+                      ends);
             if (is_local(p))
                 for (long e = g.first[i]; e < g.first[i + 1]; ++e)
                     if (e < g.reverse[e])

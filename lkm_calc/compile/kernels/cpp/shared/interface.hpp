@@ -54,8 +54,8 @@ template <class T> struct Call {
     }
 #define EXPORT(MODEL) EXPORT_TYPE(MODEL, float) EXPORT_TYPE(MODEL, double)
 
-// For a model that also gives gradients by its weights: `update` takes new weights, `gradients` is a
-// call that writes those of Σ back[0] · values + Σ back[1] · embeddings (or null) to `arrays`.
+// For a model that also gives gradients by its weights: `update` takes new weights, `gradients` is
+// a call that writes those of Σ back[0] · values + Σ back[1] · embeddings (or null) to `arrays`.
 #define EXPORT_TRAINING_TYPE(MODEL, TYPE)                                                          \
     extern "C" void update_##TYPE(void *model, const void *const *arrays) {                        \
         static_cast<MODEL<TYPE> *>(model)->update(reinterpret_cast<const TYPE *const *>(arrays));  \
@@ -74,4 +74,5 @@ template <class T> struct Call {
             return 1;                                                                              \
         }                                                                                          \
     }
-#define EXPORT_TRAINING(MODEL) EXPORT_TRAINING_TYPE(MODEL, float) EXPORT_TRAINING_TYPE(MODEL, double)
+#define EXPORT_TRAINING(MODEL)                                                                     \
+    EXPORT_TRAINING_TYPE(MODEL, float) EXPORT_TRAINING_TYPE(MODEL, double)

@@ -30,7 +30,7 @@ template <class T> struct PairFeatures {
             waves.at(distance(p0 + p), basis + p * ld, basis_slope() + (p0 + p) * ld);
         dense.forth.times(rows, basis, ld, {e, e_ld, nullptr, slope() + p0 * e_ld, e_ld});
     }
-    // From the gradients by the features, which are used up, to those by the lengths.
+    // From the gradients by the features, which are used up, to those by the lengths: `along`.
     void back(long p0, long rows, T *to_e, long e_ld, T *to_basis) const {
         product(rows, e_ld, to_e, e_ld, slope() + p0 * e_ld, e_ld, to_e, e_ld);
         dense.back.times(rows, to_e, e_ld, {to_basis, ld});

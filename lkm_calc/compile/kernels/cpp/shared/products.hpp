@@ -166,7 +166,7 @@ template <class T> struct Dense {
 
     void set(long out, long in, const T *weight, const T *b) { set(1, out, 1, in, weight, b); }
 
-    // From a weight of (out_parts · out, in_parts · in) and, if not null, a bias of out_parts · out.
+    // From a weight of (out_parts · out, in_parts · in), and a bias of out_parts · out or null.
     void set(long out_parts, long out, long in_parts, long in, const T *weight, const T *b) {
         const long rows = columns(out_parts, out), depth = columns(in_parts, in);
         T *to = forth.room(depth, out_parts * padded<T>(out));
@@ -192,15 +192,15 @@ template <class T> struct Dense {
     // Up to the last one that is no padding.
     static long columns(long parts, long width) { return (parts - 1) * padded<T>(width) + width; }
 
-    // y = σ(x Wᵀ + b) [+ base], all rows as far apart as they are wide, and the slopes of σ.
+    // y = σ(x Wᵀ + b) [+ base] and the slopes of σ; rows of all but x are ld apart.
     void activated(long rows, const T *x, long in_ld, T *y, T *slope, long ld,
                    const T *base = nullptr) const {
         forth.times(rows, x, in_ld, {y, ld, bias(), slope, ld, nullptr, 0, base, ld});
     }
 };
 
-// Residual of layers.py: two layers, and where the slopes of their activations are kept, of the rows
-// from `row` on.
+// Residual of layers.py: two layers, and where the slopes of their activations are kept, of the
+// rows from `row` on.
 template <class T> struct Residual {
     const Dense<T> *layers;
     Buffer<T> *slopes;
@@ -208,15 +208,14 @@ template <class T> struct Residual {
 
     // h + σ(W₂ σ(W₁ h)), in place.
     void forth(long rows, T *h, T *u) const {
-        layers[0].forth.times(rows, h, ld, {u, ld, layers[0].bias(), slope(0), ld});
-        layers[1].forth.times(rows, u, ld,
-                              {h, ld, layers[1].bias(), slope(1), ld, nullptr, 0, h, ld});
+        layers[0].activated(rows, h, ld, u, slope(0), ld);
+        layers[1].activated(rows, u, ld, h, slope(1), ld, h);
     }
     // From the gradient by the outcome to that by h, in place.
     void back(long rows, T *g, T *u, T *v) const {
         product(rows, ld, g, ld, slope(1), ld, v, ld);
-        layers[1].back.times(rows, v, ld, {u, ld, nullptr, nullptr, 0, slope(0), ld});
-        layers[0].back.times(rows, u, ld, {g, ld, nullptr, nullptr, 0, nullptr, 0, g, ld});
+        layers[1].back.times(rows, v, ld, scaled<T>(u, ld, slope(0), ld));
+        layers[0].back.times(rows, u, ld, added(g, ld));
     }
 
   private:
