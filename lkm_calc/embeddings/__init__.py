@@ -1,7 +1,6 @@
-"""What is computed from the embeddings that a model returns, one tensor a layer.
+"""Functions of the embeddings that a model returns, one tensor per layer, for any architecture.
 
-The loss of Layer-to-Layer Knowledge Mixing, how far the layers disagree about an atom, and how far
-an atom lies from those of the training set. Nothing here knows an architecture.
+The LKM loss, the disagreement between layers, and the latent distance from the training set.
 """
 
 from .disagreement import layer_disagreement as layer_disagreement

@@ -1,11 +1,11 @@
-"""How far an atom's embeddings are from those of the training atoms of its element.
+"""Latent distance: distance of an atom's embeddings from those of the training atoms.
 
-What a model has not seen it mostly embeds elsewhere. All layers' embeddings of an atom make one
-vector; those of an element in the training frames are taken for a normal distribution, and the
-distance is Mahalanobis' for it: in units of the standard deviation along each direction. The
-distribution is that of probabilistic principal component analysis (M. E. Tipping and C. M. Bishop,
-J. R. Stat. Soc. B 61, 611, 1999): the leading directions have their own variances, the rest share
-one, so that what leaves the space of the training set counts too.
+Unfamiliar environments usually have unfamiliar embeddings. The embeddings of an atom after all
+layers are concatenated; those of the training atoms of an element are modelled by a normal
+distribution, and the distance is the Mahalanobis distance. The distribution is that of
+probabilistic principal component analysis (M. E. Tipping and C. M. Bishop, J. R. Stat. Soc. B 61,
+611, 1999): the leading directions have individual variances, all others share one, so that
+deviations from the subspace of the training set count as well.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,30 +19,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PREFIX = "latent."
-"""What the names of its tensors in a model file begin with."""
+"""Prefix of the names of its tensors in a model file."""
 
 KEPT = 1e-2
-"""Standard deviation, relative to the largest, below which a direction is one of the rest."""
+"""Directions with a standard deviation below this fraction of the largest share one variance."""
 FLOOR = 1e-3
-"""Least standard deviation of the rest, relative to the largest of all."""
+"""Minimum of that shared standard deviation, relative to the largest."""
 TINY = 1e-6
-"""The same where all training atoms are alike, near the round-off of embeddings in float32."""
+"""Its absolute minimum, for identical training atoms; near the round-off of float32 embeddings."""
 
 
 @dataclass(frozen=True, eq=False)
 class LatentStatistics:
-    """Where the embeddings of an element lie; all in float64."""
+    """Distribution of the embeddings of an element, in float64."""
 
     mean: Float[Tensor, " dim"]
     directions: Float[Tensor, "kept dim"]
-    """Orthonormal but for rounding to float16, in which files keep them."""
+    """Leading directions, orthonormal up to rounding to float16, the dtype used in files."""
     deviations: Float[Tensor, " kept"]
     """Standard deviation along each of them."""
     rest: Float[Tensor, ""]
-    """Standard deviation along any other direction."""
+    """Standard deviation along all other directions."""
 
     def distance(self, features: Float[Tensor, "atoms dim"]) -> Float[Tensor, " atoms"]:
-        """Return the distance of the embeddings of some atoms, one after the other layer."""
+        """Return the distance of atoms, given their concatenated embeddings."""
         off = features - self.mean
         along = off @ self.directions.T
         beside = off - along @ self.directions
@@ -52,21 +52,23 @@ class LatentStatistics:
 
 @dataclass(frozen=True, eq=False)
 class LatentSpace:
-    """Where the training atoms of a model lie, by atomic number."""
+    """Distributions of the embeddings of the training atoms, by atomic number."""
 
     elements: Mapping[int, LatentStatistics]
 
     def distance(
         self, numbers: NDArray[np.integer], embeddings: Sequence[Float[Tensor, "atoms dim"]]
     ) -> Float[Tensor, " atoms"]:
-        """Return each atom's distance, float64; that of a calibrated model is 1 at the largest.
+        """Return the latent distance of each atom in float64.
+
+        For a calibrated model it is normalised to 1 at the largest held-out value of an element.
 
         Args:
-            numbers: Atomic numbers, all among those of the training set.
-            embeddings: Of each layer, on the device of the statistics.
+            numbers: Atomic numbers, all in the training set.
+            embeddings: Embeddings of each layer, on the device of the statistics.
 
         Raises:
-            ValueError: The embeddings are of another model.
+            ValueError: The embeddings have a different size.
         """
         features = torch.cat(list(embeddings), 1).double()
         found = features.new_empty(len(features))
@@ -76,14 +78,14 @@ class LatentSpace:
             one = self.elements[number]
             if len(one.mean) != features.shape[1]:
                 raise ValueError(
-                    f"The latent statistics are of {len(one.mean)} features an atom, and there are "
-                    f"{features.shape[1]}. Make them again with lkm-train calibrate."
+                    f"The latent statistics have {len(one.mean)} features per atom, but the model "
+                    f"returned {features.shape[1]}. Repeat lkm-train calibrate."
                 )
             found[rows] = one.distance(features[rows])
         return found
 
     def scaled(self, largest: Mapping[int, float]) -> "LatentSpace":
-        """Return the space in which the distance of each element is divided by a number."""
+        """Return statistics with the distance of each element divided by a number."""
         return LatentSpace(
             {
                 number: LatentStatistics(
@@ -97,7 +99,7 @@ class LatentSpace:
         )
 
     def to(self, device: torch.device) -> "LatentSpace":
-        """Return it on a device."""
+        """Return the statistics on a device."""
         return LatentSpace(
             {
                 number: LatentStatistics(*(value.to(device) for value in vars(one).values()))
@@ -106,7 +108,7 @@ class LatentSpace:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a model file keeps, by name."""
+        """Return the tensors to store in a model file, by name."""
         return {
             f"{PREFIX}{chemical_symbols[number]}.{name}": (
                 value.half() if name == "directions" else value
@@ -117,15 +119,15 @@ class LatentSpace:
 
 
 def latent_from_tensors(tensors: Mapping[str, Tensor], elements: Sequence[str]) -> LatentSpace:
-    """Return what :meth:`LatentSpace.tensors` gave.
+    """Return the latent statistics from the tensors of :meth:`LatentSpace.tensors`.
 
     Args:
-        tensors: By name.
+        tensors: Tensors by name.
         elements: Symbols of the model's elements.
 
     Raises:
         KeyError: A tensor is missing.
-        ValueError: Something does not fit or makes no sense.
+        ValueError: A tensor is unexpected, has a wrong shape or invalid values.
     """
     names = [field.name for field in fields(LatentStatistics)]
     expected = {f"{PREFIX}{symbol}.{name}" for symbol in elements for name in names}
@@ -140,10 +142,10 @@ def latent_from_tensors(tensors: Mapping[str, Tensor], elements: Sequence[str]) 
 
 
 def _check(symbol: str, mean: Tensor, directions: Tensor, deviations: Tensor, rest: Tensor) -> None:
-    """Raise a ValueError if statistics do not fit each other or make no sense."""
+    """Raise a ValueError if statistics have inconsistent shapes or invalid values."""
     kept, dim = len(deviations), len(mean)
     if directions.shape != (kept, dim) or mean.dim() != 1 or rest.dim() != 0:
-        raise ValueError(f"the latent statistics of {symbol} do not fit each other in shape")
+        raise ValueError(f"the latent statistics of {symbol} have inconsistent shapes")
     if not all(value.isfinite().all() for value in (mean, directions, deviations, rest)):
         raise ValueError(f"a latent statistic of {symbol} is not finite")
     if not ((deviations > 0).all() and rest > 0):
@@ -155,15 +157,15 @@ def fit_latent(
     elements: Sequence[int],
     least: int,
 ) -> LatentSpace:
-    """Return where atoms lie, in standard deviations.
+    """Fit the distribution of embeddings of each element.
 
     Args:
-        batches: Atomic numbers of training atoms, and their embeddings of each layer; of any sizes.
+        batches: Atomic numbers of training atoms and their embeddings of each layer, in batches.
         elements: Atomic numbers of the model's elements.
-        least: Number of atoms of an element below which those of all stand in for them.
+        least: For elements with fewer atoms the statistics of all atoms are used.
     """
-    # Count, sum and sum of products at once: a feature that is always 1 is added. Of a matrix an
-    # element, because the embeddings of all training atoms may be more than memory holds.
+    # An additional feature of 1 gives count, sum and sum of products at once. Only one matrix per
+    # element is kept, because the embeddings of all training atoms may not fit into memory.
     moments: dict[int, Tensor] = {}
     for numbers, embeddings in batches:
         features = torch.cat(list(embeddings), 1).double()

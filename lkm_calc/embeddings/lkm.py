@@ -14,40 +14,41 @@ def lkm_loss(
     scale_free: bool = False,
     teacher: Literal["mean", "deeper", "neighbours"] | Tensor = "mean",
 ) -> Float[Tensor, ""]:
-    """Return how far each layer's atom embeddings lie from a teacher, their mean over the layers.
+    """Return the mean distance of each layer's atom embeddings to their mean over the layers.
 
     With e_ij the embedding of atom i after layer j of m, ē_i = (1/m) Σ_j e_ij and the loss is the
     mean over atoms, layers and channels of (e_ij − ē_i)², or of |e_ij − ē_i|. The paper adds it
-    to the task loss with a weight γ. It has no parameters and costs nothing at inference.
+    to the task loss with a weight γ. It has no parameters and no cost at inference.
 
-    Other teachers are no part of the paper: t_ij = Σ_k w_jk e_ik instead of ē_i, brought to the
-    length of e_ij. No gradient passes through them to the embeddings, so that a layer is changed by
-    what it learns and not by what it teaches. Were they longer, a layer would grow after them and
-    they with it, since layers are made of the ones before, without end. γ of one teacher is not
-    that of another.
+    Other targets (``teacher``) are not in the paper: t_ij = Σ_k w_jk e_ik instead of ē_i, rescaled
+    to the length of e_ij. No gradient flows through t_ij to the embeddings. Without the rescaling,
+    embeddings can grow without bound, because a layer that grows towards a longer target makes the
+    target, computed from later layers, longer as well. γ values of different targets are not
+    comparable.
 
     Args:
-        embeddings: One tensor a layer, all of one shape.
-        distance: The squared or the absolute difference.
-        scale_free: Divide each atom's distance by the mean square (or mean size) of its embeddings
-            over layers and channels. Otherwise the loss falls as well when all of them shrink.
-        teacher: ``"mean"`` of all layers; ``"deeper"``, the mean of those after layer j, where the
-            last layer has none and is left out; ``"neighbours"``, that of the layers before and
-            after it; or weights w_jk of one's own, (layers, layers) or (layers, layers, atoms),
-            their first dimension 1 where all layers have one teacher.
-            Gradients pass to weights that require them.
+        embeddings: One tensor per layer, all of the same shape.
+        distance: Squared or absolute difference.
+        scale_free: Divide each atom's distance by the mean square (or mean absolute value) of its
+            embeddings over layers and channels. Otherwise the loss also decreases if all
+            embeddings shrink.
+        teacher: Target of layer j: ``"mean"`` of all layers; ``"deeper"``, the mean of the layers
+            after j (the last layer has no target and is left out); ``"neighbours"``, the mean of
+            the layers before and after j; or custom weights w_jk, (layers, layers) or (layers,
+            layers, atoms), with a first dimension of 1 if all layers share a target. Gradients
+            flow to weights that require them.
 
     Returns:
-        A scalar. One layer alone gives zero.
+        A scalar; zero for a single layer.
 
     Raises:
-        ValueError: There is no layer, the shapes differ, the distance or the teacher is unknown, or
-            weights are of another shape.
+        ValueError: There is no layer, shapes differ, or the distance, teacher or shape of the
+            weights is invalid.
     """
     shapes = {tuple(layer.shape) for layer in embeddings}
     if len(shapes) != 1:
         raise ValueError(
-            "lkm_loss needs at least one layer and one shape for all of them; got "
+            "lkm_loss needs at least one layer, all of one shape; got shapes "
             f"{[tuple(layer.shape) for layer in embeddings]}."
         )
     layers = torch.stack(list(embeddings))
@@ -64,7 +65,7 @@ def lkm_loss(
 def _lessons(
     layers: Float[Tensor, "layers atoms dim"], teacher: str | Tensor
 ) -> tuple[Float[Tensor, "students atoms dim"], Float[Tensor, "..."]]:
-    """Return the layers that are taught, and what each is pulled toward, or all of them."""
+    """Return the layers to be pulled and their targets."""
     if isinstance(teacher, Tensor):
         students, weights = layers, _checked(teacher, *layers.shape[:2])
     elif teacher == "mean":
@@ -81,7 +82,7 @@ def _lessons(
 
 
 def _weights(teacher: str, layers: Tensor) -> Float[Tensor, "students layers"]:
-    """Return the weights of a teacher with a name."""
+    """Return the weights of a named teacher."""
     above = layers.new_ones(len(layers), len(layers)).triu(1)
     if teacher == "deeper":
         chosen = above[:-1]
@@ -90,18 +91,18 @@ def _weights(teacher: str, layers: Tensor) -> Float[Tensor, "students layers"]:
         chosen = next_one + next_one.T
     else:
         raise ValueError(
-            f"teacher is {teacher!r}; choose 'mean', 'deeper' or 'neighbours', or give weights."
+            f"teacher is {teacher!r}; choose 'mean', 'deeper' or 'neighbours', or pass weights."
         )
     return chosen / chosen.sum(1, keepdim=True)
 
 
 def _checked(weights: Tensor, layers: int, atoms: int) -> Tensor:
-    """Return weights, or raise a ValueError if they are of another shape than they must be."""
+    """Return weights, or raise a ValueError if their shape is wrong."""
     first, *others = weights.shape or (0,)
     if first not in (1, layers) or tuple(others) not in ((layers,), (layers, atoms)):
         raise ValueError(
-            f"The weights of the teacher are of shape {tuple(weights.shape)}; for {layers} layers "
-            f"of {atoms} atoms it must be ({layers} or 1, {layers}), with {atoms} as a third "
-            "dimension if each atom has its own."
+            f"The weights of the teacher have shape {tuple(weights.shape)}; for {layers} layers "
+            f"and {atoms} atoms it must be ({layers} or 1, {layers}), with {atoms} as a third "
+            "dimension for weights per atom."
         )
     return weights

@@ -1,4 +1,4 @@
-"""What is done with any model: forces and stress, second derivatives, a core, model files."""
+"""Functions for any model: forces and stress, Hessian, ZBL repulsion, model files."""
 
 from .checkpoint import ModelFileError as ModelFileError
 from .checkpoint import add_calibration as add_calibration

@@ -1,8 +1,7 @@
-"""Model files: weights as safetensors, everything else as JSON in the file's header.
+"""Model files: weights as safetensors, everything else as JSON in the header of the file.
 
-Reading one parses data and never runs code from it. The architecture that it names is one that is
-registered, or one that an installed package offers, which is then imported; nothing else in a file
-leads to an import.
+Loading a file never runs code from it. The architecture that it names must be registered or
+provided by an installed package, which is then imported; nothing else in a file causes an import.
 """
 
 import json
@@ -37,8 +36,8 @@ from ..uncertainty import KEY, Calibration
 logger = logging.getLogger("lkm_calc")
 
 FORMAT_VERSION = 3
-"""Version of the files that this code writes. With 2 came the latent statistics, with 3 the
-checksum, which all files have since."""
+"""Version of files written by this code. Version 2 added latent statistics, version 3 the checksum,
+which is mandatory since."""
 
 _KEY = "lkm_calc"
 _CHECKSUM = "sha256"
@@ -48,15 +47,15 @@ _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda header: header | {"format_version": 2},
     2: lambda header: header | {"format_version": 3},
 }
-"""Functions from a header of the version that is the key to one of the next version."""
+"""Functions that upgrade a header of the version given by the key to the next version."""
 
 
 class ModelFileError(ValueError):
-    """A model file cannot be used; the message says what is wrong and what to do."""
+    """A model file cannot be used; the message says why and what to do."""
 
 
 def bundled_models() -> dict[str, Path]:
-    """Return the models that come with the package, by name."""
+    """Return the paths of the bundled models, by name."""
     folder = Path(str(resources.files("lkm_calc") / "pretrained"))
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
@@ -64,25 +63,25 @@ def bundled_models() -> dict[str, Path]:
 def save_model(
     model: EnergyModel, path: str | Path, provenance: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a model file with a checksum of its contents, whole or not at all.
+    """Write a model file with a checksum, atomically.
 
     Args:
         model: The model; its weights keep their dtype.
-        path: Where to write.
-        provenance: JSON values on how the model came to be (data, recipe, seed, test errors);
-            those of ``model.provenance`` where None. The model's latent statistics are written
-            if there is a calibration among them.
+        path: Path of the file.
+        provenance: JSON values describing the training (data, configuration, seed, test errors);
+            ``model.provenance`` if None. The latent statistics of the model are written if it
+            contains a calibration.
 
     Raises:
-        ValueError: It is not a model of :data:`lkm_calc.MODELS`, or its hypers are not its
-            arguments, so that it could not be loaded again.
+        ValueError: The class is not in :data:`lkm_calc.MODELS`, or its hypers are not its
+            arguments, so the file could not be loaded.
     """
     if not is_registered(model):
         raise ValueError(
-            f"{model.name!r} is none of the architectures {', '.join(MODELS)}, or "
-            f"{type(model).__name__} is not the class of that name, so a file of it could not be "
-            "loaded. Register a class of your own with register_model. Of a model with a ZBL core "
-            "save .model, and add the core again after loading."
+            f"{model.name!r} is not one of the architectures {', '.join(MODELS)}, or "
+            f"{type(model).__name__} is not its registered class, so the file could not be loaded. "
+            "Register custom classes with register_model. For a model with ZBL repulsion, save "
+            "its .model and call with_zbl again after loading."
         )
     check_hypers(model)
     energies = model.reference_energies.tolist()
@@ -116,9 +115,9 @@ def save_model(
 
 
 def add_calibration(path: str | Path, calibration: Calibration, latent: LatentSpace) -> None:
-    """Put a calibration and its latent statistics into a model file, and leave all else as it is.
+    """Store a calibration and its latent statistics in a model file.
 
-    The file is written anew, whole or not at all; its weights stay the same bit for bit.
+    The file is rewritten atomically; the weights are unchanged.
 
     Raises:
         ModelFileError: As for :func:`load_model`.
@@ -131,12 +130,12 @@ def add_calibration(path: str | Path, calibration: Calibration, latent: LatentSp
 
 
 def renew_checksum(path: str | Path) -> None:
-    """Make a model file that was edited on purpose valid again: its checksum that of its contents.
+    """Update the checksum of a model file that was edited on purpose.
 
-    Whatever is in it is taken to be right. The file is written anew, whole or not at all.
+    The contents are not verified. The file is rewritten atomically.
 
     Raises:
-        ModelFileError: As for :func:`load_model`, but for the checksum.
+        ModelFileError: As for :func:`load_model`, except for the checksum.
     """
     path = expanded(path)
     header, tensors = _read(path, check=False)
@@ -146,16 +145,16 @@ def renew_checksum(path: str | Path) -> None:
 def _write(
     path: str | Path, weights: Mapping[str, torch.Tensor], header: Mapping[str, Any]
 ) -> None:
-    """Write weights and header to a file with their checksum, whole or not at all."""
-    values = json.loads(json.dumps(header))  # as they will be read
+    """Write weights, header and their checksum to a file, atomically."""
+    values = json.loads(json.dumps(header))  # as read back later
     values[_CHECKSUM] = checksum_of(values, weights)
     with replacing(path) as temporary:
-        # Not save_file, which makes files that only their owner can read.
+        # save_file would create files that only their owner can read.
         temporary.write_bytes(save(dict(weights), metadata={_KEY: json.dumps(values)}))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """Return the header of a model file, upgraded to the present format.
+    """Return the header of a model file, upgraded to the current format.
 
     Raises:
         ModelFileError: As for :func:`load_model`.
@@ -172,14 +171,14 @@ def load_model(
     """Load a model for inference.
 
     Args:
-        source: Name of a bundled model, or path of a model file.
-        device: Where to put it.
-        dtype: Type of its weights; that of the file where None.
+        source: Name of a bundled model or path of a model file.
+        device: Device of the model.
+        dtype: dtype of its weights; that of the file if None.
 
     Raises:
-        ModelFileError: No such model or file, its architecture is not installed, or the file is
-            truncated, of another kind, of a newer format, or does not fit its checksum or its own
-            header.
+        ModelFileError: The model or file does not exist, its architecture is not installed, or
+            the file is truncated, not a model file, of a newer format, or inconsistent with its
+            checksum or header.
     """
     path = _resolve(source)
     header, weights = _read(path)
@@ -212,8 +211,8 @@ def load_model(
         ValueError,
     ) as error:
         raise ModelFileError(
-            f"{path} does not fit its own header ({type(error).__name__}: {error}). It was edited "
-            "or written by a different version; get the original file again."
+            f"{path} is inconsistent with its header ({type(error).__name__}: {error}). It was "
+            "edited or written by a different version; restore the original file."
         ) from error
     model.provenance = header["provenance"]
     model.to(device=device, dtype=dtype).eval().requires_grad_(False)
@@ -222,12 +221,12 @@ def load_model(
 
 
 def _find_architecture(header: Mapping[str, Any], path: Path) -> None:
-    """Raise a ModelFileError if the architecture that a header names cannot be had."""
+    """Raise a ModelFileError if the architecture named in a header is not available."""
     name = header["architecture"]
     if name not in MODELS:
         told = missing_text(name, header.get("origin"))
         raise ModelFileError(
-            f"{path} holds a model of the architecture {name!r}, which is not known here. {told}"
+            f"{path} contains a model of the unknown architecture {name!r}. {told}"
         )
     try:
         MODELS[name]
@@ -236,7 +235,7 @@ def _find_architecture(header: Mapping[str, Any], path: Path) -> None:
 
 
 def _resolve(source: str | Path) -> Path:
-    """Return the file of a bundled name or of a path."""
+    """Return the path of a bundled model or of a file."""
     bundled = bundled_models()
     if str(source) in bundled:
         return bundled[str(source)]
@@ -244,17 +243,17 @@ def _resolve(source: str | Path) -> Path:
     if path.is_file():
         return path
     raise ModelFileError(
-        f"There is no file {str(source)!r} and no bundled model of that name; bundled are "
+        f"There is no file {str(source)!r} and no bundled model of that name; bundled models: "
         f"{', '.join(bundled) or 'none'}."
     )
 
 
 def _read(path: Path, check: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return the header, upgraded to the present format, and the tensors of a model file.
+    """Return the header, upgraded to the current format, and the tensors of a model file.
 
     Args:
         path: The file.
-        check: Whether to compare them with the file's checksum.
+        check: Whether to verify the checksum.
 
     Raises:
         ModelFileError: As for :func:`load_model`.
@@ -267,8 +266,8 @@ def _read(path: Path, check: bool = True) -> tuple[dict[str, Any], dict[str, tor
         raise ModelFileError(f"The model file {path} does not exist.") from error
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
-            f"{path} is not a readable model file ({error}). It is truncated or of another kind; "
-            "copy or download it again."
+            f"{path} is not a readable model file ({error}). It is truncated or not a safetensors "
+            "file; copy or download it again."
         ) from error
     written = header.pop(_CHECKSUM, None)
     if check:
@@ -279,41 +278,40 @@ def _read(path: Path, check: bool = True) -> tuple[dict[str, Any], dict[str, tor
 def _check(
     written: Any, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path
 ) -> None:
-    """Raise a ModelFileError if the checksum in a file is not that of its contents."""
+    """Raise a ModelFileError if the checksum of a file does not match its contents."""
     if written is None and header["format_version"] < 3:
         bundled = path.resolve() in [own.resolve() for own in bundled_models().values()]
         logger.log(
             logging.DEBUG if bundled else logging.WARNING,
-            "%s is of before model files had a checksum, so damage to it would not be noticed. "
-            "lkm_calc.potential.renew_checksum(path) gives it one.",
+            "%s was written before model files had a checksum; damage cannot be detected. Add one "
+            "with lkm_calc.potential.renew_checksum(path).",
             path,
         )
         return
     try:
         right = written == checksum_of(header, tensors)
-    except (RuntimeError, TypeError):  # of tensors of types that no model has
+    except (RuntimeError, TypeError):  # tensors of dtypes that no model has
         right = False
     if not right:
         raise ModelFileError(
-            f"{path} does not match its checksum: it was damaged, or edited. Copy or download it "
-            "again. If it was edited on purpose, lkm_calc.potential.renew_checksum(path) makes it "
-            "valid."
+            f"{path} does not match its checksum: it was damaged or edited. Copy or download it "
+            "again. If it was edited on purpose, run lkm_calc.potential.renew_checksum(path)."
         )
 
 
 def _parse(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:
-    """Return the header of a file, as it is, in a format that is known."""
+    """Return the header of a file without upgrading it, if its format is supported."""
     try:
         header: dict[str, Any] = json.loads((metadata or {})[_KEY])
         version = header["format_version"]
-        json.dumps(header)  # what is nested too deeply fails here at the latest
+        json.dumps(header)  # too deep nesting fails here at the latest
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(
-            f"{path} is a safetensors file without the header of an lkm-calc model. Name a file "
+            f"{path} is a safetensors file without the header of an lkm-calc model. Use a file "
             "written by lkm-train or save_model."
         ) from error
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ModelFileError(f"{path} has model format {version!r}; formats count from 1.")
+        raise ModelFileError(f"{path} has model format {version!r}; it must be at least 1.")
     if version > FORMAT_VERSION:
         raise ModelFileError(
             f"{path} has model format {version}; this lkm-calc reads up to {FORMAT_VERSION}. "
@@ -323,19 +321,17 @@ def _parse(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:
 
 
 def _upgraded(header: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the checked header of the present format version."""
+    """Return the validated header, upgraded to the current format."""
     for old in range(header["format_version"], FORMAT_VERSION):
         header = _UPGRADES[old](header)
     problem = _find_damage(header)
     if problem:
-        raise ModelFileError(
-            f"{path} has a damaged header: {problem}. Get the original file again."
-        )
+        raise ModelFileError(f"{path} has a damaged header: {problem}. Restore the original file.")
     return {"provenance": {}, **header}
 
 
 def _find_damage(header: Mapping[str, Any]) -> str:
-    """Describe what is wrong with a header, or return an empty text."""
+    """Return what is wrong with a header, or an empty string."""
     kinds = {
         "architecture": str,
         "hypers": dict,
@@ -350,7 +346,7 @@ def _find_damage(header: Mapping[str, Any]) -> str:
     if not isinstance(header.get("provenance", {}), dict):
         return f"provenance is {header['provenance']!r}"
     known = chemical_symbols[1 : MAX_NUMBER + 1]
-    binding = header.get("binding_energies", {})  # older files, and most others, have none
+    binding = header.get("binding_energies", {})  # optional
     if not isinstance(binding, dict) or any(s not in header["elements"] for s in binding):
         return f"binding_energies is {binding!r}"
     named = [*header["elements"], *header["reference_energies"], *binding]

@@ -1,4 +1,4 @@
-"""Forces and stress: the one place that differentiates the energy (but for second derivatives)."""
+"""Forces and stress as derivatives of the energy."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,40 +13,41 @@ from ..runtime import own_settings
 
 
 class EnergyForces(NamedTuple):
-    """Energies, their derivatives and what else the model returned."""
+    """Energies, their derivatives and further output of the model."""
 
     energy: Float[Tensor, " graphs"]
     """Total energies in eV."""
     forces: Float[Tensor, "atoms 3"]
     """−∂E/∂r in eV/Å."""
     stress: Float[Tensor, "graphs 3 3"] | None
-    """∂E/∂ε / volume in eV/Å³, symmetric; None if not asked for."""
+    """∂E/∂ε / volume in eV/Å³, symmetric; None if not requested."""
     atom_energies: Float[Tensor, " atoms"]
-    """The atoms' shares of the energy in eV."""
+    """Per-atom energies in eV."""
     embeddings: tuple[Float[Tensor, "atoms dim"], ...]
     """Per-atom embeddings of each layer."""
     shares: LayerShares | None = None
-    """The layers' shares of the energy, kept for training alone."""
+    """Contributions of the layers to the energy, only for training."""
 
 
 @own_settings
 def energy_and_forces(
     model: EnergyModel, graph: Graph, create_graph: bool = False, stress: bool = False
 ) -> EnergyForces:
-    """Return the energy of each structure, the forces as its exact gradient, and the stress.
+    """Return the energy of each structure, its exact gradient as forces, and the stress.
 
     Args:
         model: Any energy model.
-        graph: On the model's device.
-        create_graph: Keep what is needed to differentiate the results again, for training on
-            forces; otherwise they come detached.
-        stress: Also return the derivative by a symmetric strain, for periodic structures.
+        graph: On the device of the model.
+        create_graph: Keep the graph of the derivatives, for training on forces; otherwise results
+            are detached.
+        stress: Also return the derivative with respect to a symmetric strain, for periodic
+            structures.
 
     Raises:
-        ValueError: ``stress`` is asked of a graph without a cell.
+        ValueError: ``stress`` is True for a graph without a cell.
     """
     if stress and graph.cell is None:
-        raise ValueError("stress needs a periodic structure; this graph has no cell.")
+        raise ValueError("stress requires a periodic structure; this graph has no cell.")
     graph = graph.outside_inference()
     with torch.enable_grad():
         positions = graph.positions.detach().requires_grad_()
@@ -74,7 +75,7 @@ def energy_and_forces(
 
 
 def volumes(cell: Float[Tensor, "graphs 3 3"]) -> Float[Tensor, "graphs 1 1"]:
-    """Return the volumes in Å³ that cell vectors, rows, span."""
+    """Return the volumes in Å³ of cells, given as rows of cell vectors."""
     a, b, c = cell.unbind(1)
     signed: Tensor = (a * torch.linalg.cross(b, c)).sum(1)
     return signed.abs().view(-1, 1, 1)

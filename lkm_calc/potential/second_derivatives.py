@@ -1,4 +1,4 @@
-"""Second derivatives of the energy by positions, and the vibrations of a relaxed structure."""
+"""Hessian of the energy, and harmonic vibrations of a relaxed structure."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,21 +17,21 @@ from ..models import EnergyModel
 from ..runtime import own_settings
 
 ROWS = 8
-"""Rows that are calculated together: measured on a CPU; memory grows with it."""
+"""Rows of the Hessian computed together; tuned on a CPU, memory grows with it."""
 
 
 @own_settings
 def hessian(model: EnergyModel, graph: Graph, rows: int = ROWS) -> Float[Tensor, "atoms 3 atoms 3"]:
-    """Return ∂²E/∂r∂r in eV/Å², the energy differentiated twice by autograd.
+    """Return ∂²E/∂r∂r in eV/Å² by differentiating the energy twice with autograd.
 
-    Symmetric but for round-off. With weights in float64 exact to ten digits and more; in float32
-    the bundled models err by up to 5e-5 eV/Å², which moves their frequencies by some 0.001 cm⁻¹.
-    Float64 is recommended, as it also lets a relaxation go further.
+    It is symmetric up to round-off. With float64 weights it is accurate to at least ten digits; in
+    float32 the error of the bundled models is up to 5e-5 eV/Å², which changes frequencies by about
+    0.001 cm⁻¹. float64 is recommended because it also allows tighter relaxation.
 
     Args:
         model: Any energy model.
-        graph: On the model's device; of several structures, whose blocks stand on the diagonal.
-        rows: How many rows to calculate together.
+        graph: On the device of the model; the Hessian of several structures is block-diagonal.
+        rows: Number of rows computed together.
 
     Raises:
         ValueError: ``rows`` is below 1.
@@ -61,15 +61,16 @@ def hessian(model: EnergyModel, graph: Graph, rows: int = ROWS) -> Float[Tensor,
 def hessian_of_atoms(
     models: Sequence[EnergyModel], atoms: ase.Atoms, rows: int = ROWS
 ) -> NDArray[np.float64]:
-    """Return the Hessian of a structure in eV/Å², (3·atoms, 3·atoms), the mean over models.
+    """Return the Hessian of a structure in eV/Å², (3·atoms, 3·atoms), averaged over models.
 
     Args:
-        models: One, or the members of a committee.
+        models: One model, or the members of a committee.
         atoms: Any structure.
-        rows: How many rows to calculate together; fewer take less memory.
+        rows: Number of rows computed together; fewer need less memory.
 
     Raises:
-        ValueError: As for :func:`hessian` and :meth:`Graph.from_atoms`, or an element is unknown.
+        ValueError: As for :func:`hessian` and :meth:`Graph.from_atoms`, or a model was not trained
+            on an element.
     """
     parts = []
     for model in models:
@@ -81,41 +82,39 @@ def hessian_of_atoms(
 
 
 def vibrations(atoms: ase.Atoms, fmax: float = 0.01) -> Any:
-    """Return the harmonic vibrations of a relaxed structure, as ASE's ``VibrationsData``.
+    """Return the harmonic vibrations of a relaxed structure as ASE's ``VibrationsData``.
 
-    That tells frequencies, zero-point energy, modes and their trajectories, a density of states
+    It provides frequencies, zero-point energy, modes and their trajectories, the density of states
     and, with :mod:`ase.thermochemistry`, free energies. Atoms fixed by a constraint are left out.
-    Imaginary frequencies say that the structure is a saddle point; those of translation and
-    rotation are near zero, of either kind.
+    Imaginary frequencies indicate a saddle point; those of translation and rotation are near zero,
+    real or imaginary.
 
     Args:
-        atoms: With a calculator that has ``get_hessian``, as :class:`lkm_calc.LKMCalculator`; one
-            with ``dtype="float64"`` is recommended.
-        fmax: Largest force on a free atom in eV/Å. Elsewhere than at a stationary point the numbers
-            look plausible and mean nothing, so more is an error and not a warning; ``inf`` takes
-            any structure.
+        atoms: With a calculator that has ``get_hessian``, such as :class:`lkm_calc.LKMCalculator`;
+            ``dtype="float64"`` is recommended.
+        fmax: Largest allowed force on a free atom in eV/Å, because frequencies are meaningless away
+            from a stationary point; ``inf`` accepts any structure.
 
     Raises:
-        ValueError: A force is larger, every atom is fixed, or the calculator has no Hessian.
+        ValueError: A force is larger, all atoms are fixed, or the calculator has no Hessian.
     """
     calculator = atoms.calc
     if not hasattr(calculator, "get_hessian"):
         raise ValueError(
             f"The calculator of atoms is {type(calculator).__name__}, which has no get_hessian. "
-            "Attach an LKMCalculator, or use ase.vibrations.Vibrations, which takes differences "
-            "of forces."
+            "Attach an LKMCalculator, or use ase.vibrations.Vibrations (finite differences)."
         )
     free = VibrationsData.indices_from_constraints(atoms)
     if not free:
-        raise ValueError("Every atom is fixed by a constraint; nothing can vibrate.")
+        raise ValueError("All atoms are fixed by constraints. Remove some to compute vibrations.")
     forces = np.linalg.norm(calculator.get_property("forces", atoms)[free], axis=1)
     if not forces.max() <= fmax:
         raise ValueError(
             f"The force on atom {free[int(forces.argmax())]} is {forces.max():.3g} eV/Å, more than "
-            f"fmax = {fmax:g}: this is no stationary point, and its frequencies mean nothing. "
-            "Relax it first, as with ase.optimize.BFGS(atoms).run(fmax=0.001)."
+            f"fmax = {fmax:g}: the structure is not a stationary point. Relax it first, for "
+            "example with ase.optimize.BFGS(atoms).run(fmax=0.001)."
         )
     whole = np.reshape(calculator.get_hessian(atoms), (len(atoms), 3, len(atoms), 3))
     part = whole[free][:, :, free]
-    # The two halves differ by round-off; ASE would read one of them.
+    # The two triangles differ by round-off; ASE reads only one of them.
     return VibrationsData(atoms, (part + part.transpose(2, 3, 0, 1)) / 2, indices=free)

@@ -1,6 +1,6 @@
-"""Whether a model can be trusted for a structure: calibration, guards, collected structures.
+"""Detection of extrapolation: calibration, guards and collection of structures.
 
-The distances that guards go by are functions of embeddings, see :mod:`lkm_calc.embeddings`.
+The latent distance is computed in :mod:`lkm_calc.embeddings`.
 """
 
 from .calibration import KEY as KEY

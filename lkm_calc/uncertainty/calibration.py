@@ -1,7 +1,7 @@
-"""What held-out and training frames say about a model: the yardstick of its guards.
+"""Calibration of a model on held-out and training frames, the reference of its guards.
 
-It is kept in the model file, as data in the provenance and, for the latent distance, as tensors:
-see :mod:`lkm_calc.embeddings`. ``lkm-train calibrate`` makes it.
+It is stored in the model file, as JSON in the provenance and, for the latent distance, as tensors;
+see :mod:`lkm_calc.embeddings`. ``lkm-train calibrate`` creates it.
 """
 
 import math
@@ -18,42 +18,42 @@ from ..models import EnergyModel
 from ..nn import MAX_NUMBER
 
 KEY = "calibration"
-"""Its key in a model's provenance."""
+"""Its key in the provenance of a model."""
 
 QUANTILES = {"50": 0.5, "95": 0.95, "99": 0.99, "99.9": 0.999, "max": 1.0}
-"""The quantiles that are kept, by name."""
+"""The stored quantiles, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Errors and closest pairs of a model on frames that it knows.
+    """Force errors on held-out frames and closest distances in the training frames.
 
-    All of it is plain data: dictionaries of element symbols and numbers.
+    All fields are JSON data: dictionaries of element symbols and numbers.
     """
 
     frames: int
     """Number of held-out frames."""
     force_error: Mapping[str, float]
-    """Quantiles of the size of the error of an atom's force on the held-out frames, eV/Å."""
+    """Quantiles of the magnitude of the atomic force error on the held-out frames, eV/Å."""
     expected_error: Mapping[str, Mapping[str, Sequence[float]]]
-    """By element, the force error in eV/Å (``error``, not falling) that belongs to a latent
-    ``distance``."""
+    """By element, the expected force error in eV/Å (``error``, monotonic) as a function of the
+    latent ``distance``."""
     closest: Mapping[str, float]
     """The closest distance of each pair of elements in the training frames in Å, as "H-C" in the
-    order of atomic numbers; the model's cutoff where no such pair came within it."""
+    order of atomic numbers; the cutoff if there is no such pair within it."""
 
     def force_errors(
         self, numbers: NDArray[np.integer], distance: NDArray[np.floating]
     ) -> NDArray[np.float64]:
-        """Return the force error in eV/Å that each atom's latent distance lets expect.
+        """Return the expected force error of each atom in eV/Å from its latent distance.
 
-        Beyond the held-out frames it grows in proportion to the distance. It is no upper bound, and
-        of foreign molecules much too low.
+        Beyond the largest held-out distance it grows in proportion to the distance. It is not an
+        upper bound, and much too low for unseen molecules.
         """
         errors = np.empty(len(numbers))
         for symbol, curve in self.expected_error.items():
             chosen = np.asarray(numbers) == atomic_numbers[symbol]
-            last = curve["distance"][-1] or 1.0  # 0 where all atoms are alike
+            last = curve["distance"][-1] or 1.0  # 0 if all atoms are alike
             beyond = np.maximum(1, distance[chosen] / last)
             errors[chosen] = beyond * np.interp(distance[chosen], curve["distance"], curve["error"])
         return errors
@@ -67,15 +67,15 @@ class Calibration:
         return table
 
     def as_data(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the calibration as JSON values."""
         return asdict(self)
 
 
 def calibration_of(model: EnergyModel) -> Calibration | None:
-    """Return the calibration that a model's file holds, or None if it holds none.
+    """Return the calibration stored in a model file, or None if there is none.
 
     Raises:
-        ValueError: It was edited, or is that of another model.
+        ValueError: It was edited or belongs to a different model.
     """
     data = model.provenance.get(KEY)
     if data is None:
@@ -87,25 +87,25 @@ def calibration_of(model: EnergyModel) -> Calibration | None:
             raise ValueError("there are no latent statistics")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"The model's calibration is damaged ({type(error).__name__}: {error}). Make it again "
-            "with lkm-train calibrate."
+            f"The model's calibration is damaged ({type(error).__name__}: {error}). Repeat it with "
+            "lkm-train calibrate."
         ) from error
     return found
 
 
 def pair_names(elements: Sequence[str]) -> list[str]:
-    """Return every pair of elements, given by atomic number, as "H-C"."""
+    """Return all pairs of elements, in order of atomic number, as "H-C"."""
     return ["-".join(pair) for pair in combinations_with_replacement(elements, 2)]
 
 
 def _check(found: Calibration, elements: Sequence[str]) -> None:
-    """Raise a ValueError or KeyError if something is missing or no number."""
+    """Raise a ValueError or KeyError if a value is missing or invalid."""
     values = [found.force_error[name] for name in QUANTILES]
     values += [found.closest[pair] for pair in pair_names(elements)]
     for symbol in elements:
         curve = found.expected_error[symbol]
         if not len(curve["distance"]) == len(curve["error"]) > 0:
-            raise ValueError(f"expected_error of {symbol} is not two lists of one length")
+            raise ValueError(f"expected_error of {symbol} is not two lists of equal length")
         values += [*curve["distance"], *curve["error"]]
     if not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in values):
-        raise ValueError("a value is negative or no number")
+        raise ValueError("a value is negative or not a finite number")

@@ -1,4 +1,4 @@
-"""Structures collected for labelling, each kind once."""
+"""Collection of distinct structures for labelling."""
 
 import io
 from collections import defaultdict
@@ -14,26 +14,26 @@ from numpy.typing import NDArray
 from ..files import expanded, replacing
 
 MAX_DISTANCES = 100
-"""Distances of each pair of elements that two structures are compared by."""
+"""Maximum number of distances per pair of elements used to compare structures."""
 
 
 class Collection:
-    """An extxyz file of structures without labels, none like another.
+    """An extxyz file of distinct structures without labels.
 
-    It is written anew, whole or not at all, with every structure: a simulation may be interrupted
-    at any time, and a later one goes on with the same file. What other simulations add to it
-    meanwhile is kept, unless two write in the same instant. Energies and forces of a model are left
-    out, so that they cannot be taken for labels.
+    The file is rewritten atomically for every new structure, so a simulation can be interrupted at
+    any time and a later one continues with the same file. Structures added by other simulations are
+    kept, unless two write at the same instant. Energies and forces of the model are not written, so
+    that they are not mistaken for labels.
 
     Args:
-        file: The file; structures that it holds already count.
-        tolerance: Two structures are alike if none of their sorted distances, pairs of elements
-            apart, differ by this much in Å. Turned, moved, and with equal atoms swapped, a
-            structure is like itself.
-        limit: Most structures in the file, so that a simulation that blew up fills no disk.
+        file: The file; existing structures are taken into account.
+        tolerance: Structures are considered equal if all of their sorted distances (by pair of
+            elements) agree within this many Å. This is invariant under rotation, translation and
+            permutation of like atoms.
+        limit: Maximum number of structures in the file.
 
     Raises:
-        ValueError: The file is there, but cannot be read.
+        ValueError: The file exists but cannot be read.
     """
 
     def __init__(self, file: str | Path, tolerance: float = 0.2, limit: int = 1000) -> None:
@@ -45,7 +45,7 @@ class Collection:
         self._read()
 
     def _read(self) -> None:
-        """Take note of what the file holds, if another one has written to it."""
+        """Read the file if it has changed."""
         try:
             text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
             if text == self._text:
@@ -55,8 +55,8 @@ class Collection:
                 self._note(atoms)
         except (XYZError, KeyError, OSError, ValueError) as error:
             raise ValueError(
-                f"{self.file} cannot be read as extxyz ({error}). Name another file for the "
-                "structures to collect, or move this one away."
+                f"{self.file} cannot be read as extxyz ({error}). Choose another file for the "
+                "collected structures, or move this one."
             ) from error
         self._text = text if not text or text.endswith("\n") else text + "\n"
 
@@ -64,10 +64,10 @@ class Collection:
         return sum(map(len, self._fingerprints.values()))
 
     def add(self, atoms: ase.Atoms, info: Mapping[str, float]) -> bool:
-        """Add a structure, with figures to its comment line, and tell whether it is new.
+        """Add a structure with values for its comment line; return whether it was new.
 
         Raises:
-            ValueError: Another program has made the file unreadable.
+            ValueError: The file has become unreadable.
         """
         self._read()
         if len(self) >= self.limit or not self._note(atoms):
@@ -82,7 +82,7 @@ class Collection:
         return True
 
     def _note(self, atoms: ase.Atoms) -> bool:
-        """Remember what a structure looks like, or tell that one like it is known."""
+        """Store the fingerprint of a structure; return whether it was new."""
         found = fingerprint(atoms)
         known = self._fingerprints[np.sort(atoms.numbers).tobytes()]
         if len(found) == 0:  # a single atom
@@ -97,9 +97,9 @@ class Collection:
 def fingerprint(atoms: ase.Atoms) -> NDArray[np.float32]:
     """Return the distances of a structure in Å, sorted within each pair of elements.
 
-    Nearest images count where it is periodic, and with them the lengths of the cell vectors and of
-    their sums. Of a pair of elements with more than MAX_DISTANCES,
-    as many are taken evenly from the sorted ones, the closest among them.
+    For periodic structures these are minimum-image distances, plus the lengths of the cell vectors
+    and of their sums. At most MAX_DISTANCES per pair of elements are kept, evenly spaced in the
+    sorted list and including the shortest.
     """
     first, second = np.triu_indices(len(atoms), 1)
     distances = atoms.get_all_distances(mic=bool(atoms.pbc.any()))[first, second]

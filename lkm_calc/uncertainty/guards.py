@@ -1,4 +1,4 @@
-"""Guards: notice that a simulation has left what its model was trained on."""
+"""Guards detect structures outside the training distribution of a model."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,76 +17,78 @@ from .calibration import calibration_of
 from .collection import Collection
 
 ACTIONS = ("warn", "stop", "save")
-"""What to do with a structure that is outside."""
+"""Actions for structures outside the training distribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """From where on a structure counts as outside.
+    """Thresholds beyond which a structure is outside the training distribution.
 
-    ``inf`` switches the first two off, 0 the last.
+    ``inf`` disables the first two, 0 the last.
     """
 
     force_spread: float | None = None
-    """Of a committee: largest spread of the force on an atom in eV/Å. Where None, the 99.9 %
-    quantile of the force errors on held-out frames, the mean of that of the members."""
+    """For a committee: force spread of an atom in eV/Å. None uses the 99.9 % quantile of the force
+    errors on held-out frames, averaged over the members."""
     latent_distance: float = 1.3
-    """Of a single model: multiple of the largest value of the element on held-out frames."""
+    """For a single model: latent distance of an atom, relative to the largest value of its element
+    on held-out frames."""
     closest: float = 0.9
-    """Multiple of the closest distance of the two elements in the training frames."""
+    """Distance of two atoms, relative to the closest such pair in the training frames."""
 
 
 class Excess(NamedTuple):
-    """By how much a structure is outside."""
+    """A threshold exceeded by a structure."""
 
     measure: str
     """``force_spread``, ``latent_distance`` or ``closest``."""
     atoms: tuple[int, ...]
-    """The atom where it is worst, or the two of a pair."""
+    """The worst atom, or the two atoms of a pair."""
     value: float
     threshold: float
     text: str
-    """All of it in words."""
+    """Description for messages."""
 
 
 class ExtrapolationWarning(UserWarning):
-    """A structure is outside what the model was trained on."""
+    """A structure is outside the training distribution of the model."""
 
 
 class ExtrapolationError(RuntimeError):
-    """A calculation was refused as the structure is outside what the model was trained on.
+    """A calculation was stopped because the structure is outside the training distribution.
 
     Args:
-        excesses: What is outside, each measure once.
-        atoms: The structure; a copy is kept, without a calculator.
+        excesses: The exceeded thresholds.
+        atoms: The structure; a copy without calculator is kept.
     """
 
     def __init__(self, excesses: Sequence[Excess], atoms: ase.Atoms) -> None:
         self.excesses = tuple(excesses)
         self.atoms = atoms.copy()
         super().__init__(
-            f"The structure is outside what the model was trained on: {_listed(excesses)}. It is "
-            "this exception's `atoms`; label it and train with it, or raise the threshold."
+            f"The structure is outside the training distribution: {_listed(excesses)}. It is "
+            "available as `atoms` of this exception; label it and add it to the training set, or "
+            "raise the threshold."
         )
 
 
 class Guard:
-    """Compare each structure with what its models were trained on.
+    """Check whether structures are within the training distribution of the models.
 
-    - ``warn`` warns once for each measure, however many steps follow; ``counts`` counts on.
+    - ``warn`` warns once per measure; ``counts`` counts all structures.
     - ``stop`` raises an :class:`ExtrapolationError`.
-    - ``save`` adds the structure to a file, unless one like it is there: see
+    - ``save`` adds the structure to a file, unless a similar one is there: see
       :class:`lkm_calc.uncertainty.Collection`.
 
     Args:
         models: The model, or the members of a committee.
-        action: What to do.
-        file: Where ``save`` puts structures.
-        thresholds: Where the limits are.
+        action: One of ``ACTIONS``.
+        file: File for ``save``.
+        thresholds: Defaults are used if None.
 
     Raises:
-        ValueError: The action is unknown, a model lacks the calibration that a threshold is to
-            come from or holds a damaged one, or the file cannot be read.
+        ValueError: The action is unknown, a required calibration is missing or damaged, or the
+            file cannot be read.
     """
 
     def __init__(
@@ -99,25 +101,25 @@ class Guard:
         if action not in ACTIONS:
             raise ValueError(
                 f"on_extrapolation is {action!r}; choose 'warn', 'stop', 'save', or None for no "
-                "guard."
+                "check."
             )
         self.action = action
         self.thresholds = thresholds or Thresholds()
         self.counts: dict[str, int] = {}
-        """Calculations that were outside, by measure."""
+        """Number of structures beyond the threshold, by measure."""
         self.collection = Collection(file) if action == "save" else None
         self._measures = _measures(models, self.thresholds)
 
     def __call__(self, atoms: ase.Atoms, extras: Mapping[str, Any]) -> None:
-        """Judge a structure that was computed.
+        """Check a structure after its calculation.
 
         Args:
             atoms: The structure.
-            extras: What was computed for it: ``force_spread`` (atoms) in eV/Å of a committee,
-                ``latent_distance`` (atoms) of a single model.
+            extras: Its uncertainty measures: ``force_spread`` (atoms) in eV/Å for a committee,
+                ``latent_distance`` (atoms) for a single model.
 
         Raises:
-            ExtrapolationError: It is outside, and the action is ``stop``.
+            ExtrapolationError: A threshold is exceeded and the action is ``stop``.
         """
         found = [excess for measure in self._measures if (excess := measure(atoms, extras))]
         for excess in found:
@@ -132,7 +134,7 @@ class Guard:
         news = [excess for excess in found if self.counts[excess.measure] == 1]
         if news:
             warnings.warn(
-                f"The structure is outside what the model was trained on: {_listed(news)}. Later "
+                f"The structure is outside the training distribution: {_listed(news)}. Further "
                 "structures are counted in calc.guard.counts without a warning.",
                 ExtrapolationWarning,
                 stacklevel=2,
@@ -143,7 +145,7 @@ _Measure = Callable[[ase.Atoms, Mapping[str, Any]], Excess | None]
 
 
 def _measures(models: Sequence[EnergyModel], thresholds: Thresholds) -> list[_Measure]:
-    """Return what can be judged with these models."""
+    """Return the checks that are possible with these models."""
     found = [c for c in map(calibration_of, models) if c is not None]
     measures: list[_Measure] = []
     if len(models) > 1:
@@ -151,17 +153,17 @@ def _measures(models: Sequence[EnergyModel], thresholds: Thresholds) -> list[_Me
         if spread is None:
             if not found:
                 raise ValueError(
-                    "on_extrapolation needs a threshold for the committee: its models hold no "
-                    "calibration. Run lkm-train calibrate MODEL DATA for one of them, or give "
+                    "on_extrapolation needs a threshold for the committee, but its models have no "
+                    "calibration. Run lkm-train calibrate MODEL DATA for one of them, or pass "
                     "Thresholds(force_spread=...) in eV/Å."
                 )
             spread = float(np.mean([c.force_error["99.9"] for c in found]))
-        told = "the committee's forces on {} spread by {:.3g} eV/Å (threshold {:.3g})"
+        told = "the force spread of the committee on {} is {:.3g} eV/Å (threshold {:.3g})"
         measures.append(partial(_largest, "force_spread", spread, told))
     elif not found:
         raise ValueError(
-            "on_extrapolation needs to know what the model was trained on, and its file does not "
-            "say. Run lkm-train calibrate MODEL DATA, or use a committee."
+            "on_extrapolation needs a calibrated model, but the model file has no calibration. Run "
+            "lkm-train calibrate MODEL DATA, or use a committee."
         )
     else:
         told = (
@@ -171,13 +173,13 @@ def _measures(models: Sequence[EnergyModel], thresholds: Thresholds) -> list[_Me
         measures.append(partial(_largest, "latent_distance", thresholds.latent_distance, told))
     if thresholds.closest > 0 and not found:
         warnings.warn(
-            "None of the committee's models tells which distances of atoms it was trained on, so "
-            "the guard does not notice atoms that come too close. Run lkm-train calibrate MODEL "
-            "DATA, or give Thresholds(closest=0.0).",
+            "No model of the committee has a calibration, so the guard cannot detect atoms that "
+            "are too close to each other. Run lkm-train calibrate MODEL DATA, or pass "
+            "Thresholds(closest=0.0).",
             stacklevel=2,
         )
     if found and thresholds.closest > 0:
-        # What one member of a committee has not seen, the committee has not.
+        # A distance must be within the training frames of all members.
         table = np.max([c.closest_table() for c in found], axis=0)
         measures.append(partial(_closest, thresholds.closest * table))
     return measures
@@ -186,7 +188,7 @@ def _measures(models: Sequence[EnergyModel], thresholds: Thresholds) -> list[_Me
 def _largest(
     measure: str, threshold: float, told: str, atoms: ase.Atoms, extras: Mapping[str, Any]
 ) -> Excess | None:
-    """Judge a measure of each atom by its largest value."""
+    """Check the largest value of a per-atom measure."""
     values = np.asarray(extras[measure])
     worst = int(values.argmax())
     value = float(values[worst])
@@ -199,7 +201,7 @@ def _largest(
 def _closest(
     table: NDArray[np.float64], atoms: ase.Atoms, _extras: Mapping[str, Any]
 ) -> Excess | None:
-    """Judge the distances of atoms; ``table`` holds the least ones by two atomic numbers."""
+    """Check the distances of atoms against ``table``, minimum distances by two atomic numbers."""
     numbers, positions, cell = atoms.numbers, atoms.positions, np.asarray(atoms.cell.complete())
     present = np.unique(numbers)
     reach = table[np.ix_(present, present)].max()
@@ -214,7 +216,7 @@ def _closest(
     pair = (int(first[worst]), int(second[worst]))
     text = (
         f"{_named(atoms, pair[0])} and {_named(atoms, pair[1])} are {value:.3g} Å apart, closer "
-        f"than such atoms in the training frames (threshold {threshold:.3g})"
+        f"than any such pair in the training frames (threshold {threshold:.3g})"
     )
     return Excess("closest", pair, value, threshold, text)
 

@@ -79,7 +79,7 @@ def test_what_cannot_be_read_is_said(command, ethanol, tmp_path, messages):
         assert "\n" not in record.message
         return record.message
 
-    assert "no bundled model of that name; bundled are chignolin-gfn2" in refused("none", ethanol)
+    assert "no bundled model of that name; bundled models: chignolin-gfn2" in refused("none", ethanol)
     assert "none.xyz does not exist. Pass" in refused("rmd17-ethanol", "none.xyz")
     (tmp_path / "noise.xyz").write_text("this is\nno structure\n")
     assert "such as .xyz, .traj" in refused("rmd17-ethanol", "noise.xyz")
@@ -266,7 +266,7 @@ def test_vib(ethanol, tmp_path, capsys, messages):
     assert 3600 < frequencies[-1].real < 3900, "the O-H stretch"
     assert len(ase.io.read("modes.xyz", ":")) == 27
     assert main([*command, "--no-relax"]) == 1
-    assert "no stationary point" in messages.text
+    assert "not a stationary point" in messages.text
 
 
 def test_info_and_models(capsys, model_of_crystals):

@@ -29,7 +29,7 @@ def test_equal_layers_agree():
 
 
 def test_a_single_layer_is_refused():
-    with pytest.raises(ValueError, match="where there is 1. .* committee"):
+    with pytest.raises(ValueError, match="returned 1. .* committee"):
         layer_disagreement([torch.zeros(2, 2)])
 
 

@@ -99,7 +99,7 @@ def test_scaled():
 
 
 def test_embeddings_of_another_model():
-    with pytest.raises(ValueError, match="are of .* features an atom, and there are 3"):
+    with pytest.raises(ValueError, match="have .* features per atom, but the model returned 3"):
         calibrated().latent.distance(np.array([6]), [torch.zeros(1, 3)])
 
 
@@ -190,7 +190,7 @@ def negate(tensors):
     [
         (drop, "latent.C.mean"),
         (add, "latent.O.mean is not expected"),
-        (shorten, "do not fit each other"),
+        (shorten, "inconsistent shapes"),
         (poison, "not finite"),
         (negate, "not positive"),
     ],
@@ -204,7 +204,7 @@ def test_damaged_files(tmp_path, damage, message):
     damage(tensors)
     save_file(tensors, path, metadata)
     renew_checksum(path)
-    with pytest.raises(ModelFileError, match=f"does not fit its own header .*{message}"):
+    with pytest.raises(ModelFileError, match=f"is inconsistent with its header .*{message}"):
         load_model(path)
 
 

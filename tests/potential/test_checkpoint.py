@@ -120,7 +120,7 @@ def test_older_formats_load_with_a_note(version, model, path, caplog):
     with caplog.at_level("DEBUG", "lkm_calc"):
         loaded = load_model(path)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "of before model files had a checksum" in caplog.text
+    assert "written before model files had a checksum" in caplog.text
     assert "renew_checksum(path)" in caplog.text
     assert loaded.latent is None
     graph = graph_of(rattled(), model)
@@ -139,19 +139,19 @@ def test_newer_format(path):
     ("change", "message"),
     [
         (lambda h: h.pop("elements"), "damaged header: elements is None"),
-        (lambda h: h.update(format_version=0), "formats count from 1"),
+        (lambda h: h.update(format_version=0), "it must be at least 1"),
         (lambda h: h.update(elements=["H", "Cm"]), r"unknown elements \['Cm'\]"),
         (lambda h: h.update(provenance=5), "provenance is 5"),
         (lambda h: h.update(elements=["H", "Xy"]), r"unknown elements \['Xy'\]"),
         (lambda h: h.update(dtype="object"), "dtype is 'object'"),
-        (lambda h: h.update(architecture="other"), "architecture 'other', which is not known here"),
+        (lambda h: h.update(architecture="other"), "unknown architecture 'other'"),
         (lambda h: h.update(elements=[["H"], "C"]), r"unknown elements \[\['H'\]\]"),
         (lambda h: h.update(scale=math.inf), "scale is inf"),
         (lambda h: h["reference_energies"].update(C=[1.0]), r"'?reference_energies are .*\[1.0\]"),
-        (lambda h: h["hypers"].update(hidden=10**30), "does not fit its own header.*hidden"),
-        (lambda h: h["hypers"].update(hidden=17), "does not fit its own header"),
-        (lambda h: h["hypers"].update(wings=2), "does not fit its own header.*wings"),
-        (lambda h: h["hypers"].update(hidden="x"), "does not fit its own header"),
+        (lambda h: h["hypers"].update(hidden=10**30), "is inconsistent with its header.*hidden"),
+        (lambda h: h["hypers"].update(hidden=17), "is inconsistent with its header"),
+        (lambda h: h["hypers"].update(wings=2), "is inconsistent with its header.*wings"),
+        (lambda h: h["hypers"].update(hidden="x"), "is inconsistent with its header"),
     ],
     ids=[
         "missing",
@@ -301,6 +301,6 @@ def test_a_model_that_cannot_be_described_writes_nothing(model, tmp_path):
 
 
 def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path):
-    with pytest.raises(ValueError, match=r"'dimenet\+\+\+zbl' is none of the architectures"):
+    with pytest.raises(ValueError, match=r"'dimenet\+\+\+zbl' is not one of the architectures"):
         save_model(with_zbl(small_model(), {"H-H": 0.5}), tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())

@@ -242,7 +242,7 @@ def test_copies_with_other_weights_are_noticed():
 
 
 def test_what_a_file_loses_is_noticed(monkeypatch):
-    with pytest.raises(ValueError, match="'pairs' is none of the architectures"):
+    with pytest.raises(ValueError, match="'pairs' is not one of the architectures"):
         CHECKS["file"](as_if_trained(Pairs()))
     monkeypatch.setattr(registry.MODELS, "_registered", dict(registry.MODELS.registered))
     register_model(Pairs)

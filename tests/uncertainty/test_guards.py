@@ -51,7 +51,7 @@ def test_spread_of_a_committee(methane):
     guard = Guard(models, "stop")
     guard(methane, {"force_spread": np.array([0.39, 0, 0, 0, 0])})
     with pytest.raises(
-        ExtrapolationError, match=r"atom 4 \(H\) spread by 0.41 eV/Å \(threshold 0.4\)"
+        ExtrapolationError, match=r"atom 4 \(H\) is 0.41 eV/Å \(threshold 0.4\)"
     ):
         guard(methane, {"force_spread": np.array([0.39, 0, 0, 0, 0.41])})
     guard = Guard(models, "stop", thresholds=Thresholds(force_spread=0.05))
@@ -88,7 +88,7 @@ def test_one_warning_for_each_measure(methane):
         guard(methane, loud)
         guard(methane, loud)
     methane.positions *= 0.5
-    with pytest.warns(ExtrapolationWarning, match="closer than such atoms") as told:
+    with pytest.warns(ExtrapolationWarning, match="closer than any such pair") as told:
         guard(methane, loud)
     assert "latent" not in str(told[0].message)
     assert guard.counts == {"latent_distance": 4, "closest": 1}
@@ -143,7 +143,7 @@ def test_the_collection_has_a_limit(methane, tmp_path):
 
 def test_a_file_that_is_something_else(tmp_path):
     (tmp_path / "notes.txt").write_text("no structures")
-    with pytest.raises(ValueError, match="notes.txt cannot be read as extxyz.*Name another"):
+    with pytest.raises(ValueError, match="notes.txt cannot be read as extxyz.*Choose another"):
         Collection(tmp_path / "notes.txt")
 
 
@@ -173,11 +173,11 @@ def test_refusals():
     bare = small_model()
     with pytest.raises(ValueError, match="on_extrapolation is 'shout'; choose 'warn'"):
         Guard([calibrated()], "shout")
-    with pytest.raises(ValueError, match="does not say. Run lkm-train calibrate"):
+    with pytest.raises(ValueError, match="no calibration. Run lkm-train calibrate"):
         Guard([bare], "warn")
     with pytest.raises(ValueError, match="no calibration.*Thresholds"):
         Guard([bare, bare], "warn")
-    with pytest.warns(UserWarning, match="does not notice atoms that come too close"):
+    with pytest.warns(UserWarning, match="cannot detect atoms that are too close"):
         Guard([bare, bare], "warn", thresholds=Thresholds(force_spread=0.3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
