@@ -218,12 +218,12 @@ def _mean(outputs: Sequence[Output]) -> dict[str, Any]:
 def _split(out: EnergyForces, atoms: Sequence[int], periodic: Sequence[bool]) -> list[Output]:
     """Return the results of each structure; all but the embeddings are on the CPU."""
     sizes = list(atoms)
-    energies, all_forces, all_shares, *virial = _fetched(
+    energies, all_forces, all_shares, *stresses = _fetched(
         [out.energy, out.forces, out.atom_energies, *([] if out.stress is None else [out.stress])]
     )
     forces, shares = all_forces.split(sizes), all_shares.split(sizes)
     layers = [layer.split(sizes) for layer in out.embeddings]
-    stress = virial[0].numpy() if virial else None
+    stress = stresses[0].numpy() if stresses else None
     return [
         Output(
             energies[k].item(),

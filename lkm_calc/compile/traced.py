@@ -31,8 +31,8 @@ class Traced(nn.Module):
         """Return energy, forces, atomic energies, the stress if asked for, and the embeddings."""
         graph = self.padded.with_tensors(dict(zip(self.names, tensors, strict=True)))
         out = energy_and_forces(self.model, graph, stress=self.stress)
-        virial = () if out.stress is None else (out.stress,)
-        return (out.energy, out.forces, out.atom_energies, *virial, *out.embeddings)
+        stresses = () if out.stress is None else (out.stress,)
+        return (out.energy, out.forces, out.atom_energies, *stresses, *out.embeddings)
 
 
 def inputs_of(graph: Graph) -> list[Tensor]:
@@ -43,6 +43,6 @@ def inputs_of(graph: Graph) -> list[Tensor]:
 def results_of(tensors: Sequence[Tensor], graph: Graph, stress: bool) -> EnergyForces:
     """Return a program's output for the structures of the graph before it was padded."""
     energy, forces, atom_energies, *others = tensors
-    virial = others.pop(0) if stress else None
-    padded = EnergyForces(energy, forces, virial, atom_energies, tuple(others))
+    stresses = others.pop(0) if stress else None
+    padded = EnergyForces(energy, forces, stresses, atom_energies, tuple(others))
     return unpad(padded, graph.n_graphs, len(graph.numbers))

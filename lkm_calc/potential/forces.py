@@ -20,7 +20,8 @@ class EnergyForces(NamedTuple):
     forces: Float[Tensor, "atoms 3"]
     """−∂E/∂r in eV/Å."""
     stress: Float[Tensor, "graphs 3 3"] | None
-    """∂E/∂ε / volume in eV/Å³, symmetric; None if not requested."""
+    """Cauchy stress σ = (1/V) ∂E/∂ε in eV/Å³, symmetric, positive under tension as in ASE; None if
+    not requested."""
     atom_energies: Float[Tensor, " atoms"]
     """Per-atom energies in eV."""
     embeddings: tuple[Float[Tensor, "atoms dim"], ...]
@@ -64,14 +65,14 @@ def energy_and_forces(
         gradients = torch.autograd.grad(
             prediction.energy.sum(), inputs, create_graph=create_graph, materialize_grads=True
         )
-    virial = None
+    stresses = None
     if stress and graph.cell is not None:
-        virial = gradients[1] / volumes(graph.cell)
+        stresses = gradients[1] / volumes(graph.cell)
     energy, atom_energies, embeddings, shares = prediction
     if not create_graph:
         energy, atom_energies = energy.detach(), atom_energies.detach()
         embeddings, shares = tuple(layer.detach() for layer in embeddings), None
-    return EnergyForces(energy, -gradients[0], virial, atom_energies, embeddings, shares)
+    return EnergyForces(energy, -gradients[0], stresses, atom_energies, embeddings, shares)
 
 
 def volumes(cell: Float[Tensor, "graphs 3 3"]) -> Float[Tensor, "graphs 1 1"]:

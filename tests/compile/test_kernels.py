@@ -351,5 +351,5 @@ def test_too_little_memory_is_told_of(monkeypatch):
     monkeypatch.setattr(
         calculator._committee.force_functions[0].kernel, "_run", lambda *arguments: 1
     )
-    with pytest.raises(MemoryError, match="72 pairs within 5 Å need more memory"):
+    with pytest.raises(MemoryError, match="72 pairs within 5 Å do not fit into the memory"):
         calculator.calculate(rattled(seed=1))

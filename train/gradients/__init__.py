@@ -11,7 +11,7 @@ and return the losses. In the order in which they are considered:
   positions. Chosen with ``run.kernels = "auto"``, the default, where the model has a kernel that
   trains (``ace`` on a CPU), no atom of the training frames is isolated, and the loss depends on
   results alone. The first batch is compared with double backward, which takes over with one warning
-  if they differ. In first_order.py.
+  if they differ or where there is no working compiler. In first_order.py.
 - ``CompiledGradients`` are double backward compiled by torch's Inductor. Chosen with
   ``run.compile``. Each program is compared with double backward, which takes over with one warning
   where there is no compiler or they differ, and for batches of further shapes. In compiled.py.

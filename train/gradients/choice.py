@@ -1,15 +1,20 @@
 """Which way the gradients of a run's steps are computed."""
 
+import logging
+
 from torch import nn
 
 from lkm_calc import EnergyModel
 from lkm_calc.compile import trains
+from lkm_calc.files import CompileError
 
 from ..config import Config
 from .compiled import CompiledGradients, Programs, program_key
 from .cuda_graphs import CUDAGraphGradients
 from .first_order import KernelGradients, LossOfResults
 from .protocol import DoubleBackward, GradientFunction
+
+logger = logging.getLogger("lkm_train")
 
 
 def gradient_function(
@@ -37,7 +42,10 @@ def gradient_function(
     if config.run.cuda_graphs:
         return CUDAGraphGradients(plain, list(trained.parameters()))
     if not isolated and trains_by_kernel(model, config):
-        return KernelGradients(model, losses_of, plain)
+        try:
+            return KernelGradients(model, losses_of, plain)
+        except CompileError as error:
+            logger.warning("Training without the compiled kernel, several times slower: %s", error)
     if config.run.compile:
         key = (*program_key(config), model.isolated_elements, not isolated)
         return CompiledGradients(trained, plain, key, {} if programs is None else programs)

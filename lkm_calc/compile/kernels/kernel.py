@@ -76,13 +76,13 @@ class ByEdges(NamedTuple):
         (source, target), atoms = graph.edge_index, len(graph.numbers)
         gradient = self.gradient
         forces = sum_to(gradient, source, atoms).index_add_(0, target, gradient, alpha=-1)
-        virial = None
+        stresses = None
         if stress and graph.cell is not None:
             outer = torch.einsum("ea,eb->eab", gradient, vectors)
             by_strain = sum_to(outer, graph.graph_index.index_select(0, source), graph.n_graphs)
-            virial = (by_strain + by_strain.mT) / (2 * volumes(graph.cell))
+            stresses = (by_strain + by_strain.mT) / (2 * volumes(graph.cell))
         energy = sum_to(self.atom_energies, graph.graph_index, graph.n_graphs)
-        return EnergyForces(energy, forces, virial, self.atom_energies, self.embeddings)
+        return EnergyForces(energy, forces, stresses, self.atom_energies, self.embeddings)
 
 
 class Kernel:

@@ -167,6 +167,14 @@ def test_a_run_is_that_of_double_backward(tmp_path, example):
     assert np.allclose(*losses, rtol=2e-3)
 
 
+def test_without_a_compiler_a_run_takes_double_backward(tmp_path, example, monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    fit(run(tmp_path, example), stop_after=2)
+    assert "Training without the compiled kernel" in caplog.text
+    assert "no-such-compiler" in caplog.text
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["counters"]["step"] == 2
+
+
 def test_a_run_resumes_to_the_same_bits(tmp_path, example):
     whole = fit(run(tmp_path / "whole", example))
     assert fit(run(tmp_path / "parts", example), stop_after=5) is None
