@@ -1,4 +1,4 @@
-"""Graphs of fixed shapes: rows that stand for nothing, up to a capacity.
+"""Graphs of fixed shapes: padded with dummy atoms and edges up to a capacity.
 
 Compiled code and CUDA graphs need the same shapes at every call, while atoms that move change
 the number of edges. The rows added are edges between two atoms of a structure of their own, farther

@@ -23,7 +23,7 @@ from .isolated import isolation
 
 
 class LayerShares(NamedTuple):
-    """What each layer writes for each atom: what there is of the energy before they are summed."""
+    """Contributions of each layer to the atomic energies."""
 
     values: tuple[Float[Tensor, " atoms"], ...]
     """In the model's own dtype and scale, one a layer or, as many for each, several."""
@@ -147,7 +147,7 @@ class EnergyModel(nn.Module, ABC):
         return Prediction(energy, atom_energies, output.embeddings, shares)
 
     def offsets(self, numbers: Int[Tensor, " atoms"]) -> Float[Tensor, " atoms"]:
-        """Return what bonded atoms have for an energy in eV before the network says anything."""
+        """Return the energy of each bonded atom in eV without the network's contribution."""
         reference = self.reference_energies.index_select(0, numbers)
         if self.isolated_elements:
             reference = reference + self.binding_energies.index_select(0, numbers)
@@ -197,7 +197,7 @@ class EnergyModel(nn.Module, ABC):
         elements: Iterable[int],
         binding_energies: Mapping[int, float] = MappingProxyType({}),
     ) -> None:
-        """Set what a training set tells: energy scale, reference energies, known elements.
+        """Set the energy scale, the reference energies and the supported elements.
 
         Args:
             scale: Factor in eV on every atom's value.
@@ -206,7 +206,7 @@ class EnergyModel(nn.Module, ABC):
             binding_energies: Of elements whose isolated atoms have the reference energy exactly:
                 what bonded atoms have more, in eV by atomic number. An atom with a neighbour within
                 half the cut-off is a bonded one, and from there to the cut-off the energy goes over
-                smoothly: see :func:`lkm_calc.isolated.isolation`. After the weights are changed
+                smoothly: see ``lkm_calc.models.isolated``. After the weights are changed
                 call :meth:`measure_isolated_atoms`.
         """
         with torch.no_grad():
@@ -241,7 +241,7 @@ class EnergyModel(nn.Module, ABC):
 
     @own_precision
     def measure_isolated_atoms(self) -> None:
-        """Find what the network writes for isolated atoms, so that their energy is free of it."""
+        """Evaluate the network on isolated atoms and store what cancels its output for them."""
         with torch.no_grad():
             for number in self.isolated_elements:
                 atom = Graph.from_atoms(ase.Atoms([number]), self.cutoff, self.device)

@@ -1,4 +1,4 @@
-"""How much of an isolated atom there is in an atom of a structure.
+"""Smooth switching between the energies of isolated and of bonded atoms.
 
 A training set may say what an isolated atom of an element has for an energy. A bonded atom has that
 and its share of the binding, which is a few eV and mostly the same for all; what a network writes

@@ -112,7 +112,7 @@ class MultiplexBasis(nn.Module):
         self.num_spherical = num_spherical
         self.radial_wide = BesselBasis(num_radial, cutoff, envelope_exponent)
         # The local bases end early but keep the wavelengths of the global one: with waves squeezed
-        # into the short radius, networks learn training frames by heart.
+        # into the short radius, networks overfit.
         self.radial_local = BesselBasis(num_radial, local_cutoff, envelope_exponent, cutoff)
         self.spherical = SphericalBesselBasis(
             num_spherical, num_spherical_radial, local_cutoff, envelope_exponent, cutoff

@@ -1,4 +1,4 @@
-"""Who hears of whom: every neighbour, nobody else, and no other structure of a batch."""
+"""Receptive field: every neighbour, no other atom, and no other structure of a batch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ def check_batch(model: EnergyModel, structures: Sequence[ase.Atoms]) -> None:
 
 
 def check_padding(model: EnergyModel, structures: Sequence[ase.Atoms], spare: float = 0.4) -> None:
-    """Check that rows that stand for nothing change nothing, as compiled programs need.
+    """Check that padding changes nothing, as compiled programs need.
 
     Args:
         model: The model.
@@ -53,7 +53,7 @@ def check_padding(model: EnergyModel, structures: Sequence[ase.Atoms], spare: fl
     for layer, other in zip(found.embeddings, expected.embeddings, strict=True):
         require_close(layer, other, ROUND_OFF, "Embeddings of a padded graph")
     feel = out.forces[len(graph.numbers) :].any()
-    require(not feel, "Padded graph: the rows that stand for nothing feel forces.")
+    require(not feel, "Padded graph: there are forces on the padding.")
 
 
 def check_size_consistency(model: EnergyModel, one: ase.Atoms, other: ase.Atoms) -> None:

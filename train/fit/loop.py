@@ -311,7 +311,7 @@ class _Run:
         return figures
 
     def _settle_energies(self) -> None:
-        """Fit to the averaged weights what of their energies no weight holds."""
+        """Fit the energy constants of the averaged weights, those of isolated atoms among them."""
         model, config = self.state.averaged_model, self.config
         model.measure_isolated_atoms()
         if config.loss.energy > 0 and not config.loss.raw_energies:
