@@ -1,4 +1,4 @@
-"""Energy and forces as a function of the tensors of a padded graph, for back ends that need fixed shapes."""
+"""Energy and forces as a function of the tensors of a padded graph, for fixed shapes."""
 
 from collections.abc import Callable, Sequence
 
