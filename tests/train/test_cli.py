@@ -82,7 +82,7 @@ def test_help_is_a_manual(capsys):
         assert done.value.code == 0
     text = capsys.readouterr().out
     assert "[optimiser]" in text
-    assert "gamma = 'auto'" in text
+    assert "gamma = 0.0" in text
 
 
 def test_unknown_arguments_are_refused(capsys):

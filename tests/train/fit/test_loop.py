@@ -148,7 +148,7 @@ def test_a_finished_run_is_left_as_it_is(data, tmp_path):
 
 def test_another_configuration_does_not_continue_the_run(data, tmp_path):
     fit(config(data, tmp_path / "run"), stop_after=3)
-    with pytest.raises(StateError, match=r"loss.gamma was .auto., is 0.5.*run.directory"):
+    with pytest.raises(StateError, match=r"loss.gamma was 0.0, is 0.5.*run.directory"):
         fit(config(data, tmp_path / "run", loss__gamma=0.5))
 
 
