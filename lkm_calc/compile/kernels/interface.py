@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ...graph import Graph
+from ...models.multiplex import MultiplexModel
 from ...nn import EdgeLinear, MultiplexBasis
 
 
@@ -41,6 +42,22 @@ def linears(module: nn.Module) -> Iterator[Tensor]:
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             yield from linear(layer)
+
+
+MULTIPLEX_HYPERS = (
+    "hidden",
+    "num_layers",
+    "num_radial",
+    "num_spherical",
+    "num_spherical_radial",
+    "envelope_exponent",
+)
+"""With these the sizes of MXMNet and PAMNet begin."""
+
+
+def cutoffs(model: MultiplexModel) -> list[float]:
+    """Return the cut-offs of the global and the local graph in Å."""
+    return [model.cutoff, model.basis.local_cutoff]
 
 
 def of_distances(basis: MultiplexBasis, embedding: nn.Embedding) -> Iterator[Tensor]:

@@ -9,16 +9,7 @@ from ...graph import Graph, LocalIndices
 from ...models import MXMNet
 from ...models.mxmnet import GlobalPass, LocalPass
 from ...nn import Head
-from .interface import Interface, linears, of_distances, of_messages
-
-HYPERS = (
-    "hidden",
-    "num_layers",
-    "num_radial",
-    "num_spherical",
-    "num_spherical_radial",
-    "envelope_exponent",
-)
+from .interface import MULTIPLEX_HYPERS, Interface, cutoffs, linears, of_distances, of_messages
 
 
 def sizes(model: MXMNet) -> list[int]:
@@ -26,16 +17,11 @@ def sizes(model: MXMNet) -> list[int]:
     elements = model.embedding.num_embeddings
     intervals = model.basis.spherical.intervals
     return [
-        *(model.hypers[name] for name in HYPERS),
+        *(model.hypers[name] for name in MULTIPLEX_HYPERS),
         elements,
         intervals,
         int(model.lkm_tap == "head"),
     ]
-
-
-def lengths(model: MXMNet) -> list[float]:
-    """Return the cut-offs of the global and of the local graph in Å."""
-    return [model.cutoff, model.basis.local_cutoff]
 
 
 def arrays(model: MXMNet) -> Iterator[Tensor]:
@@ -72,4 +58,4 @@ def indices(model: MXMNet, graph: Graph) -> tuple[Tensor, ...]:
     return tuple(cast(LocalIndices, model.prepare(graph).local))
 
 
-INTERFACE = Interface("mxmnet", sizes, lengths, arrays, embeddings, indices)
+INTERFACE = Interface("mxmnet", sizes, cutoffs, arrays, embeddings, indices)

@@ -8,17 +8,9 @@ from torch import Tensor
 from ...graph import Graph
 from ...models import PAMNet
 from ...models.pamnet import GlobalPass, LocalPass, ScoredHead
-from .interface import Interface, linears, of_distances, of_messages
+from .interface import MULTIPLEX_HYPERS, Interface, cutoffs, linears, of_distances, of_messages
 
-HYPERS = (
-    "hidden",
-    "num_layers",
-    "num_radial",
-    "num_spherical",
-    "num_spherical_radial",
-    "envelope_exponent",
-    "two_hop",
-)
+HYPERS = (*MULTIPLEX_HYPERS, "two_hop")
 TAPS = ("state", "global", "local", "head")
 
 
@@ -30,11 +22,6 @@ def sizes(model: PAMNet) -> list[int]:
         model.embedding.num_embeddings,
         model.basis.spherical.intervals,
     ]
-
-
-def lengths(model: PAMNet) -> list[float]:
-    """Return the cut-offs of the global and the local graph in Å."""
-    return [model.cutoff, model.basis.local_cutoff]
 
 
 def arrays(model: PAMNet) -> Iterator[Tensor]:
@@ -77,4 +64,4 @@ def indices(model: PAMNet, graph: Graph) -> tuple[Tensor, ...]:
     return ()
 
 
-INTERFACE = Interface("pamnet", sizes, lengths, arrays, embeddings, indices)
+INTERFACE = Interface("pamnet", sizes, cutoffs, arrays, embeddings, indices)
