@@ -24,7 +24,7 @@ from lkm_calc import EnergyModel
 from lkm_calc.runtime import choose_device, fast_matmul
 from train.config import Config, LossConfig
 from train.data import GraphFrames
-from train.fit import Stepper, Stop, TrainingState, Workers, device_name, prepare_model, read
+from train.fit import Stepper, Stop, TrainingState, Workers, device_name, prepare_model, read_data
 from train.report import write_json
 
 from .arms import HERE, Arm, read_study
@@ -63,7 +63,7 @@ def measure(arm: Arm, folder: Path, blocks: int, steps: int) -> dict[str, object
     """Return time and memory of a step with LKM over those without."""
     config = arm.config
     train = Path(config.data.train)
-    frames = read(str(train if train.is_absolute() else folder / train), config.data)
+    frames = read_data(str(train if train.is_absolute() else folder / train), config.data)
     frames = frames.select(np.arange(min(len(frames), 100)))
     device = choose_device(config.run.device)
     model = prepare_model(config, frames).to(device)

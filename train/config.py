@@ -98,7 +98,7 @@ class LossConfig:
     """Factors on the energy, force and stress terms of frames by their config_type, the table
     [loss.config_type_weights]; "Default" is for all others, 1 if not given."""
     gamma: float | Literal["auto"] = 0.0
-    """γ, weight of the LKM term; 0 switches LKM off. model.hypers.lkm_tap chooses the layers. "auto"
+    """γ, weight of the LKM term; 0 switches it off. model.hypers.lkm_tap chooses the layers. "auto"
     sets γ in every step so that γ L_KD is the fraction gamma_fraction of the rest of the loss."""
     gamma_fraction: float = 0.1
     """See gamma."""

@@ -4,7 +4,7 @@ The LKM loss, the disagreement between layers, and the latent distance from the 
 """
 
 from .disagreement import layer_disagreement as layer_disagreement
-from .latent import PREFIX as PREFIX
+from .latent import LATENT_PREFIX as LATENT_PREFIX
 from .latent import LatentSpace as LatentSpace
 from .latent import fit_latent as fit_latent
 from .latent import latent_from_tensors as latent_from_tensors

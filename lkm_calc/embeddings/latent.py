@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-PREFIX = "latent."
+LATENT_PREFIX = "latent."
 """Prefix of the names of its tensors in a model file."""
 
 KEPT = 1e-2
@@ -110,7 +110,7 @@ class LatentSpace:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to store in a model file, by name."""
         return {
-            f"{PREFIX}{chemical_symbols[number]}.{name}": (
+            f"{LATENT_PREFIX}{chemical_symbols[number]}.{name}": (
                 value.half() if name == "directions" else value
             ).cpu()
             for number, one in self.elements.items()
@@ -130,12 +130,12 @@ def latent_from_tensors(tensors: Mapping[str, Tensor], elements: Sequence[str]) 
         ValueError: A tensor is unexpected, has a wrong shape or invalid values.
     """
     names = [field.name for field in fields(LatentStatistics)]
-    expected = {f"{PREFIX}{symbol}.{name}" for symbol in elements for name in names}
+    expected = {f"{LATENT_PREFIX}{symbol}.{name}" for symbol in elements for name in names}
     if strange := tensors.keys() - expected:
         raise ValueError(f"{min(strange)} is not expected")
     found = {}
     for symbol in elements:
-        parts = {name: tensors[f"{PREFIX}{symbol}.{name}"].double() for name in names}
+        parts = {name: tensors[f"{LATENT_PREFIX}{symbol}.{name}"].double() for name in names}
         _check(symbol, **parts)
         found[atomic_numbers[symbol]] = LatentStatistics(**parts)
     return LatentSpace(found)

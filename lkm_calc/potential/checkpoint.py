@@ -17,7 +17,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..embeddings import PREFIX, LatentSpace, latent_from_tensors
+from ..embeddings import LATENT_PREFIX, LatentSpace, latent_from_tensors
 from ..files import checksum_of, expanded, replacing
 from ..models import (
     MODELS,
@@ -31,7 +31,7 @@ from ..models import (
 )
 from ..nn import MAX_NUMBER
 from ..runtime import float32_by_default, own_settings
-from ..uncertainty import KEY, Calibration
+from ..uncertainty import CALIBRATION_ENTRY, Calibration
 
 logger = logging.getLogger("lkm_calc")
 
@@ -109,7 +109,7 @@ def save_model(
         for name, value in model.state_dict().items()
         if name not in _CALIBRATION
     }
-    if model.latent is not None and KEY in entries:
+    if model.latent is not None and CALIBRATION_ENTRY in entries:
         weights |= model.latent.tensors()
     _write(path, weights, header)
 
@@ -124,8 +124,8 @@ def add_calibration(path: str | Path, calibration: Calibration, latent: LatentSp
     """
     path = expanded(path)
     header, tensors = _read(path)
-    weights = {name: tensors[name] for name in tensors if not name.startswith(PREFIX)}
-    header["provenance"] = header["provenance"] | {KEY: calibration.as_data()}
+    weights = {name: tensors[name] for name in tensors if not name.startswith(LATENT_PREFIX)}
+    header["provenance"] = header["provenance"] | {CALIBRATION_ENTRY: calibration.as_data()}
     _write(path, weights | latent.tensors(), header)
 
 
@@ -182,7 +182,7 @@ def load_model(
     """
     path = _resolve(source)
     header, weights = _read(path)
-    latent = {name: weights.pop(name) for name in [*weights] if name.startswith(PREFIX)}
+    latent = {name: weights.pop(name) for name in [*weights] if name.startswith(LATENT_PREFIX)}
     _find_architecture(header, path)
     try:
         with torch.random.fork_rng(devices=[]), float32_by_default():

@@ -3,7 +3,7 @@
 The latent distance is computed in :mod:`lkm_calc.embeddings`.
 """
 
-from .calibration import KEY as KEY
+from .calibration import CALIBRATION_ENTRY as CALIBRATION_ENTRY
 from .calibration import QUANTILES as QUANTILES
 from .calibration import Calibration as Calibration
 from .calibration import calibration_of as calibration_of

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..models import EnergyModel
 from ..nn import MAX_NUMBER
 
-KEY = "calibration"
+CALIBRATION_ENTRY = "calibration"
 """Its key in the provenance of a model."""
 
 QUANTILES = {"50": 0.5, "95": 0.95, "99": 0.99, "99.9": 0.999, "max": 1.0}
@@ -77,7 +77,7 @@ def calibration_of(model: EnergyModel) -> Calibration | None:
     Raises:
         ValueError: It was edited or belongs to a different model.
     """
-    data = model.provenance.get(KEY)
+    data = model.provenance.get(CALIBRATION_ENTRY)
     if data is None:
         return None
     try:

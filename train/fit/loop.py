@@ -136,8 +136,8 @@ class _Run:
     def __init__(
         self, config: Config, device: torch.device, team: Workers, programs: Programs | None
     ) -> None:
-        frames = read(config.data.train, config.data)
-        self.test = read(config.data.test, config.data) if config.data.test else None
+        frames = read_data(config.data.train, config.data)
+        self.test = read_data(config.data.test, config.data) if config.data.test else None
         weights = config.loss.config_type_weights
         check_config_types(frames, weights, config.data.train)
         self.team, self.programs = team, programs
@@ -358,7 +358,7 @@ def fit_members(config: Config, members: int, seconds: float | None = None) -> l
     return paths
 
 
-def read(path: str, options: DataConfig) -> Frames:
+def read_data(path: str, options: DataConfig) -> Frames:
     """Read a file as the configuration says."""
     return read_frames(
         path,
