@@ -1,6 +1,9 @@
 """What several test modules share: structures, data files, models and tolerances."""
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,15 @@ SMALL = {
     "pamnet": TWO_GRAPHS,
 }
 """Narrow versions of the architectures, for tests that need no accuracy."""
+
+
+@contextmanager
+def warnings_as_errors() -> Iterator[None]:
+    """Turn all warnings into errors but that of NumPy 2.5 that ASE 3.29 sets shapes of arrays."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ase")
+        yield
 
 
 def shared_data(name: str) -> Path:

@@ -15,7 +15,7 @@ from lkm_calc import MODELS, LKMCalculator, save_model
 from lkm_calc.calculator import _sources
 from lkm_calc.compile import protocol
 
-from .support import FINITE_DIFFERENCE, crystal, rattled, small_model
+from .support import FINITE_DIFFERENCE, crystal, rattled, small_model, warnings_as_errors
 
 
 @pytest.fixture(params=sorted(MODELS))
@@ -158,8 +158,7 @@ def test_conserves_energy_with_random_weights():
 
 
 def test_no_warnings_and_no_gradients_in_use(calc):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings_as_errors():
         atoms = rattled()
         atoms.calc = calc
         with torch.no_grad():

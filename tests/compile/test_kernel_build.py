@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 import types
-import warnings
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from lkm_calc.compile.kernel_forces import KernelForces
 from lkm_calc.compile.kernels import Kernel, build
 from lkm_calc.files.program_files import CompileError
 
-from ..support import graph_of, rattled, small_model
+from ..support import graph_of, rattled, small_model, warnings_as_errors
 
 
 def test_it_is_built_once(tmp_path, caplog, monkeypatch):
@@ -38,8 +37,7 @@ def computes_in_the_ordinary_way(match, model, **options):
     forces, graph = KernelForces(model, **options), graph_of(rattled(), model)
     with pytest.warns(UserWarning, match=match):
         found = forces(graph)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings_as_errors():
         forces(graph)
     assert not forces.used
     assert torch.equal(found.forces, energy_and_forces(model, graph).forces)

@@ -4,7 +4,6 @@ import copy
 import logging
 import pickle
 import threading
-import warnings
 from dataclasses import replace
 from itertools import accumulate
 
@@ -20,7 +19,15 @@ from lkm_calc.compile.kernels import Kernel, ZBLKernel, has_kernel, kernel
 from lkm_calc.potential.zbl import hold
 
 from ..potential.test_zbl import CLOSEST, IN_CRYSTAL, pushed_together
-from ..support import ROUND_OFF, assert_same_numbers, crystal, graph_of, rattled, small_model
+from ..support import (
+    ROUND_OFF,
+    assert_same_numbers,
+    crystal,
+    graph_of,
+    rattled,
+    small_model,
+    warnings_as_errors,
+)
 from .test_kernel_build import computes_in_the_ordinary_way
 from .test_programs import assert_equal
 
@@ -337,8 +344,7 @@ def test_one_that_computes_something_else_is_not_used(folder, monkeypatch):
 def test_one_that_is_slower_is_not_used(folder, monkeypatch, caplog):
     monkeypatch.setattr(protocol.time, "perf_counter", iter(accumulate([2.0, 1.0] * 20)).__next__)
     forces = KernelForces(small_model(), folder)
-    with caplog.at_level(logging.WARNING), warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with caplog.at_level(logging.WARNING), warnings_as_errors():
         forces(graph_of(rattled(), forces.model))
     assert not forces.used
     assert "Computing 9 atoms without the compiled program" in caplog.text

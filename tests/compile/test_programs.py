@@ -19,7 +19,15 @@ from lkm_calc.compile.padding import pad
 from lkm_calc.compile.programs import ProgramForces
 from lkm_calc.compile.protocol import UncompiledForces
 
-from ..support import ROUND_OFF, crystal, graph_of, rattled, relative_error, small_model
+from ..support import (
+    ROUND_OFF,
+    crystal,
+    graph_of,
+    rattled,
+    relative_error,
+    small_model,
+    warnings_as_errors,
+)
 from ..train.fit.test_no_waiting import run_again
 
 
@@ -189,8 +197,7 @@ def test_without_a_compiler_one_warning_and_the_same_numbers(tmp_path, monkeypat
     with pytest.warns(UserWarning, match=r"No working C\+\+ compiler found.*is needed"):
         forces = calculator.get_forces(rattled())
     assert np.array_equal(forces, expected.get_forces(rattled()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings_as_errors():
         calculator.get_forces(rattled(seed=1))
     assert list((tmp_path / "cache").iterdir()) == []
 

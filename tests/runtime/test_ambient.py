@@ -2,7 +2,6 @@
 
 import copy
 import threading
-import warnings
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,7 +19,15 @@ from lkm_calc.runtime import precision
 from lkm_calc.runtime.ambient import float32_by_default, own_settings
 from train.fit.loop import fit
 
-from ..support import crystal, graph_of, rattled, rmd17_arrays, small_model, write_npz
+from ..support import (
+    crystal,
+    graph_of,
+    rattled,
+    rmd17_arrays,
+    small_model,
+    warnings_as_errors,
+    write_npz,
+)
 from ..train.fit.test_loop import config, weights
 
 CPU_PRODUCTS, CUDA_PRODUCTS = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
@@ -193,10 +200,7 @@ def test_results_do_not_depend_on_what_the_caller_has_set(way, name):
     model = small_model(name).float().requires_grad_(False)
     expected = way(model)
     for setting, make in SETTINGS.items():
-        with warnings.catch_warnings(), make():
-            warnings.simplefilter("error")
-            # ASE 3.29 sets shapes of arrays, which NumPy 2.5 deprecates.
-            warnings.filterwarnings("ignore", category=DeprecationWarning, module="ase")
+        with warnings_as_errors(), make():
             before = state()
             found = way(model)
             assert state() == before, setting

@@ -1,5 +1,3 @@
-import warnings
-
 import ase
 import ase.io
 import numpy as np
@@ -11,7 +9,7 @@ from lkm_calc.uncertainty.collection import MAX_DISTANCES, Collection, fingerpri
 from lkm_calc.uncertainty.guards import ExtrapolationError, ExtrapolationWarning, Guard, Thresholds
 
 from ..embeddings.test_latent import calibrated
-from ..support import crystal, small_model
+from ..support import crystal, small_model, warnings_as_errors
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def test_one_warning_for_each_measure(methane):
     loud = latent(2.0, 0, 0, 0, 0)
     with pytest.warns(ExtrapolationWarning, match="latent distance of atom 0"):
         guard(methane, loud)
-    with warnings.catch_warnings(action="error"):
+    with warnings_as_errors():
         guard(methane, loud)
         guard(methane, loud)
     methane.positions *= 0.5
@@ -104,7 +102,7 @@ def test_frames_are_kept_once_and_without_labels(methane, tmp_path):
     turned.positions += 7
     stretched = methane.copy()
     stretched.positions[1] *= 1.3
-    with warnings.catch_warnings(action="error"):
+    with warnings_as_errors():
         for atoms in (methane, turned, stretched, methane):
             guard(atoms, loud)
     assert guard.counts == {"latent_distance": 4}
@@ -177,8 +175,7 @@ def test_refusals():
         Guard([bare, bare], "warn")
     with pytest.warns(UserWarning, match="cannot detect atoms that are too close"):
         Guard([bare, bare], "warn", thresholds=Thresholds(force_spread=0.3))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings_as_errors():
         Guard([bare, bare], "warn", thresholds=Thresholds(force_spread=0.3, closest=0.0))
 
 

@@ -99,7 +99,7 @@ def test_trains_in_the_ordinary_way_where_compilation_fails(monkeypatch, compile
     monkeypatch.setattr(compiled, "inductor_compile", compiler)
     with pytest.warns(UserWarning, match=reason) as caught:
         stepper, *found = steps(compile=True)
-    assert len(caught) == 1, "one warning, not one a step"
+    assert sum(one.category is UserWarning for one in caught) == 1, "one warning, not one a step"
     assert stepper.gradients.failed
     _, *expected = steps(compile=False)
     for a, b in zip(found, expected, strict=True):
@@ -132,7 +132,7 @@ def test_a_model_that_has_learnt_its_frames_is_compiled(monkeypatch, recwarn):
     monkeypatch.setattr(compiled, "inductor_compile", rounded_otherwise)
     stepper, *_ = steps(True, learnt=True)
     assert stepper.gradients.compiled == 1
-    assert not recwarn.list
+    assert not [one for one in recwarn if one.category is UserWarning]
 
 
 def test_further_shapes_are_computed_in_the_ordinary_way(monkeypatch):
