@@ -311,7 +311,7 @@ def test_damaged_files(tmp_path):
     for name in ("a.extxyz", "a.traj", "a.db"):
         path = written(tmp_path / name, mixed() * 3)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 7])
-        with pytest.raises(DataError, match="not a readable file of structures.*truncated"):
+        with pytest.raises(DataError, match="not a readable structure file.*truncated"):
             read_ase(path)
     (tmp_path / "empty.xyz").write_text("")
     with pytest.raises(DataError, match="holds no structures|not a readable file"):
