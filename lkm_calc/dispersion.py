@@ -1,18 +1,16 @@
-"""D3 dispersion on top of a model, through the package dftd3: ``pip install lkm-calc[d3]``.
+"""D3 dispersion correction for a model, using the package dftd3: ``pip install lkm-calc[d3]``.
 
-A model knows of dispersion what its labels know, within its cutoff. D3 belongs on top of
+Add D3 if the labels of the training set lack dispersion, such as the PBE labels of revised MD17,
+with the functional of the labels and Becke-Johnson damping.
 
-- labels without dispersion, such as the PBE ones of revised MD17, with the functional of the labels
-  and the damping of Becke and Johnson, which is fitted to be added to it.
+Do not add it to
 
-It does not belong on top of
+- labels that include dispersion: D3 or D4 corrections, functionals with non-local correlation
+  (VV10) or with -D in their name, GFN2-xTB, coupled cluster; it would be counted twice;
+- labels of a different functional, which has different damping parameters.
 
-- labels that hold it already: D3 or D4 corrections, functionals with non-local correlation (VV10)
-  or with -D in their name, GFN2-xTB, coupled cluster. It would count double;
-- labels of another functional than is named: each has its own damping.
-
-Whether a model with a short cutoff needs the long range at all is for tests to tell; within one
-small molecule D3 hardly changes the forces.
+Within a single small molecule D3 hardly changes the forces. Test whether the long range beyond the
+cutoff of the model matters for your system.
 """
 
 from collections.abc import Sequence
@@ -27,14 +25,14 @@ from numpy.typing import NDArray
 
 
 class DispersionCalculator(Calculator):
-    """The sum of a calculator and its dispersion correction: see :func:`with_d3`.
+    """The sum of a calculator and its dispersion correction, see :func:`with_d3`.
 
-    ASE's ``SumCalculator`` lacks ``free_energy`` and ``get_hessian``, and puts keys into its
-    results that ``atoms.get_properties`` refuses.
+    ASE's ``SumCalculator`` lacks ``free_energy`` and ``get_hessian``, and adds keys to its results
+    that ``atoms.get_properties`` rejects.
 
     Args:
-        calculator: That of the model, kept as ``calculator``.
-        correction: That of the dispersion, kept as ``correction``.
+        calculator: Calculator of the model, available as ``calculator``.
+        correction: Calculator of the dispersion, available as ``correction``.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
@@ -51,11 +49,11 @@ class DispersionCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Compute both, and add what both have."""
+        """Compute both and add the properties that both provide."""
         super().calculate(atoms, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
         if self.atoms is None:
-            raise ValueError("calculate was called without atoms; attach them or pass them.")
-        # The correction divides by a volume wherever a direction repeats.
+            raise ValueError("calculate was called without atoms; pass or attach an Atoms object.")
+        # The correction divides by the volume if any direction is periodic.
         completed = self.atoms.copy()
         completed.cell = completed.cell.complete() if completed.pbc.any() else completed.cell
         self.calculator.get_property("forces", self.atoms)
@@ -75,7 +73,7 @@ class DispersionCalculator(Calculator):
 
     @property
     def extras(self) -> Any:
-        """What the model's calculator tells besides its results."""
+        """Uncertainty measures of the model, see :class:`lkm_calc.LKMCalculator`."""
         return self.calculator.extras
 
 
@@ -86,8 +84,8 @@ def with_d3(calculator: Calculator, functional: str) -> DispersionCalculator:
     Goerigk, J. Comput. Chem. 32, 1456 (2011), with three-body terms.
 
     Args:
-        calculator: Any, such as an :class:`lkm_calc.LKMCalculator`.
-        functional: That of the labels, as "PBE".
+        calculator: Any calculator, for example an :class:`lkm_calc.LKMCalculator`.
+        functional: Functional of the labels, for example "PBE".
 
     Raises:
         ValueError: There are no parameters for the functional.
@@ -96,7 +94,7 @@ def with_d3(calculator: Calculator, functional: str) -> DispersionCalculator:
         RationalDampingParam(method=functional)  # type: ignore[no-untyped-call, unused-ignore]
     except RuntimeError as error:
         raise ValueError(
-            f"D3(BJ) has no parameters for the functional {functional!r} ({error}). Name that of "
-            "the labels as dftd3 does, for example 'PBE' or 'B3LYP'."
+            f"D3(BJ) has no parameters for the functional {functional!r} ({error}). Use the name "
+            "of the functional of the labels in dftd3, for example 'PBE' or 'B3LYP'."
         ) from error
     return DispersionCalculator(calculator, DFTD3(method=functional, damping="d3bj"))

@@ -1,7 +1,7 @@
-"""A model for torch-sim: many systems, or many replicas of one, in one batch.
+"""Models for torch-sim: many systems or replicas in one batch.
 
-torch-sim is an extra (``pip install "lkm-calc[torchsim]"``) and needs Python 3.12, so nothing else
-in the library imports this module.
+torch-sim is an optional dependency (``pip install "lkm-calc[torchsim]"``) and needs Python 3.12, so
+nothing else in the library imports this module.
 """
 
 from collections.abc import Callable
@@ -25,31 +25,30 @@ from .runtime import own_settings
 
 
 class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
-    """Energy, forces and stress of torch-sim's states, the numbers of :class:`LKMCalculator`.
+    """Energy, forces and stress of torch-sim states, with the results of :class:`LKMCalculator`.
 
-    A state's systems may differ in size and elements. torch-sim makes its states of the type that
-    ``dtype`` reports, which is float64 whatever the type of the weights: a total energy of −10⁴ eV
-    leaves float32 no digits, and integrating costs little.
+    The systems of a state may differ in size and elements. torch-sim creates states with the dtype
+    that this class reports, float64 for any dtype of the weights: total energies of −10⁴ eV are too
+    large for float32, and integrating in float64 is cheap.
 
     Args:
         model: Name of a bundled model, path of a model file, or a model object.
-        device: "auto" takes CUDA when there is one.
-        dtype: "float32", "float64", or None for the type of the model's weights.
-        compile: On a CPU, compute with a kernel in C++, which the first call builds in ten seconds
-            with the compiler of the machine, once for all, see :mod:`lkm_calc.compile`; on a
-            GPU, and for models without a kernel, nothing changes.
+        device: "auto" uses CUDA if available.
+        dtype: "float32", "float64", or None for the dtype of the weights.
+        compile: On a CPU, use a compiled C++ kernel; the first call builds it in about ten seconds
+            and caches it, see :mod:`lkm_calc.compile`. No effect on a GPU and for models without a
+            kernel.
         compute_forces: Return the forces.
-        compute_stress: Return the stress, which integrators at constant pressure and cell filters
-            ask for.
-        neighbor_list_fn: Any of :mod:`torch_sim.neighbors`. The default has no limit on the number
-            of neighbours and runs on every device.
+        compute_stress: Return the stress, needed by constant-pressure integrators and cell filters.
+        neighbor_list_fn: A function of :mod:`torch_sim.neighbors`. The default has no limit on the
+            number of neighbours and runs on every device.
 
     Raises:
         ModelFileError: The model cannot be loaded.
-        ValueError: The dtype or device is unknown.
+        ValueError: The dtype or device is invalid.
     """
 
-    # Edges, and what is summed over them, take the memory.
+    # Memory is dominated by edges and the tensors summed over them.
     _memory_scales_with = "n_edges"
 
     @own_settings
@@ -93,15 +92,15 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
 
     @own_settings
     def forward(self, state: SimState, **_: Any) -> dict[str, Tensor]:
-        """Return the results of a state, in its type.
+        """Return the results of a state, in its dtype.
 
         Returns:
             ``energy`` (systems) in eV, ``forces`` (atoms, 3) in eV/Å, ``stress`` (systems, 3, 3) in
             eV/Å³, NaN for systems that are not periodic or lack a cell vector.
 
         Raises:
-            ValueError: A system holds an element that the model was not trained on, positions that
-                are not finite or two atoms on the same spot, or its cell is flat.
+            ValueError: A system contains an element that the model was not trained on, non-finite
+                positions, two atoms at the same position, or a flat cell.
         """
         self.model.check_elements(state.atomic_numbers.unique().tolist())
         graph, has_stress = _graph(state, self.model.cutoff, self.neighbor_list_fn)
@@ -121,6 +120,15 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
                 results["energy"] = self.model(graph).energy
         return {name: value.to(state.dtype) for name, value in results.items()}
 
+<<<<<<< HEAD
+=======
+    def _computed(self, graph: Graph, stress: bool) -> EnergyForces:
+        """Return the results of a graph, using the kernel if there is one."""
+        if self._compiled is None:
+            return ordinary(self.model, graph, stress)
+        return self._compiled(_sorted(graph), stress)
+
+>>>>>>> reference
 
 def _graph(
     state: SimState, cutoff: float, neighbor_list_fn: Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -131,8 +139,8 @@ def _graph(
     if not finite.all():
         systems = state.system_idx[~finite].unique().tolist()
         raise ValueError(
-            f"Positions are not finite in system(s) {systems[:5]}: a simulation that blew up? Go "
-            "back to the last good state."
+            f"Positions are not finite in system(s) {systems[:5]}; the simulation diverged. Go "
+            "back to the last valid state."
         )
     pbc = state.pbc.to(torch.bool).expand(state.n_systems, 3)
     cell, has_stress = _cells(state, pbc)
@@ -143,7 +151,7 @@ def _graph(
         cutoff=cutoff,
         system_idx=state.system_idx,
     )
-    # Both directions of each pair, wherever the search cuts: a half, and the same turned round.
+    # A half list and its reverse, so that both directions of each pair are always present.
     half, _, shifts = full_to_half_list(pairs, systems, shifts)
     count = half.shape[1]
     periodic = bool(pbc.any())
@@ -161,14 +169,18 @@ def _graph(
     if short.any():
         pair = graph.edge_index[:, short][:, 0].tolist()
         raise ValueError(
-            f"Atoms {pair[0]} and {pair[1]} of the state stand on the same spot (closer than 1e-6 "
+            f"Atoms {pair[0]} and {pair[1]} of the state have the same position (closer than 1e-6 "
             "Å). Remove the duplicate, or check the cell if one is an image of the other."
         )
     return graph, has_stress
 
 
 def _sorted(graph: Graph) -> Graph:
+<<<<<<< HEAD
     """Return the graph with its edges sorted by target."""
+=======
+    """Return the graph with its edges sorted by target, as kernels need them."""
+>>>>>>> reference
     order = torch.argsort(graph.edge_index[1], stable=True)
     place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order)))
     return replace(
@@ -180,10 +192,10 @@ def _sorted(graph: Graph) -> Graph:
 
 
 def _cells(state: SimState, pbc: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cells, rows the vectors and missing ones made up, and which have a stress.
+    """Return the cells with vectors as rows, missing ones completed, and which have a stress.
 
     Args:
-        state: Its cells hold the vectors as columns.
+        state: Its cells contain the vectors as columns.
         pbc: (systems, 3).
     """
     cell = state.row_vector_cell.detach().double().contiguous()
@@ -203,7 +215,7 @@ def _cells(state: SimState, pbc: Tensor) -> tuple[Tensor, Tensor]:
     if (flat & pbc.any(1)).any():
         systems = (flat & pbc.any(1)).nonzero().flatten().tolist()
         raise ValueError(
-            f"The cell is flat in system(s) {systems[:5]}: its vectors are parallel or in one "
-            "plane. Set three independent vectors."
+            f"The cell is flat in system(s) {systems[:5]}: its vectors are linearly dependent. Set "
+            "three independent vectors."
         )
     return cell, has_stress

@@ -200,7 +200,7 @@ def gold(state):
     ("change", "message"),
     [
         (nan_position, r"not finite in system\(s\) \[1\]"),
-        (same_spot, "Atoms 9 and 10 .* same spot"),
+        (same_spot, "Atoms 9 and 10 .* same position"),
         (no_cell, r"no cell vector in system\(s\) \[1\]"),
         (flat_cell, r"flat in system\(s\) \[1\]"),
         (gold, "not know Au"),

@@ -1,4 +1,4 @@
-"""Configuration of a training run: frozen dataclasses, read from TOML that lists differences."""
+"""Configuration of a training run: frozen dataclasses, read from TOML."""
 
 import dataclasses
 import difflib
@@ -15,44 +15,44 @@ from lkm_calc.files import expanded
 
 
 class ConfigError(ValueError):
-    """A configuration cannot be used; the message names the key and the remedy."""
+    """The configuration is invalid; the message names the option and the remedy."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which frames to learn from."""
+    """Data set and training/validation split."""
 
     train: str = ""
-    """Path of the file that training and validation frames are drawn from."""
+    """File with the training and validation frames."""
     test: str = ""
-    """Path of a file to measure the final model on; empty for none."""
+    """File with test frames for the final model; empty for none."""
     format: Literal["auto", "md17", "chignolin", "qm9", "hdf5", "ase"] = "auto"
-    """Kind of the files; "auto" tells it from suffix and content."""
+    """Format of the files; "auto" detects it from suffix and content."""
     labels: Literal["revised", "original"] = "revised"
-    """Of an rMD17 file: the revised labels or the original MD17 ones."""
+    """For rMD17 files: the revised or the original MD17 labels."""
     target: str = "U0"
-    """Of a QM9 file: the property to learn."""
+    """For QM9 files: the property to learn."""
     energy_unit: str = ""
-    """Of files that ASE reads, and own npz in the layout of MD17: eV, kcal/mol, kJ/mol, Hartree,
-    Ry or meV; empty for the format's own, eV and kcal/mol."""
+    """For files read by ASE and npz files in MD17 layout: eV, kcal/mol, kJ/mol, Hartree, Ry or meV;
+    empty for the default, eV and kcal/mol respectively."""
     length_unit: str = ""
-    """Likewise: Å, Bohr or nm; empty for Å."""
+    """For the same files: Å, Bohr or nm; empty for Å."""
     energy_key: str = ""
-    """Name of the energies in the files ("dft_energy" for example); empty for the usual ones."""
+    """Name of the energies in the files, for example "dft_energy"; empty for the usual names."""
     forces_key: str = ""
-    """Name of the forces, likewise: forces, not gradients."""
+    """Name of the forces (not gradients) in the files; empty for the usual names."""
     stress_key: str = ""
-    """Name of the stress, likewise: 1/V dE/dε in ASE's sign, energy per volume; 3 × 3, nine numbers
-    or xx, yy, zz, yz, xz, xy. A virial is then not read unless it is named too."""
+    """Name of the stress in the files, 1/V dE/dε with ASE's sign, in energy per volume: 3 × 3, nine
+    numbers or xx, yy, zz, yz, xz, xy. A virial is then ignored unless it is named too."""
     virial_key: str = ""
-    """Name of the virial, likewise: −volume × stress, an energy; of the same shapes. The stress is
-    then not read unless it is named too."""
+    """Name of the virial in the files, −volume × stress, an energy, with the same shapes. A stress
+    is then ignored unless it is named too."""
     n_train: int | Literal["auto"] = "auto"
     """Number of training frames; "auto" for all that are not validation frames."""
     n_validation: int | Literal["auto"] = "auto"
     """Number of validation frames; "auto" for a tenth of the file, at most 50."""
     check_units: bool = True
-    """Refuse energies and forces that are not credible in the units of the format."""
+    """Reject energies and forces that are implausible in their units."""
 
     def sizes(self, n_frames: int) -> tuple[int, int]:
         """Return how many frames of a file of so many structures train and validate."""
@@ -64,147 +64,149 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which architecture to train."""
+    """Architecture and hyperparameters."""
 
     name: str = "ace"
-    """A key of lkm_calc.MODELS; one of your own after installing its package or with --import."""
+    """A key of lkm_calc.MODELS, or a custom architecture (install its package or use --import)."""
     hypers: Mapping[str, Any] = field(default_factory=dict)
-    """Its arguments that differ from the defaults, the table [model.hypers]."""
+    """Hyperparameters that differ from the defaults of the architecture, in [model.hypers]."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What to minimise."""
+    """Loss function."""
 
     kind: Literal["l1", "l2", "huber"] = "l1"
-    """Distance between prediction and label."""
+    """Loss of the difference between prediction and label."""
     energy_kind: Literal["", "l1", "l2", "huber"] = ""
-    """The same for energies alone; empty for that of all terms."""
+    """The same for energies; empty for the value of kind."""
     forces_kind: Literal["", "l1", "l2", "huber"] = ""
     """The same for forces."""
     stress_kind: Literal["", "l1", "l2", "huber"] = ""
     """The same for stress."""
     huber_delta: float = 0.05
-    """Where Huber turns linear, in eV, eV/Å and eV/Å³."""
+    """Threshold of the Huber loss, in eV, eV/Å and eV/Å³."""
     energy: float = 0.1
     """Weight of the energy term, eV per structure."""
     energy_per_atom: bool = False
-    """Divide energies by the number of atoms first; for sets of very different sizes."""
+    """Divide energies by the number of atoms; for data sets with very different sizes."""
     forces: float = 1.0
     """Weight of the force term, eV/Å per component."""
     stress: float = 0.0
     """Weight of the stress term, eV/Å³ per component."""
     config_type_weights: Mapping[str, Any] = field(default_factory=dict)
-    """Factors on the energy, force and stress terms of frames by their config_type, the table
-    [loss.config_type_weights]; "Default" is for all others, 1 if not given."""
+    """Weights of the energy, force and stress terms of frames by their config_type, in
+    [loss.config_type_weights]; "Default" applies to all others and is 1 if not given."""
     gamma: float | Literal["auto"] = 0.0
-    """γ, weight of the LKM term; 0 switches it off. model.hypers.lkm_tap chooses the layers. "auto"
-    sets γ in every step so that γ L_KD is the fraction gamma_fraction of the rest of the loss."""
+    """γ, weight of the LKM term; 0 disables LKM, and model.hypers.lkm_tap selects the embeddings.
+    "auto" sets γ at every step so that γ L_KD is gamma_fraction times the rest of the loss."""
     gamma_fraction: float = 0.1
     """See gamma."""
     gamma_warmup_steps: int = 0
-    """Steps over which γ grows linearly from zero."""
+    """Number of steps over which γ increases linearly from zero."""
     lkm_distance: Literal["mse", "mae"] = "mse"
-    """Squared or absolute distance of each layer to its teacher."""
+    """Squared or absolute distance of each layer to its target."""
     lkm_teacher: Literal["mean", "deeper", "neighbours", "learned", "error"] = "mean"
-    """What each layer is pulled toward: the mean over layers as in the paper, the mean of those
-    deeper than it or next to it, a weighted mean of the others with weights that learn, or one of
-    all weighted by the inverse error of the energy that the network would have after each."""
+    """Target of each layer: mean over layers as in the paper; mean of the deeper or of the
+    neighbouring layers; mean of the other layers with learned weights; or mean of all layers
+    weighted by the inverse energy error of the network truncated after each."""
     lkm_scale_free: bool = False
-    """Divide by the mean square (or size) of the embeddings, so that shrinking gains nothing."""
+    """Divide by the mean square (or mean absolute value) of the embeddings, so that shrinking them
+    does not reduce the loss."""
     raw_energies: bool = False
-    """Fit total energies as they are, rounded to float32, without reference energies, in units of
-    1 kcal/mol: as some published code does, only to study what that costs."""
+    """Fit uncentred total energies in float32 and kcal/mol, without reference energies, as some
+    published code does; only to study the effect."""
 
     @property
     def mixes(self) -> bool:
-        """Whether the layers are mixed at all."""
+        """Whether LKM is used."""
         return self.gamma == "auto" or self.gamma > 0
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """How to minimise it."""
+    """Optimiser and learning rate."""
 
     epochs: int = 150
-    """Passes over the training frames."""
+    """Number of passes over the training frames."""
     batch_size: int = 5
-    """Frames a step, over all processes."""
+    """Frames per step, summed over all processes."""
     accumulate: int = 1
-    """Pieces in which a process computes its part of a batch, one after the other, to save memory;
-    the step is the same."""
+    """Number of parts in which each process computes its share of a batch, to save memory; the step
+    is the same."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    """What follows the warm-up."""
+    """Learning rate schedule after the warm-up."""
     kind: Literal["adamw", "muon"] = "muon"
-    """AdamW for all weights, or Muon for the matrices of linear layers and AdamW for the rest."""
+    """AdamW, or Muon for the weight matrices of linear layers and AdamW for the rest."""
     momentum: float = 0.95
-    """Decay a step of Muon's averaged gradient."""
+    """Momentum of Muon."""
     learning_rate: float = 4e-3
-    """Peak learning rate; a half of it is safer for AdamW."""
+    """Peak learning rate; half of the default is safer for AdamW."""
     final_fraction: float = 1e-3
-    """Learning rate at the end of the cosine, or the lowest of the plateaus, over its peak."""
+    """Final learning rate of the cosine schedule, or lowest of the plateau schedule, as a fraction
+    of the peak."""
     plateau_factor: float = 0.8
-    """Factor on the learning rate after plateau_patience validations without a new best."""
+    """Factor on the learning rate after plateau_patience validations without improvement."""
     plateau_patience: int = 20
     """See plateau_factor."""
     early_stopping: int = 0
-    """Validations without a new best after which the run ends; 0 for never."""
+    """Stop after this many validations without improvement; 0 disables it."""
     warmup_steps: int = 500
-    """Steps over which the learning rate grows linearly from zero."""
+    """Number of steps over which the learning rate increases linearly from zero."""
     restart_epoch: int = 0
     """Epoch after which the schedule starts again with half the learning rate, where a run is
     prolonged (--prolong); 0 for none."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip_norm: float = 10.0
-    """Largest norm of the gradient of all weights; larger ones are scaled down."""
+    """Maximum norm of the gradient (gradient clipping)."""
     ema_decay: float = 0.999
-    """Decay a step of the averaged weights, which are validated and kept."""
+    """Decay of the exponential moving average of the weights, which is validated and saved."""
     swa_fraction: float = 0.0
-    """Last part of the steps in which the weights are averaged evenly instead (SWA), at a constant
-    learning rate; 0 for none."""
+    """Fraction of the steps, at the end, with stochastic weight averaging (SWA) at a constant
+    learning rate instead; 0 disables it."""
     swa_rate: float = 0.05
-    """That learning rate over its peak."""
+    """Learning rate of SWA as a fraction of the peak."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how to run."""
+    """Output, device and performance."""
 
     directory: str = "runs/run"
     """Folder for checkpoints, metrics and plots."""
     seed: int = 0
-    """Seed of the split, the weights and the order of the frames."""
+    """Random seed of the split, the initial weights and the order of the frames."""
     finetune: str = ""
-    """Model file or bundled model to start from, whose architecture then counts; empty for none."""
+    """Model file or bundled model to start from, with its architecture; empty for none."""
     device: str = "auto"
-    """"auto" takes CUDA when there is one; else a torch device such as "cpu" or "cuda:1"."""
+    """"auto" uses CUDA if available; else a torch device such as "cpu" or "cuda:1"."""
     dtype: Literal["float32", "float64"] = "float32"
-    """Type of the weights and activations."""
+    """dtype of the weights and activations."""
     cuda_graphs: bool = False
-    """Record the gradients of a batch as a CUDA graph and replay it, where frames are of one
-    molecule: less time between small kernels, more memory."""
+    """Capture the gradient computation as a CUDA graph, for frames of one molecule: less launch
+    overhead, more memory."""
     compile: bool = False
-    """Compile the gradients of a batch for a CPU, where frames are of one molecule: minutes at the
-    start, then up to twice the steps a second. Needs a C++ compiler."""
+    """Compile the gradient computation for a CPU, for frames of one molecule: a few minutes at the
+    start, then up to twice as fast. Needs a C++ compiler."""
     kernels: Literal["auto", "off"] = "auto"
-    """"auto" trains with the kernel in C++ of an architecture that has one for it, on a CPU: many
-    times as fast as without, from first derivatives alone."""
+    """"auto" trains with a C++ kernel on a CPU if the architecture has one that supports training:
+    many times as fast, using first derivatives only."""
     tf32: bool = False
-    """Round the factors of matrix products on a GPU to 10 bits: faster, and less exact."""
+    """Use TF32 for matrix products on a GPU: faster, less accurate."""
     validate_every: int = 1
     """Epochs between validations."""
     checkpoint_every: int = 5
-    """Epochs between saved training states."""
+    """Epochs between checkpoints."""
     eval_batch_size: int = 16
-    """Frames a batch in validation and tests."""
+    """Frames per batch in validation and testing."""
     tensorboard: bool = False
-    """Also write the metrics for TensorBoard, which must be installed."""
+    """Also write metrics for TensorBoard, which must be installed."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run."""
+    """Complete configuration of a run."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -217,22 +219,22 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file, or the config.json of a run, and apply ``--section.key value`` pairs.
 
     Raises:
-        ConfigError: The file is missing or not TOML or JSON, a key is unknown, or a value is of the
-            wrong type or out of range.
+        ConfigError: The file is missing or not valid TOML or JSON, an option is unknown, or a value
+            has the wrong type or is out of range.
     """
     path = expanded(path)
     kind, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
         table = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"The configuration {path} does not exist.") from error
-    except ValueError as error:  # not UTF-8, or not of its kind
+        raise ConfigError(f"The configuration file {path} does not exist.") from error
+    except ValueError as error:  # not UTF-8, or invalid TOML or JSON
         raise ConfigError(f"{path} is not valid {kind}: {error}.") from error
     return config_from_table(merge(table, parse_overrides(overrides)))
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """Turn ``--section.key value`` pairs into a nested table, values read as TOML or as text."""
+    """Parse ``--section.key value`` pairs into a nested table; values are TOML or plain text."""
     table: dict[str, Any] = {}
     words = [part for word in arguments for part in _split_flag(word)]
     for flag, text in zip(words[::2], [*words[1::2], None], strict=False):
@@ -251,15 +253,15 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def told_of_old(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that a file tells a run had, those that came later included.
+    """Return the options stored by an older version, completed by options added later.
 
-    These had their defaults, but for the optimiser, which was AdamW before there was a choice.
+    These had their defaults, except for the optimiser, which was always AdamW.
     """
     return merge(to_table(Config()), merge({"optimiser": {"kind": "adamw"}}, table))
 
 
 def _toml_value(text: str) -> Any:
-    """Return what TOML makes of a word, or the word: also of dates, which no option takes."""
+    """Return a word parsed as a TOML value, or unchanged if it is not one that options accept."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -268,12 +270,12 @@ def _toml_value(text: str) -> Any:
 
 
 def _split_flag(word: str) -> list[str]:
-    """Return ``--key=value`` as two words, any other word as it is."""
+    """Split ``--key=value`` into two words; return any other word unchanged."""
     return word.split("=", 1) if word.startswith("--") and "=" in word else [word]
 
 
 def merge(table: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a nested table with the overrides laid over it."""
+    """Return a nested table updated with the overrides."""
     merged = dict(table)
     for key, value in overrides.items():
         below = merged.get(key)
@@ -284,7 +286,7 @@ def merge(table: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
 
 
 def config_from_table(table: Mapping[str, Any]) -> Config:
-    """Build a checked configuration from nested tables.
+    """Build a validated configuration from nested tables.
 
     Raises:
         ConfigError: As for :func:`read_config`.
@@ -295,12 +297,12 @@ def config_from_table(table: Mapping[str, Any]) -> Config:
 
 
 def to_table(config: Config) -> dict[str, Any]:
-    """Return a configuration as nested tables of plain values, every key present."""
+    """Return a configuration as nested tables of plain values, with all options."""
     return dataclasses.asdict(config)
 
 
 def _build(cls: type, table: Mapping[str, Any], prefix: str) -> Any:
-    """Build a dataclass from a table, recursively, refusing unknown keys and wrong types."""
+    """Build a dataclass from a table, recursively, rejecting unknown keys and wrong types."""
     kinds = get_type_hints(cls)
     values = {}
     for key, value in table.items():
@@ -309,7 +311,7 @@ def _build(cls: type, table: Mapping[str, Any], prefix: str) -> Any:
             near = difflib.get_close_matches(key, kinds, n=1)
             hint = f" Did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(
-                f"Unknown configuration key {name}.{hint} Known: "
+                f"Unknown option {name}.{hint} Known options: "
                 f"{', '.join(prefix + k for k in kinds)}."
             )
         kind = kinds[key]
@@ -323,12 +325,12 @@ def _build(cls: type, table: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _convert(kind: Any, value: Any, name: str) -> Any:
-    """Return a value as the type of its field, or raise a ConfigError."""
+    """Convert a value to the type of its field, or raise a ConfigError."""
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise ConfigError(f"{name} is {value!r}; choose one of {list(get_args(kind))}.")
         return value
-    if get_origin(kind) is Union:  # a number or a word
+    if get_origin(kind) is Union:  # a number or a string
         *numbers, words = get_args(kind)
         if isinstance(value, str):
             return _convert(words, value, name)
@@ -337,25 +339,25 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         kind = Mapping
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    # bool is an int to Python, not to the reader of a configuration.
+    # In Python bool is a subclass of int, but not a valid number here.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}.")
     return value
 
 
 def _check_type_weights(weights: Mapping[str, Any]) -> None:
-    """Raise a ConfigError for weights that are no numbers, negative or not finite."""
+    """Raise a ConfigError for weights that are not numbers, negative or not finite."""
     for name, weight in weights.items():
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not number or not 0 <= weight < math.inf:
             raise ConfigError(
-                f"loss.config_type_weights.{name} is {weight!r}; it must be a number, finite and "
-                "not negative."
+                f"loss.config_type_weights.{name} is {weight!r}; it must be a finite, non-negative "
+                "number."
             )
 
 
 def _check(config: Config) -> None:
-    """Raise a ConfigError for values that no run can use."""
+    """Raise a ConfigError for invalid values."""
     _check_type_weights(config.loss.config_type_weights)
     o, run = config.optimiser, config.run
     positive = {
@@ -392,7 +394,7 @@ def _check(config: Config) -> None:
     }
     for name, value in not_negative.items():
         if not 0 <= value < math.inf:
-            raise ConfigError(f"{name} is {value}; it must be finite and not negative.")
+            raise ConfigError(f"{name} is {value}; it must be non-negative and finite.")
     for name in ("ema_decay", "swa_fraction", "momentum"):
         if not 0 <= getattr(o, name) < 1:
             raise ConfigError(f"optimiser.{name} is {getattr(o, name)}; it must be in [0, 1).")
@@ -411,22 +413,22 @@ def _check(config: Config) -> None:
         )
     if config.loss.raw_energies and config.run.finetune:
         raise ConfigError(
-            "loss.raw_energies starts without reference energies, which a model to finetune has. "
-            "Leave out one of the two."
+            "loss.raw_energies and run.finetune cannot be combined, because the model to start "
+            "from has reference energies. Leave out one of them."
         )
     if config.loss.energy == config.loss.forces == config.loss.stress == 0:
         raise ConfigError(
-            "loss.energy, loss.forces and loss.stress are all 0: there is nothing to learn."
+            "loss.energy, loss.forces and loss.stress are all 0. Set at least one of them."
         )
     if config.loss.lkm_teacher == "error" and config.loss.energy == 0:
         raise ConfigError(
-            'loss.lkm_teacher is "error" and loss.energy 0: layers cannot be judged by energies '
-            "that are not fitted. Give loss.energy a weight, or choose another teacher."
+            'loss.lkm_teacher is "error" but loss.energy is 0; this teacher needs fitted energies. '
+            "Set loss.energy, or choose another teacher."
         )
     if not config.data.train:
-        raise ConfigError("data.train is missing: name the file with the training frames.")
+        raise ConfigError("data.train is missing: set it to the file with the training frames.")
     if config.model.name not in MODELS:
         raise ConfigError(
-            f"model.name is {config.model.name!r}; choose one of {', '.join(MODELS)}. For one of "
-            "your own install its package, or give its module with --import."
+            f"model.name is {config.model.name!r}; choose one of {', '.join(MODELS)}. For a custom "
+            "architecture, install its package or pass its module with --import."
         )

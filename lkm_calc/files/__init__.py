@@ -1,7 +1,4 @@
-"""Files: written whole or not at all, read with errors that say what to do.
-
-Also where compiled programs are kept, and who may have written them.
-"""
+"""File access: atomic writing, checksums, reading with ASE, and the cache of compiled code."""
 
 from .ase_files import reading_by_ase as reading_by_ase
 from .atomic import replacing as replacing

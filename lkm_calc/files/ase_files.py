@@ -1,4 +1,4 @@
-"""Errors of ASE's readers, as errors that say what to do."""
+"""Conversion of errors of ASE's readers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,11 +7,11 @@ from pathlib import Path
 
 @contextmanager
 def reading_by_ase(path: str | Path, refusal: type[ValueError] = ValueError) -> Iterator[None]:
-    """Turn what ASE raises over a file into an error of the type ``refusal``.
+    """Convert any exception of ASE while reading a file into an error of type ``refusal``.
 
-    ASE has about a hundred readers, and a damaged file makes them raise whatever their parsers come
-    upon, TypeError and AttributeError included. So everything is caught, the message keeps the type
-    of the error, and the body of the ``with`` must be calls of ASE and nothing else.
+    ASE has about a hundred readers, and damaged files make their parsers raise all kinds of
+    exceptions, including TypeError and AttributeError. Everything is therefore caught, the message
+    contains the type of the exception, and the body of the ``with`` must only call ASE.
 
     Args:
         path: The file that the body reads.
@@ -21,17 +21,17 @@ def reading_by_ase(path: str | Path, refusal: type[ValueError] = ValueError) -> 
         yield
     except ImportError as error:
         raise refusal(
-            f"{path} is of a kind that ASE cannot read alone ({error}). Install what it asks for, "
-            "or convert the file to extended XYZ."
+            f"ASE needs another package to read {path} ({error}). Install it, or convert the file "
+            "to extended XYZ."
         ) from error
     except MemoryError as error:
         raise refusal(
-            f"{path} asks for more memory than there is. It is damaged, or too large; write it "
-            "again, or in parts."
+            f"There is not enough memory to read {path}. It is damaged or too large; write it "
+            "again, or split it."
         ) from error
     except Exception as error:
         raise refusal(
-            f"{path} is not a readable file of structures ({type(error).__name__}: {error}). It is "
-            "truncated, or of another kind than its name says; write it again where it came from, "
-            "in a format that ASE reads, such as .xyz, .traj, .cif or POSCAR."
+            f"{path} is not a readable structure file ({type(error).__name__}: {error}). It is "
+            "truncated, or its suffix does not match its format; write it again in a format that "
+            "ASE reads, such as .xyz, .traj, .cif or POSCAR."
         ) from error

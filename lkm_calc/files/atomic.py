@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic replacement of files."""
 
 import errno
 import os
@@ -10,18 +10,18 @@ from pathlib import Path
 from .paths import expanded
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-"""What the system says where there is no room for a file: the disk, its largest size, a quota."""
+"""Error codes for a full disk, the file size limit and quotas."""
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it there at the end, or remove it on error.
+    """Yield a temporary path next to ``path``; rename it on success, remove it on error.
 
-    A reader never sees a half-written file, and a failed write leaves the old one as it was.
+    Readers never see a partially written file, and a failed write leaves the old file unchanged.
     """
     path = expanded(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # mkstemp would make a file that only its owner can read.
+    # mkstemp would create a file that only its owner can read.
     temporary = path.parent / f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
     try:
         yield temporary
@@ -29,7 +29,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        # A full disk does not say what was to be written; other errors have their own words.
+        # The error of a full disk does not name the file; other errors keep their message.
         if error.errno in DISK_FULL and error.filename is None:
             error.filename = str(path)
         raise

@@ -1,4 +1,4 @@
-"""SHA-256 of what files hold, by which damage is noticed."""
+"""SHA-256 checksums of the contents of files, to detect damage."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from torch import Tensor
 def checksum_of(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of JSON values and tensors on the CPU, in hexadecimal.
 
-    It is that of the contents: neither order nor white space of a file change it, and names,
-    shapes, types and every bit of the tensors do. A file of 4 MB takes some milliseconds.
+    It covers names, shapes, dtypes and every bit of the tensors, but does not depend on the order
+    or white space in a file. It takes a few milliseconds for 4 MB.
     """
     digest = hashlib.sha256(_line(values))
     for name, tensor in sorted(tensors.items()):
@@ -31,15 +31,15 @@ _SEAL = len(_MARK) + 64 + 1
 
 
 def sealed(content: bytes) -> bytes:
-    """Return the content of a file with a last line that holds its SHA-256.
+    """Return the content of a file with its SHA-256 as an additional last line.
 
-    Readers that look for the end of an archive, as those of zip files do, skip that line.
+    Readers that search for the end of an archive, such as those of zip files, skip that line.
     """
     return content + _MARK + hashlib.sha256(content).hexdigest().encode() + b"\n"
 
 
 def unsealed(content: bytes) -> tuple[bytes, bool | None]:
-    """Return what :func:`sealed` was given, and whether it is still the same; None if unsealed."""
+    """Return the content given to :func:`sealed` and whether it is unchanged; None if unsealed."""
     before, seal = content[:-_SEAL], content[-_SEAL:]
     if not seal.startswith(_MARK):
         return content, None

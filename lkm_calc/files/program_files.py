@@ -1,6 +1,6 @@
-"""Where compiled programs are kept, and who may have written them.
+"""Cache of compiled code and checks of its ownership.
 
-A program is code: it is loaded only from a folder and files that belong to the user.
+Compiled code is loaded only from a folder and files that belong to the user.
 """
 
 import os
@@ -13,24 +13,24 @@ from .paths import expanded
 
 
 class CompileError(RuntimeError):
-    """A program cannot be made, or computes something else than the model."""
+    """Compilation failed, or the compiled code gives different results than the model."""
 
 
 COMPILER_ERRORS = (ImportError, OSError, RuntimeError, subprocess.SubprocessError)
-"""What torch's compilers, those that they call, and drivers raise; torch wraps what fails in its
-own in RuntimeErrors. Not what faults of this program raise, such as TypeError."""
+"""Errors of torch's compilers, the compilers that they call, and drivers; torch wraps its own
+errors in RuntimeError. Errors that indicate bugs here, such as TypeError, are not included."""
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its type where it has none."""
+    """Return the first line of an error message, or the type of the error if there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled programs: $LKM_CACHE, or lkm-calc in the user's cache.
+    """Return the folder of compiled code: $LKM_CACHE, or lkm-calc in the user's cache folder.
 
     Raises:
-        CompileError: The user has no home, as in a container with a number for a user.
+        CompileError: The user has no home folder, as in some containers.
     """
     if asked := os.environ.get("LKM_CACHE"):
         return expanded(asked)
@@ -40,15 +40,15 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "lkm-calc"
     except RuntimeError as error:
         raise CompileError(
-            "there is no home directory to keep programs in. Set LKM_CACHE to a folder of your own."
+            "there is no home directory for compiled code. Set LKM_CACHE to a folder of your own."
         ) from error
 
 
 def open_folder(folder: Path | None) -> Path:
-    """Return the folder, that of :func:`cache_folder` if not given, made if there is none.
+    """Return the given folder or :func:`cache_folder`, created if necessary.
 
     Raises:
-        CompileError: Somebody else could write into it, or there is no such folder.
+        CompileError: Other users can write to it, or the user has no home folder.
     """
     folder = folder or cache_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -57,13 +57,13 @@ def open_folder(folder: Path | None) -> Path:
 
 
 def check_owner(place: Path) -> None:
-    """Raise a CompileError if somebody else could write a program, or into their folder."""
+    """Raise a CompileError if other users can write to a file or folder."""
     if hasattr(os, "getuid"):
         found = place.stat()
         if found.st_uid != os.getuid() or found.st_mode & 0o022:
             raise CompileError(
-                f"{place} belongs to, or can be written by, another user, and a program is code. "
-                "Set LKM_CACHE to a folder of your own with mode 700."
+                f"{place} belongs to or is writable by another user, so compiled code in it cannot "
+                "be trusted. Set LKM_CACHE to a folder of your own with mode 700."
             )
 
 
@@ -83,7 +83,7 @@ def write_program(path: Path, content: bytes) -> None:
 
 
 def processor() -> str:
-    """Return what instructions the processor has; programs use all of them."""
+    """Return the instruction sets of the processor, all of which compiled code may use."""
     about = Path("/proc/cpuinfo")
     if not about.exists():
         return platform.processor()

@@ -1,7 +1,7 @@
-"""Structures out of files as users have them: whatever their name, encoding and blank lines.
+"""Reading of structure files, tolerant of names, encodings and blank lines.
 
-Of extended XYZ, ASE stops at the first blank line between two frames without a word, takes UTF-8
-alone, and knows the format by two endings. Everything else is read by ASE as it is.
+For extended XYZ, ASE silently stops at the first blank line between frames, requires UTF-8 and
+recognises two suffixes only. All other formats are read by ASE directly.
 """
 
 import codecs
@@ -25,15 +25,15 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Windows puts them first: editors the one of UTF-8, PowerShell's > one of UTF-16."""
+"""Written by Windows: by editors for UTF-8, by redirection in PowerShell for UTF-16."""
 
 
 def read_structures(path: Path, index: int | str | slice = ":") -> list[Atoms]:
-    """Return the structures of a file at an index, or at a slice such as "::10".
+    """Return the structures of a file selected by an index or a slice such as "::10".
 
     Raises:
-        IndexError: There are fewer.
-        Exception: Whatever ASE's readers raise.
+        IndexError: The file has fewer structures.
+        Exception: Any exception of ASE's readers.
     """
     if not is_xyz(path):
         found = ase.io.read(path, index=index, do_not_split_by_at_sign=True)
@@ -46,7 +46,7 @@ def read_structures(path: Path, index: int | str | slice = ":") -> list[Atoms]:
 
 
 def iread_structures(path: Path) -> Iterator[Atoms]:
-    """Yield the structures of a file one after another; errors are those of ASE's readers."""
+    """Yield the structures of a file one by one; errors are those of ASE's readers."""
     if is_xyz(path):
         yield from map(_parse, _frames(path))
     else:
@@ -54,20 +54,20 @@ def iread_structures(path: Path) -> Iterator[Atoms]:
 
 
 def is_xyz(path: Path) -> bool:
-    """Tell whether a file is XYZ, extended or not: by its ending, or else by its first lines."""
+    """Return whether a file is XYZ, extended or not, by its suffix or else by its first lines."""
     endings = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSED]
     if endings and endings[-1] in XYZ_ENDINGS:
         return True
     try:
         lines = islice((line for line in _lines(path) if line.strip()), 2)
         count, comment = next(lines, ""), next(lines, "")
-    except (OSError, EOFError, UnicodeError):  # none of ours, or damaged: its reader will tell
+    except (OSError, EOFError, UnicodeError):  # not XYZ, or damaged: its reader will fail
         return False
     return count.strip().isdecimal() and "Properties=" in comment
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file in whatever encoding; Latin-1 where it is not UTF-8."""
+    """Yield the lines of a text file in any encoding; lines that are not UTF-8 as Latin-1."""
     with open_with_compression(str(path), "rb") as file:
         start = file.read(4)
         file.seek(0)
@@ -98,7 +98,7 @@ def _frames(path: Path) -> Iterator[str]:
             count = int(line)
         except ValueError:
             raise XYZError(
-                f"a line with the number of atoms should be here: {line.strip()[:60]!r}"
+                f"expected a line with the number of atoms, found {line.strip()[:60]!r}"
             ) from None
         frame = [line, *islice(lines, count + 1)]
         line = next(lines, None)
@@ -121,8 +121,8 @@ def _parse(frame: str) -> Atoms:
         if not isinstance(symbol, str) or symbol in atomic_numbers:
             raise
         raise XYZError(
-            f"{symbol!r} is no symbol of an element. Write H for deuterium, with its mass in a "
-            "column masses:R:1, and the element alone for names of sites"
+            f"{symbol!r} is not an element symbol. Write H for deuterium, with its mass in a "
+            "column masses:R:1, and plain element symbols for labelled sites"
         ) from error
     atoms: Atoms = found
     return atoms

@@ -1,4 +1,4 @@
-"""Atoms to graphs: neighbour lists, the graph that every model reads, and sums over its rows."""
+"""Conversion of atoms to graphs: neighbour lists, the input of models, and scatter operations."""
 
 from .graph import Graph as Graph
 from .graph import LocalIndices as LocalIndices

@@ -15,55 +15,54 @@ from .neighbours import Search, neighbour_list
 
 
 class LocalIndices(NamedTuple):
-    """The shorter edges of a graph, and every ordered pair of different ones into the same atom.
+    """The local edges of a graph and all ordered pairs of distinct local edges into an atom.
 
-    Read as they are, the pairs are the one-hop angles j → i ← j', with b = ji and a = j'i. With b
-    turned round they are the two-hop angles k → j → i of a = kj and reverse[b] = ji. An edge and
-    another image of it are different edges, so i and k may be images of one atom, never the same
-    one.
+    The pairs (a, b) are the one-hop angles j → i ← j' with a = j'i and b = ji. With b reversed they
+    are the two-hop angles k → j → i with a = kj and reverse[b] = ji. Different periodic images of
+    an edge are distinct edges, so i and k may be images of one atom but never the same image.
     """
 
     edges: Int[Tensor, " local"]
-    """Their rows among the graph's edges."""
+    """Indices of the local edges among the edges of the graph."""
     reverse: Int[Tensor, " local"]
-    """The place among them of the edge the other way round."""
+    """Index of the reverse edge among the local edges."""
     first: Int[Tensor, " pairs"]
-    """Place of edge a of a pair, from which a message comes."""
+    """Local index of edge a, the sender of a message."""
     second: Int[Tensor, " pairs"]
-    """Place of edge b."""
+    """Local index of edge b."""
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """One structure, or several side by side.
+    """One structure or a batch of structures.
 
-    The edges are those of one cutoff, which must be at least the model's; both directions of
-    each pair are present.
+    It contains all edges within a cutoff, which must be at least that of the model, in both
+    directions.
     """
 
     numbers: Int[Tensor, " atoms"]
     """Atomic numbers."""
     positions: Float[Tensor, "atoms 3"]
-    """Positions in Å, float64: models cast the differences, not the coordinates."""
+    """Positions in Å, float64; models cast the differences, not the coordinates."""
     edge_index: Int[Tensor, "2 edges"]
     """Row 0 the source j, row 1 the target i."""
     reverse: Int[Tensor, " edges"]
-    """The edge i → j of each edge j → i, through the same periodic image."""
+    """Index of the reverse edge i → j of each edge j → i, for the same periodic image."""
     graph_index: Int[Tensor, " atoms"]
     """The structure to which each atom belongs, 0 .. n_graphs-1, ascending."""
     n_graphs: int
     """Number of structures."""
     shifts: Float[Tensor, "edges 3"] | None = None
-    """Whole cell vectors to add to an edge's vector; None where nothing is periodic."""
+    """Integer multiples of cell vectors added to each edge vector; None if not periodic."""
     cell: Float[Tensor, "graphs 3 3"] | None = None
-    """Cell vectors as rows, in Å; None where nothing is periodic."""
+    """Cell vectors as rows, in Å; None if not periodic."""
     slot: Int[Tensor, " edges"] | None = None
-    """The place of each edge among those into the same atom, from 0; counted anew where None, as it
-    must be after edges are changed."""
+    """Index of each edge among those into the same atom, from 0; recomputed if None, which it must
+    be after edges are changed."""
     max_neighbours: int | None = None
-    """The largest number of edges into an atom, or a bound on it; likewise."""
+    """Largest number of edges into an atom, or an upper bound; likewise."""
     local: LocalIndices | None = None
-    """What :meth:`EnergyModel.prepare` found for a model that needs it."""
+    """Set by :meth:`EnergyModel.prepare` for models that need it."""
 
     @classmethod
     @own_settings
@@ -79,24 +78,24 @@ class Graph:
         Args:
             atoms: The structure.
             cutoff: Cutoff in Å.
-            device: Where to put the graph.
-            search: What finds the edges, such as a :class:`lkm_calc.graph.VerletList`.
+            device: Device of the graph.
+            search: Neighbour search, for example a :class:`lkm_calc.graph.VerletList`.
 
         Raises:
-            ValueError: There are no atoms, a position or the cell is not finite, two atoms stand
-                on the same spot, or a periodic direction has no cell vector.
+            ValueError: There are no atoms, a position or the cell is not finite, two atoms have
+                the same position, or a periodic direction has no cell vector.
         """
         if len(atoms) == 0:
             raise ValueError("The structure has no atoms; a graph needs at least one.")
-        # Whatever a file's reader left there: float32, whole numbers, another byte order or layout.
+        # Readers may produce float32, integers, or another byte order or memory layout.
         positions = np.array(atoms.positions, dtype=np.float64, order="C")
         cell = np.asarray(atoms.cell.complete())
         for name, array in (("positions", positions), ("cell", cell)):
             if not np.isfinite(array).all():
                 rows = np.unique(np.argwhere(~np.isfinite(array))[:, 0])
                 raise ValueError(
-                    f"{name} is not finite in row(s) {rows[:5].tolist()}: a simulation that blew "
-                    "up or a damaged file. Go back to the last good structure."
+                    f"{name} is not finite in row(s) {rows[:5].tolist()}: a diverged simulation or "
+                    "a damaged file. Go back to the last valid structure."
                 )
         missing = atoms.pbc & ~atoms.cell.any(1)
         if missing.any():
@@ -121,16 +120,16 @@ class Graph:
         if edges.shortest < 1e-6:
             pair = graph.edge_index[:, graph.edge_vectors().norm(dim=1).argmin()].tolist()
             raise ValueError(
-                f"Atoms {pair[0]} and {pair[1]} stand on the same spot (closer than 1e-6 Å). "
+                f"Atoms {pair[0]} and {pair[1]} have the same position (closer than 1e-6 Å). "
                 "Remove the duplicate, or check the cell if one is an image of the other."
             )
         return graph.to(device)
 
     @classmethod
     def collate(cls, graphs: Sequence["Graph"]) -> "Graph":
-        """Join structures into one graph; energies then come in the order given.
+        """Join graphs into a batch, in the given order.
 
-        What a model found in each is not kept.
+        Local indices set by a model are dropped.
 
         Raises:
             ValueError: The sequence is empty.
@@ -163,7 +162,7 @@ class Graph:
         )
 
     def _periodic_parts(self) -> tuple[Tensor, Tensor]:
-        """Return shifts and cells, as zero shifts in unit cells where nothing is periodic."""
+        """Return shifts and cells; zero shifts and unit cells if not periodic."""
         if self.shifts is not None and self.cell is not None:
             return self.shifts, self.cell
         unit = torch.eye(3, dtype=self.positions.dtype, device=self.positions.device)
@@ -187,14 +186,14 @@ class Graph:
         return found
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Graph":
-        """Return the graph with other tensors under the names of :meth:`tensors`."""
+        """Return the graph with the given tensors, named as in :meth:`tensors`."""
         own: dict[str, Any] = {k: v for k, v in tensors.items() if not k.startswith("local.")}
         if self.local is not None:
             own["local"] = LocalIndices(*(tensors[f"local.{name}"] for name in self.local._fields))
         return replace(self, **own)
 
     def outside_inference(self) -> "Graph":
-        """Return the graph with copies of tensors of inference mode, which autograd refuses."""
+        """Return the graph with copies of inference-mode tensors, which autograd rejects."""
         if not (self.positions.is_inference() or self.edge_index.is_inference()):
             return self
         return self.with_tensors({name: t.clone() for name, t in self.tensors().items()})

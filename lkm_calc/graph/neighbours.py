@@ -1,4 +1,4 @@
-"""Neighbour lists: which atoms, or periodic images of atoms, lie within the cutoff."""
+"""Neighbour lists: all pairs of atoms and periodic images within a cutoff."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ class EdgeList(NamedTuple):
     edge_index: NDArray[np.int64]
     """(2, edges): row 0 the source j, row 1 the target i."""
     shifts: NDArray[np.int64]
-    """(edges, 3): whole cell vectors to add; zero where nothing is periodic."""
+    """(edges, 3): integer multiples of cell vectors to add; zero if not periodic."""
     reverse: NDArray[np.int64]
-    """(edges): position of the same pair, same image, in the opposite direction."""
+    """(edges): index of the reverse edge, for the same image."""
     slot: NDArray[np.int64]
-    """(edges): the place of each among the edges into the same atom, from 0."""
+    """(edges): index of each edge among those into the same atom, from 0."""
     shortest: float
-    """Length in Å of the shortest edge, infinite where there is none."""
+    """Length of the shortest edge in Å, infinite if there is none."""
 
     @property
     def max_neighbours(self) -> int:
@@ -34,10 +34,10 @@ class EdgeList(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Edges within a radius, in the order of an :class:`EdgeList`, of which shorter ones are taken.
+    """Edges within a radius, in the order of an :class:`EdgeList`, from which shorter are selected.
 
-    Told apart operation by operation, an edge has the same length in every list it stands in, to
-    the last bit, and so has its reverse. A matrix product may round by its shape.
+    Lengths are computed elementwise, so that an edge and its reverse have bitwise identical lengths
+    in every list; rounding in a matrix product may depend on its shape.
     """
 
     edge_index: NDArray[np.int64]
@@ -47,7 +47,7 @@ class Candidates(NamedTuple):
     def within(
         self, cutoff: float, points: NDArray[np.float64], box: NDArray[np.float64]
     ) -> EdgeList:
-        """Return the edges that are no longer than ``cutoff`` Å.
+        """Return the edges no longer than ``cutoff`` Å.
 
         Args:
             cutoff: At most the radius of the candidates.
@@ -66,7 +66,7 @@ class Candidates(NamedTuple):
     def nearer(
         self, radius: float, points: NDArray[np.float64], box: NDArray[np.float64]
     ) -> "Candidates":
-        """Return those that are no longer than a smaller radius in Å."""
+        """Return the candidates within a smaller radius in Å."""
         return self._select(self._squared_lengths(points, box) <= radius * radius)
 
     def _squared_lengths(
@@ -84,18 +84,18 @@ class Candidates(NamedTuple):
         return squared
 
     def _select(self, near: NDArray[np.bool_]) -> "Candidates":
-        """Return the edges that are chosen, each with its reverse."""
+        """Return a selection of edges, with updated reverse edges."""
         kept = np.flatnonzero(near)
         reverse = (np.cumsum(near) - 1)[self.reverse[kept]]
         return Candidates(self.edge_index[:, kept], self.shifts[kept], reverse)
 
 
 Search = Callable[[NDArray[np.float64], float, NDArray[np.float64], NDArray[np.bool_]], EdgeList]
-"""What finds the edges of a structure: :func:`neighbour_list`, or an object that is called so."""
+"""Neighbour search: :func:`neighbour_list` or a callable with the same arguments."""
 
 MARGIN = 1e-6
-"""Å by which a search reaches beyond its radius: pairs right on the edge of it are told apart by
-:meth:`Candidates.within` alone."""
+"""Margin in Å added to the search radius, so that only :meth:`Candidates.within` decides about
+pairs at the cutoff."""
 
 
 def neighbour_list(
@@ -104,16 +104,16 @@ def neighbour_list(
     cell: ArrayLike | None = None,
     pbc: Sequence[bool] | NDArray[np.bool_] = (False, False, False),
 ) -> EdgeList:
-    """Return every pair closer than ``cutoff``, with no limit on the number of neighbours.
+    """Return all pairs within ``cutoff``, without a limit on the number of neighbours.
 
     Args:
         positions: (atoms, 3) in Å, finite; they may lie outside the cell.
         cutoff: Cutoff in Å; it may exceed the cell.
         cell: (3, 3), rows in Å; rows of non-periodic directions need only be independent.
-        pbc: Which of the three directions repeat.
+        pbc: Which of the three directions are periodic.
 
     Raises:
-        ValueError: The atoms are spread over a space far too large, or the cell is flat.
+        ValueError: The structure is too extended, or the cell is flat.
     """
     points = np.asarray(positions, dtype=np.float64)
     box = np.eye(3) if cell is None else np.asarray(cell, dtype=np.float64)
@@ -127,9 +127,9 @@ def candidates(
     pbc: NDArray[np.bool_],
     skin: float = 0.0,
 ) -> Candidates:
-    """Return every pair closer than ``cutoff + skin`` Å, and hardly more.
+    """Return all pairs within ``cutoff + skin`` Å, and few others.
 
-    Args and errors are those of :func:`neighbour_list`.
+    Arguments and errors are those of :func:`neighbour_list`.
     """
     _check_extent(points, box, pbc)
     wanted = cutoff + skin + MARGIN
@@ -140,7 +140,7 @@ def candidates(
     images = shifts.T if shifts.any() else shifts.T[:0]
     order = _order(target, source, *images)
     source, target, shifts = source[order], target[order], shifts[order]
-    # Sorting the flipped edges lines them up with the sorted ones: the k-th of both is one edge.
+    # The reversed edges, sorted, are in the same order as the sorted edges.
     reverse = np.empty_like(order)
     reverse[_order(source, target, *-images[:, order])] = np.arange(len(order))
     found = Candidates(np.stack([source, target]), shifts, reverse)
@@ -148,19 +148,19 @@ def candidates(
 
 
 def _order(*columns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the order of rows by the first column, then by the next ones; no two are equal."""
+    """Return the lexicographic order of rows, which are all different."""
     key, values = columns[0], int(columns[0].max(initial=0)) + 1
     for column in columns[1:]:
         low = int(column.min(initial=0))
         width = int(column.max(initial=0)) - low + 1
         key, values = key * width + (column - low), values * width
-    # One sort of one number a row is many times faster than a sort a column.
+    # Sorting by one combined key is many times faster than sorting by each column.
     return np.argsort(key) if values < 2**63 else np.lexsort(columns[::-1])
 
 
 USUAL = 5.0
-"""Radius in Å at which structures are searched at least: a smaller one makes more search cells than
-there may be in structures that every model can handle."""
+"""Minimum search radius in Å: a smaller one could exceed the maximum number of search cells for
+structures that models can handle."""
 
 
 def edges_within(
@@ -169,9 +169,9 @@ def edges_within(
     cell: NDArray[np.float64],
     pbc: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the pairs (2, edges) no farther apart than a radius that may be short, and how far.
+    """Return the pairs (2, edges) within a radius, which may be short, and their distances in Å.
 
-    Args and errors are those of :func:`neighbour_list`.
+    Arguments and errors are those of :func:`neighbour_list`.
     """
     edges = neighbour_list(positions, max(radius, USUAL), cell, pbc)
     source, target = edges.edge_index
@@ -182,21 +182,21 @@ def edges_within(
 
 
 MAX_SPAN = 1000.0
-"""Largest distance in Å that atoms may spread over in a direction that does not repeat."""
+"""Largest extent in Å of a structure in a non-periodic direction."""
 MAX_CELLS = 100_000
 """Largest number of search cells; the search fails with many more."""
 CELLS_AN_ATOM = 20
-"""Search cells an atom where there would be more than MAX_CELLS and wider ones are taken."""
+"""Number of search cells per atom if cells are enlarged to avoid more than MAX_CELLS."""
 WIDER = 1.25
-"""Factor by which they grow until there are so few."""
+"""Factor by which the cells are enlarged repeatedly."""
 
 
 def _search_radius(
     points: NDArray[np.float64], box: NDArray[np.float64], pbc: NDArray[np.bool_], wanted: float
 ) -> float:
-    """Return the radius to search at: larger than wanted where much of the space is empty.
+    """Return the search radius, enlarged for structures with much empty space.
 
-    A molecule in a periodic box of 1000 Å, as some MD engines ask for, has few pairs at any radius.
+    A molecule in a periodic box of 1000 Å, as some MD engines require, has few pairs at any radius.
     """
     span = np.ptp(points, axis=0)
     extent = np.where(pbc, np.linalg.norm(box, axis=1), span.max() if pbc.any() else span)
@@ -219,12 +219,13 @@ def _check_extent(
     """Raise a ValueError for a structure that the search cannot handle."""
     if pbc.any() and abs(np.linalg.det(box)) < 1e-6 * np.prod(np.linalg.norm(box, axis=1)):
         raise ValueError(
-            f"The cell {box.tolist()} is flat: its vectors are parallel or in one plane. Set "
-            "atoms.cell to three independent vectors."
+            f"The cell {box.tolist()} is flat: its vectors are linearly dependent. Set atoms.cell "
+            "to three independent vectors."
         )
     span = np.ptp(points, axis=0)
     if not pbc.all() and span.max() > MAX_SPAN:
         raise ValueError(
-            f"The atoms spread over {span.max():.4g} Å, more than {MAX_SPAN:g} Å. A simulation "
-            "that blew up? Go back to the last good structure, or compute distant parts apart."
+            f"The atoms spread over {span.max():.4g} Å, more than {MAX_SPAN:g} Å. If a simulation "
+            "diverged, go back to the last valid structure; otherwise compute distant parts "
+            "separately."
         )

@@ -1,4 +1,4 @@
-"""Sums over rows that share an index, and the rows of ragged segments."""
+"""Scatter sums, counts and ragged segments."""
 
 import torch
 from jaxtyping import Int
@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 def sum_to(rows: Tensor, index: Tensor, size: int) -> Tensor:
-    """Sum rows (n, ...) that share an index (n) into a new tensor (size, ...)."""
+    """Sum rows (n, ...) with the same index (n) into a new tensor (size, ...)."""
     return rows.new_zeros(size, *rows.shape[1:]).index_add(0, index, rows)
 
 
 def count(index: Int[Tensor, " rows"], size: int) -> Int[Tensor, " size"]:
-    """Return how often each of 0 .. size-1 occurs, without waiting for a GPU as bincount does."""
+    """Count occurrences of 0 .. size-1, without the GPU synchronisation of bincount."""
     return index.new_zeros(size).index_add(0, index, torch.ones_like(index))
 
 
@@ -23,7 +23,7 @@ def ragged(
     Args:
         starts: First row of each segment.
         counts: Number of rows of each.
-        total: Their sum; where it is known, a GPU need not be waited for.
+        total: Their sum; if given, there is no GPU synchronisation.
     """
     segment = torch.repeat_interleave(counts, output_size=total)
     offset = starts - (counts.cumsum(0) - counts)

@@ -1,4 +1,4 @@
-"""Verlet's neighbour lists, kept from step to step, with the pairs told apart at every one."""
+"""Verlet neighbour lists: candidates are reused between steps and filtered exactly at each step."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from .neighbours import Candidates, EdgeList, candidates
 
 
 class Searched(NamedTuple):
-    """A structure for which candidates were searched, and what was found."""
+    """The candidates and the structure for which they were searched."""
 
     candidates: Candidates
     points: NDArray[np.float64]
@@ -19,19 +19,19 @@ class Searched(NamedTuple):
 
 
 class VerletList:
-    """The neighbour list of one structure after another, searched anew only as atoms move.
+    """Verlet neighbour list for a sequence of structures, such as MD steps.
 
-    All pairs within ``cutoff + skin`` are kept as candidates, and those within the cutoff taken
-    from them at every call: the edges are those of a new search, in the same order.
+    All pairs within ``cutoff + skin`` are kept as candidates, and pairs within the cutoff are
+    selected at every call. The edges are identical to those of a new search, in the same order.
 
-    A pair that was farther apart than ``cutoff + skin`` is now farther than
-    (cutoff + skin) · s − 2 u, where s is the least stretch of the cell in any direction since (1 if
-    it is the same), and u the largest displacement of an atom besides that stretch, through the
-    nearest image. The candidates serve while this is no less than the cutoff.
+    A pair beyond ``cutoff + skin`` at the time of the search is now farther apart than
+    (cutoff + skin) · s − 2 u, where s is the smallest stretch of the cell in any direction (1 for
+    an unchanged cell) and u the largest minimum-image displacement of an atom beyond that stretch.
+    The candidates are reused as long as this is at least the cutoff.
 
     Args:
-        cutoff: Largest cutoff in Å that will be asked for.
-        skin: In Å: atoms may move half of it before the next search.
+        cutoff: Largest cutoff in Å that will be requested.
+        skin: In Å; atoms can move by half of it before the next search.
 
     Raises:
         ValueError: The skin is negative or not finite.
@@ -50,13 +50,15 @@ class VerletList:
         box: NDArray[np.float64],
         pbc: NDArray[np.bool_],
     ) -> EdgeList:
-        """Return every pair no farther apart than ``cutoff``, as :func:`neighbour_list` does.
+        """Return all pairs within ``cutoff``, like :func:`neighbour_list`.
 
         Raises:
-            ValueError: As there, or the cutoff exceeds that of the list.
+            ValueError: As for that function, or the cutoff exceeds that of the list.
         """
         if cutoff > self.cutoff:
-            raise ValueError(f"The cutoff of {cutoff:g} Å exceeds the list's, {self.cutoff:g} Å.")
+            raise ValueError(
+                f"The cutoff of {cutoff:g} Å exceeds that of the Verlet list, {self.cutoff:g} Å."
+            )
         images = self._images_passed(points, box, pbc)
         if self._searched is None or images is None:
             found = candidates(points, self.cutoff, box, pbc, self.skin)
@@ -64,7 +66,7 @@ class VerletList:
             return found.within(cutoff, points, box)
         found = self._searched.candidates
         if images.any():
-            # The order stays: all images of one pair are moved alike.
+            # The order is unchanged: all images of a pair are shifted equally.
             source, target = found.edge_index
             found = found._replace(shifts=found.shifts + images[source] - images[target])
         return found.within(cutoff, points, box)
@@ -72,7 +74,7 @@ class VerletList:
     def _images_passed(
         self, points: NDArray[np.float64], box: NDArray[np.float64], pbc: NDArray[np.bool_]
     ) -> NDArray[np.int64] | None:
-        """Return the whole cells by which each atom was moved since the search, (atoms, 3).
+        """Return the cell vectors by which each atom was wrapped since the search, (atoms, 3).
 
         None if the candidates may lack a pair.
         """
@@ -83,7 +85,7 @@ class VerletList:
         if pbc.any() and not np.array_equal(old.box, box):
             deformation = np.linalg.solve(old.box, box)
             start = start @ deformation
-            radius *= float(np.linalg.norm(deformation, -2))  # the least singular value
+            radius *= float(np.linalg.norm(deformation, -2))  # the smallest singular value
             if not radius >= self.cutoff:
                 return None
         moved = points - start
@@ -96,6 +98,6 @@ class VerletList:
 
 
 def check_skin(skin: float) -> None:
-    """Raise a ValueError if a skin is not a length."""
+    """Raise a ValueError for an invalid skin."""
     if not 0 <= skin < math.inf:
-        raise ValueError(f"skin is {skin!r}; it must be a length in Å, or 0 for none.")
+        raise ValueError(f"skin is {skin!r}; it must be a length in Å, or 0 for no skin.")

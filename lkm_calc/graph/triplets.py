@@ -1,4 +1,4 @@
-"""Edges within a radius, and the pairs of them that meet at an atom: the index sets of angles."""
+"""Local edges and pairs of edges that share an atom: the index sets of angles."""
 
 import torch
 from jaxtyping import Int
@@ -9,10 +9,10 @@ from .scatter import count, ragged
 
 
 def local_indices(graph: Graph, radius: float) -> LocalIndices:
-    """Return the edges shorter than ``radius`` Å and the pairs of them."""
+    """Return the edges shorter than ``radius`` Å and their pairs."""
     with torch.no_grad():
         short = graph.edge_vectors().square().sum(1) < radius**2
-        # Both directions or none, should the two lengths differ in the last bit.
+        # Keep both directions or none, even if the two lengths differ in the last bit.
         short = short & short[graph.reverse]
         edges = short.nonzero().squeeze(1)
         reverse = (short.cumsum(0) - 1)[graph.reverse[edges]]
@@ -23,7 +23,7 @@ def local_indices(graph: Graph, radius: float) -> LocalIndices:
 def edge_pairs(
     target: Int[Tensor, " edges"], atoms: int
 ) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    """Return every ordered pair of different edges into the same atom, for edges in any order."""
+    """Return all ordered pairs of distinct edges into the same atom, for edges in any order."""
     order = torch.argsort(target, stable=True)
     counts = count(target, atoms)
     starts = counts.cumsum(0) - counts

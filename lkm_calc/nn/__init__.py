@@ -1,4 +1,4 @@
-"""What architectures are made of: geometry, bases, layers, and sums over angles."""
+"""Building blocks of architectures: geometry, bases, layers and angular sums."""
 
 from .angular import AngularBasis as AngularBasis
 from .angular import AngularSum as AngularSum

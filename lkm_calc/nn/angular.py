@@ -1,4 +1,4 @@
-"""Sums over pairs of edges that meet at an atom, by angle, without a list of triplets."""
+"""Angular sums over pairs of edges at an atom, without a list of triplets."""
 
 import math
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from .layers import Constants
 
 
 class EdgeGrid(NamedTuple):
-    """Edges laid out by target atom, each atom's in consecutive slots, for batched products."""
+    """Edges arranged in a padded grid of atoms × slots, for batched matrix products."""
 
     rows: Int[Tensor, " edges"]
     """Row of each edge in the grid of atoms · slots."""
     edges: Int[Tensor, " grid"]
-    """The edge in each row; the first one in empty rows."""
+    """The edge in each row; the first edge in empty rows."""
     filled: Bool[Tensor, "grid 1"]
-    """Which rows hold an edge."""
+    """Which rows contain an edge."""
     atoms: int
     slots: int
     """The largest number of neighbours."""
 
     @classmethod
     def from_graph(cls, graph: Graph) -> "EdgeGrid":
-        """Lay out the edges of a prepared graph."""
+        """Arrange the edges of a prepared graph."""
         if graph.slot is None or graph.max_neighbours is None:
             raise ValueError("The graph has no slots of edges; call the model's prepare first.")
         target, atoms = graph.edge_index[1], len(graph.numbers)
@@ -40,13 +40,13 @@ class EdgeGrid(NamedTuple):
         return cls(rows, edges.clamp(min=0), (edges >= 0).unsqueeze(1), atoms, slots)
 
     def spread(self, values: Float[Tensor, "edges dim"]) -> Float[Tensor, "grid dim"]:
-        """Return the grid with the edges' values in their rows, zero in the others."""
+        """Return the grid with the values of the edges in their rows, zero in the others."""
         return _Spread.apply(values, self.rows, self.edges, self.filled)  # type: ignore[no-any-return, no-untyped-call]
 
     def collect(
         self, values: Float[Tensor, "grid dim"], reverse: Int[Tensor, " edges"]
     ) -> Float[Tensor, "edges dim"]:
-        """Return for every edge what the row of its reverse holds."""
+        """Return for every edge the value in the row of its reverse edge."""
         if len(reverse) == 0:
             return values.index_select(0, self.rows)
         turned = self.rows.index_select(0, reverse), reverse.index_select(0, self.edges)
@@ -54,12 +54,12 @@ class EdgeGrid(NamedTuple):
 
 
 class _Spread(torch.autograd.Function):
-    """Rows into a grid, one to one: both directions are gathers, which are faster than scatters."""
+    """Rows into a grid; forward and backward are gathers, which are faster than scatters."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, rows: Tensor, edges: Tensor, filled: Tensor) -> Tensor:
         ctx.save_for_backward(rows, edges, filled)
-        if len(values) == 0:  # there is no first one to stand in
+        if len(values) == 0:  # there is no edge for empty rows
             return values.new_zeros(len(edges), values.shape[1])
         return values.index_select(0, edges) * filled
 
@@ -69,7 +69,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """The way back."""
+    """The inverse of :class:`_Spread`."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, rows: Tensor, edges: Tensor, filled: Tensor) -> Tensor:
@@ -82,21 +82,22 @@ class _Collect(torch.autograd.Function):
 
 
 class AngularBlock(NamedTuple):
-    """What the sums at some of the atoms need.
+    """Tensors for the angular sums of a block of atoms.
 
-    They are batched matrix products, in one of two equal forms. Where neighbours are few, Y_l0 of
-    every pair of them is written down. Where they are many, the addition theorem
-    Y_l0(α) = √(4π/(2l+1)) Σ_m Y_lm(û_kj) Y_lm(û_ji) splits it, so that time and memory grow with
-    edges; the term k = i (same image), where α = π, is subtracted in closed form.
+    The sums are batched matrix products, in one of two equivalent forms. For few neighbours, Y_l0
+    of every pair is computed. For many, the addition theorem
+    Y_l0(α) = √(4π/(2l+1)) Σ_m Y_lm(û_kj) Y_lm(û_ji) factorises it, so that time and memory are
+    linear in the number of edges; the term k = i (same image), with α = π, is subtracted in closed
+    form.
     """
 
     radial: Float[Tensor, "degrees rows radial"]
     """Radial part of the spherical basis."""
     evaluate: Float[Tensor, "atoms slots terms"]
-    """The sums for each neighbour i: over degrees and neighbours k, Y_l0(α_kj,ji), zero for k = i;
-    or over degrees and orders, Y_lm(û_ji)."""
+    """For each neighbour i, Y_l0(α_kj,ji) by degree and neighbour k (zero for k = i), or Y_lm(û_ji)
+    by degree and order."""
     gather: Float[Tensor, "degrees atoms orders slots"] | None
-    """Y_lm(û_kj), for the sums over k; None where all pairs are written down."""
+    """Y_lm(û_kj), for the sums over k; None if all pairs are computed."""
     opposite: Float[Tensor, "degrees 1 1"]
     """Y_l0(π), the weight of k = i."""
 
@@ -115,10 +116,10 @@ class AngularBlock(NamedTuple):
 
 
 class AngularSum(NamedTuple):
-    """The angular part Σ_k Y_l0(α_kj,ji) T_l[kj] of every edge j → i, k ≠ i, without triplets.
+    """The angular sum Σ_k Y_l0(α_kj,ji) T_l[kj] of every edge j → i, k ≠ i, without triplets.
 
-    The edges into an atom are laid out in a grid. Where there are many, the grid is taken in blocks
-    of atoms, so that what is written is read while it is still in the cache.
+    The edges into an atom are arranged in a grid. Large grids are processed in blocks of atoms that
+    fit into the cache.
     """
 
     grid: EdgeGrid
@@ -140,16 +141,16 @@ class AngularSum(NamedTuple):
 
 
 BLOCK_ROWS = 2048
-"""Rows of the grid in a block; measured on a CPU."""
+"""Rows of the grid per block; tuned on a CPU."""
 MANY_ROWS = 16384
-"""Rows above which there are blocks, and interactions are calculated again in the backward pass
-instead of being kept."""
+"""Rows above which blocks are used, and interactions are recomputed in the backward pass
+(checkpointing)."""
 FEW_NEIGHBOURS = 32
-"""Number of neighbours up to which all pairs of them are written down: measured on a CPU."""
+"""Number of neighbours up to which all pairs are computed; tuned on a CPU."""
 
 
 class AngularBasis(Constants):
-    """What the angular sums of all interactions share.
+    """The angular basis, shared by all interactions.
 
     Args:
         degrees: Number of angular functions.
@@ -174,7 +175,7 @@ class AngularBasis(Constants):
         directions: Float[Tensor, "edges 3"],
         radial: Float[Tensor, "edges degrees radial"],
     ) -> AngularSum:
-        """Lay the basis out by atom, given unit vectors from source to target."""
+        """Arrange the basis by atom, given unit vectors from source to target."""
         grid = EdgeGrid.from_graph(graph)
         by_degree = grid.spread(radial.flatten(1)).unflatten(1, radial.shape[1:])
         by_degree = by_degree.transpose(0, 1).contiguous()

@@ -8,16 +8,14 @@ ANY_SIZE = (1, 100_000)
 
 
 def check_sizes(values: Mapping[str, Any], ranges: Mapping[str, tuple[int, int]]) -> None:
-    """Raise a ValueError that names the first size that is not a whole number in its range."""
+    """Raise a ValueError for the first size that is not an integer in its range."""
     for name, (low, high) in ranges.items():
         value = values[name]
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(
-                f"{name} is {value!r}; it must be a whole number from {low} to {high}."
-            )
+            raise ValueError(f"{name} is {value!r}; it must be an integer from {low} to {high}.")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raise a ValueError if an option has none of its values."""
+    """Raise a ValueError if an option has an unknown value."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}.")

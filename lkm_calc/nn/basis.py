@@ -40,8 +40,8 @@ class BesselBasis(nn.Module):
         num_radial: Number of functions.
         cutoff: Cutoff in Å, where u(x), x = r / cutoff, ends.
         exponent: Exponent p of the envelope.
-        span: Length in Å of half the longest wave; the cutoff if not given. A basis that ends
-            early need not oscillate faster.
+        span: Half of the longest wavelength in Å; the cutoff if not given. It allows a short cutoff
+            without faster oscillations.
     """
 
     def __init__(
@@ -114,17 +114,17 @@ def _spherical_bessel_pieces(max_degree: int, count: int, intervals: int) -> NDA
 class SphericalBesselBasis(Constants):
     """Radial part u(x) j_l(z_ln r / span) of the spherical basis, normalised over the span.
 
-    Evaluated from a table of quintic Hermite pieces built in float64: exact to 1e-12, twice
-    continuously differentiable, and free of the cancellation that the closed forms of j_l suffer
-    at small x in float32.
+    Evaluated from a table of quintic Hermite pieces built in float64: accurate to 1e-12, twice
+    continuously differentiable, and without the cancellation in the closed forms of j_l at small x
+    in float32.
 
     Args:
         num_spherical: Number of degrees l = 0 .. num_spherical-1.
         num_radial: Number of functions n for each degree.
         cutoff: Cutoff in Å, where u(x), x = r / cutoff, ends.
         exponent: Exponent p of the envelope.
-        span: Length in Å at which the functions have their zeros; at least the cutoff, which it
-            is if not given.
+        span: Distance in Å at which the functions are zero, at least the cutoff; the cutoff if not
+            given.
     """
 
     intervals = 512
@@ -164,7 +164,7 @@ class SphericalBesselBasis(Constants):
 class SphericalHarmonics(Constants):
     """Real spherical harmonics Y_lm of unit vectors, l = 0 .. max_degree.
 
-    They are polynomials in x, y, z and therefore smooth everywhere, the poles included. Normalised
+    They are polynomials in x, y, z and therefore smooth everywhere, including the poles. Normalised
     so that ``sum_m Y_lm(a) Y_lm(b) = (2l + 1) / (4 pi) P_l(a · b)``, the addition theorem.
 
     With Q_l^m = N_lm P_l^m / sin^m, the recurrences in l at fixed m are those of the normalised
@@ -208,7 +208,7 @@ class SphericalHarmonics(Constants):
     def forward(
         self, directions: Float[Tensor, "edges 3"]
     ) -> Float[Tensor, "edges degrees orders"]:
-        """Return Y_lm, each degree filled up with zeros to the 2l+1 orders of the largest."""
+        """Return Y_lm, each degree padded with zeros to the 2l+1 orders of the largest degree."""
         x, y, z = directions.unsqueeze(1).unbind(-1)  # (edges, 1) each
         functions = [torch.full_like(z, self.tops[0])]  # Q_l^m for m = 0..l, (edges, l+1) a degree
         cosines, sines = [torch.ones_like(z)], [torch.zeros_like(z)]  # sin^m θ · cos mφ, sin mφ

@@ -1,9 +1,9 @@
 """Spherical tensors on atoms: linear maps, symmetric products and their coupling coefficients.
 
 A tensor feature has the shape (components, atoms, channels). Its (L+1)² components are those of
-real spherical harmonics, degree after degree, in the order of :class:`SphericalHarmonics`, and each
-degree l is multiplied in component normalisation, Σ_m Y_lm² = 2l+1. All products keep parity: only
-paths with even l₁ + l₂ + l₃ occur.
+real spherical harmonics, degree after degree, in the order of :class:`SphericalHarmonics`, in
+component normalisation, Σ_m Y_lm² = 2l+1. All products conserve parity: only paths with even
+l₁ + l₂ + l₃ occur.
 """
 
 import math
@@ -21,12 +21,12 @@ from .layers import Constants, dense
 
 
 def degree_slice(l: int) -> slice:
-    """Return which components belong to degree l."""
+    """Return the slice of the components of degree l."""
     return slice(l * l, (l + 1) ** 2)
 
 
 class FlatHarmonics(SphericalHarmonics):
-    """Y_lm of unit vectors in component normalisation, one column a component."""
+    """Y_lm of unit vectors in component normalisation, one column per component."""
 
     columns: Tensor
 
@@ -42,7 +42,7 @@ class FlatHarmonics(SphericalHarmonics):
 
 
 class Path(NamedTuple):
-    """One way to couple two tensors to a third."""
+    """Degrees of two tensors coupled to a third."""
 
     l1: int
     l2: int
@@ -53,8 +53,8 @@ class Path(NamedTuple):
 def gaunt_coefficients(l1: int, l2: int, l3: int) -> NDArray[np.float64]:
     """Return ∫ Y_l1 Y_l2 Y_l3, (2l1+1, 2l2+1, 2l3+1), scaled to unit variance.
 
-    For inputs whose components are independent and of unit variance, those of the product have unit
-    variance on average. Exact by Gauss–Legendre and trapezoidal quadrature.
+    If the components of the inputs are independent with unit variance, those of the product have
+    unit variance on average. Computed exactly by Gauss–Legendre and trapezoidal quadrature.
     """
     count = l1 + l2 + l3 + 2
     z, weights = np.polynomial.legendre.leggauss(count)
@@ -80,7 +80,8 @@ def gaunt_coefficients(l1: int, l2: int, l3: int) -> NDArray[np.float64]:
 def coupling_paths(max_ell: int, max_out: int, symmetric: bool) -> list[Path]:
     """Return the paths from two tensors up to ``max_ell`` to one up to ``max_out``, by l₃.
 
-    Those that keep parity; where both tensors are the same, each unordered pair of degrees once.
+    Only those that conserve parity; if both tensors are the same, each unordered pair of degrees
+    occurs once.
     """
     return [
         Path(l1, l2, l3)
@@ -97,7 +98,7 @@ class TensorLinear(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        degrees: Those that are mapped and returned, in ascending order without a gap.
+        degrees: Degrees that are mapped and returned, ascending without gaps.
     """
 
     def __init__(self, in_channels: int, out_channels: int, degrees: range) -> None:
@@ -108,7 +109,7 @@ class TensorLinear(nn.Module):
     def forward(
         self, x: Float[Tensor, "components atoms channels"]
     ) -> Float[Tensor, "mapped atoms out"]:
-        """Return the components of ``degrees``; ``x`` starts with degree 0."""
+        """Return the mapped components of ``degrees``; ``x`` starts with degree 0."""
         parts = [
             linear(x[degree_slice(l)]) for l, linear in zip(self.degrees, self.linears, strict=True)
         ]
@@ -116,17 +117,17 @@ class TensorLinear(nn.Module):
 
 
 class TensorProduct(Constants):
-    """All paths of a ⊗ b, channel by channel, then a linear map over paths and channels.
+    """All paths of a ⊗ b, channel by channel, followed by a linear map over paths and channels.
 
-    out_l3 = W_l3 [ (a_l1 ⊗ b_l2)_l3 for all paths ]: with a = b an element of the symmetrised
-    B-basis of the atomic cluster expansion at correlation 2, applied again at correlation 3
-    (Batatia et al. 2022, arXiv:2206.07697, equation 10).
+    out_l3 = W_l3 [ (a_l1 ⊗ b_l2)_l3 for all paths ]; with a = b this is the symmetrised B-basis of
+    the atomic cluster expansion at correlation 2, applied again at correlation 3 (Batatia et al.
+    2022, arXiv:2206.07697, equation 10).
 
     Args:
-        channels: Of both tensors and of the product.
+        channels: Number of channels of both tensors and of the product.
         max_ell: Largest degree of both tensors.
         max_out: Largest degree of the product.
-        symmetric: The two tensors are the same one.
+        symmetric: Whether the two tensors are the same.
     """
 
     def __init__(self, channels: int, max_ell: int, max_out: int, symmetric: bool) -> None:
@@ -154,7 +155,7 @@ class TensorProduct(Constants):
         found: list[list[Tensor]] = [[] for _ in self.linears]
         for (l1, l2), degrees in self.outputs.items():
             x, y = a[degree_slice(l1)], b[degree_slice(l2)]
-            if l1 == 0 or l2 == 0:  # a multiple of the other
+            if l1 == 0 or l2 == 0:  # multiplication by a scalar
                 found[degrees[0]].append(x * y)
                 continue
             outer = (x.unsqueeze(1) * y.unsqueeze(0)).reshape(-1, atoms * channels)
@@ -172,5 +173,5 @@ class TensorProduct(Constants):
 
 
 def soft_norm(x: Float[Tensor, "components atoms channels"]) -> Float[Tensor, "..."]:
-    """Return x / √(1 + its mean square) of each atom: smooth, and bounded."""
+    """Return x / √(1 + mean square of x) for each atom, which is smooth and bounded."""
     return x * torch.rsqrt(1 + x.square().mean((0, 2), keepdim=True))

@@ -12,7 +12,7 @@ def lengths_and_directions(
 ) -> tuple[Float[Tensor, " edges"], Float[Tensor, "edges 3"]]:
     """Return the length (Å) and the unit vector of each edge.
 
-    Edges join different atoms or different periodic images, so no vector has length zero.
+    Edges connect different atoms or different periodic images, so no vector has length zero.
     """
     lengths = vectors.square().sum(-1).sqrt()
     return lengths, vectors / lengths.unsqueeze(-1)
@@ -23,8 +23,9 @@ def legendre(
 ) -> Float[Tensor, "..."]:
     """Return the zonal harmonics Y_l0 = √((2l+1)/4π) P_l(cos α), l = 0 .. count-1, along ``dim``.
 
-    Polynomials in the cosine, with finite derivatives at collinear edges, where the angle itself
-    has none. Recurrence (l+1) P_(l+1) = (2l+1) x P_l − l P_(l−1) (DLMF 14.10.3).
+    They are polynomials in the cosine, with finite derivatives for collinear edges, where the angle
+    itself is not differentiable. Recurrence: (l+1) P_(l+1) = (2l+1) x P_l − l P_(l−1) (DLMF
+    14.10.3).
     """
     norms = [math.sqrt((2 * l + 1) / (4 * math.pi)) for l in range(count)]
     functions = [torch.full_like(cosines, norms[0]), math.sqrt(3 / (4 * math.pi)) * cosines]

@@ -1,4 +1,4 @@
-"""Blocks that several architectures share."""
+"""Layers shared by several architectures."""
 
 import math
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 MAX_NUMBER = 94
-"""The heaviest element that has an embedding (plutonium)."""
+"""Atomic number of the heaviest element with an embedding (plutonium)."""
 
 
 def glorot_orthogonal_(weight: Tensor, scale: float = 2.0) -> None:
-    """Fill a matrix with a random semi-orthogonal one of variance scale / (fan_in + fan_out).
+    """Initialise a matrix as random semi-orthogonal with variance scale / (fan_in + fan_out).
 
     The initialisation of DimeNet (arXiv:2003.03123, appendix B).
     """
@@ -34,9 +34,9 @@ def dense(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
 
 
 class Constants(nn.Module):
-    """Buffers that are computed rather than saved, and keep their float64 values.
+    """A module with non-persistent constants that keep their float64 values.
 
-    Casting the module down and up again loses none of their digits.
+    Casting the module to float32 and back does not lose digits of the constants.
     """
 
     def __init__(self) -> None:
@@ -44,23 +44,27 @@ class Constants(nn.Module):
         self._exact: dict[str, Tensor] = {}
 
     def set_constant(self, name: str, values: Float[Tensor, "..."]) -> None:
-        """Register a float64 tensor as a buffer of the module's type."""
+        """Register a float64 tensor as a buffer with the dtype of the module."""
         self._exact[name] = values
         self.register_buffer(name, values.to(torch.get_default_dtype()), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Constants":
-        """Take the constants in the new type from the float64 ones."""
+        """Cast the constants from their float64 values."""
         before = {name: getattr(self, name) for name in self._exact}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, values in self._exact.items():
             now = getattr(self, name)
+<<<<<<< HEAD
             if now is not before[name]:  # captured work may read what has not changed
+=======
+            if now is not before[name]:  # captured CUDA graphs may read unchanged buffers
+>>>>>>> reference
                 setattr(self, name, values.to(now))
         return self
 
 
 class Residual(nn.Module):
-    """Two dense layers with SiLU and a skip connection: x + σ(W₂ σ(W₁ x))."""
+    """Two dense layers with SiLU and a residual connection: x + σ(W₂ σ(W₁ x))."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -74,7 +78,7 @@ class Residual(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Dense layers of the given widths with SiLU after every one, the last included."""
+    """Dense layers of the given widths, each followed by SiLU."""
 
     def __init__(self, *widths: int) -> None:
         pairs = pairwise(widths)
@@ -82,7 +86,7 @@ class MLP(nn.Sequential):
 
 
 class AtomEmbedding(nn.Embedding):
-    """One trainable row for each element up to :data:`MAX_NUMBER`, looked up by atomic number."""
+    """A trainable embedding for each element up to :data:`MAX_NUMBER`, by atomic number."""
 
     def __init__(self, features: int) -> None:
         super().__init__(MAX_NUMBER + 1, features)
@@ -90,17 +94,17 @@ class AtomEmbedding(nn.Embedding):
 
 
 class EdgeLinear(nn.Linear):
-    """W [h_i ‖ h_j ‖ e_ij] + b for every edge j → i, e_ij as wide as h.
+    """W [h_i ‖ h_j ‖ e_ij] + b for every edge j → i, with e_ij as wide as h.
 
-    The concatenation splits into three products, two of which are made once an atom:
-    :meth:`combine` equals calling the layer with the concatenation.
+    The product is split into three, two of which are computed per atom: :meth:`combine` equals
+    applying the layer to the concatenation.
     """
 
     def __init__(self, features: int, out_features: int) -> None:
         super().__init__(3 * features, out_features)
 
     def of_edges(self, e: Float[Tensor, "edges dim"]) -> Float[Tensor, "edges out"]:
-        """Return the part that the edges alone determine, the bias included."""
+        """Return the part that depends only on the edges, including the bias."""
         return nn.functional.linear(e, self.weight.chunk(3, dim=1)[2], self.bias)
 
     def combine(
@@ -110,7 +114,7 @@ class EdgeLinear(nn.Linear):
         source: Int[Tensor, " edges"],
         target: Int[Tensor, " edges"],
     ) -> Float[Tensor, "edges out"]:
-        """Return the whole, given :meth:`of_edges`."""
+        """Return the full product, given :meth:`of_edges`."""
         to_target, to_source, _ = self.weight.chunk(3, dim=1)
         at_target = (h @ to_target.T).index_select(0, target)
         at_source = (h @ to_source.T).index_select(0, source)
@@ -118,7 +122,7 @@ class EdgeLinear(nn.Linear):
 
 
 class Head(nn.Module):
-    """A value for each atom: y = W MLP[d,d,d,d](h) + b, zero for new weights."""
+    """Per-atom output y = W MLP[d,d,d,d](h) + b, initialised to zero."""
 
     def __init__(self, features: int) -> None:
         super().__init__()

@@ -1,13 +1,13 @@
-"""What MXMNet and PAMNet share: a global and a local graph over the same atoms, and their edges.
+"""Shared code of MXMNet and PAMNet: global and local graph, features of edges and angles.
 
-The global graph holds every pair within the cutoff. The local one, of which angles are made, holds
-the pairs within a short cutoff, about the bonds and the angles between them; unlike a fixed table
-of bonds it lets atoms join and part smoothly.
+The global graph contains all pairs within the cutoff. The local graph, used for angles, contains
+the pairs within a short cutoff, roughly the bonds; unlike a fixed bond table it lets bonds form and
+break smoothly.
 
-Every message of both architectures is multiplied by a bias-free linear function of the edge's
-features e = σ(W rbf), also bias-free, which vanish at the edge's cutoff with their first and
-second derivatives. Hence energy and forces are continuous wherever a pair crosses a cutoff. The
-published features σ(W rbf + b) do not vanish there, and the energy jumps.
+Every message of both architectures is multiplied by a bias-free linear function of the edge
+features e = σ(W rbf), also bias-free, which vanish at the cutoff with their first and second
+derivatives. Energy and forces are therefore continuous where a pair crosses a cutoff. The published
+features σ(W rbf + b) do not vanish there, and the energy jumps.
 """
 
 from dataclasses import replace
@@ -40,7 +40,7 @@ SIZES = {
 
 
 class EdgeFeatures(NamedTuple):
-    """The edges of one of the two graphs and their features."""
+    """Edges of the global or local graph and their features."""
 
     source: Int[Tensor, " edges"]
     target: Int[Tensor, " edges"]
@@ -48,7 +48,7 @@ class EdgeFeatures(NamedTuple):
 
 
 class AngleFeatures(NamedTuple):
-    """For every angle the local edge whose message it carries, the one that receives it."""
+    """For every angle, the local edge that sends a message and the one that receives it."""
 
     sender: Int[Tensor, " angles"]
     receiver: Int[Tensor, " angles"]
@@ -56,18 +56,18 @@ class AngleFeatures(NamedTuple):
 
 
 class Multiplex(NamedTuple):
-    """Both graphs of a structure and the angles of the local one."""
+    """Global and local graph of a structure, and the angles of the local graph."""
 
     wide: EdgeFeatures
     """The global graph."""
     local: EdgeFeatures
     one_hop: AngleFeatures
-    """Angles j → i ← j': from j'i to ji."""
+    """Angles j → i ← j': messages from j'i to ji."""
     two_hop: AngleFeatures | None
-    """Angles k → j → i: from kj to ji; None where a model does without."""
+    """Angles k → j → i: messages from kj to ji; None if not used."""
 
     def angles(self) -> AngleFeatures:
-        """Return the angles of both kinds together."""
+        """Return the angles of both kinds, concatenated."""
         if self.two_hop is None:
             return self.one_hop
         both = zip(self.one_hop, self.two_hop, strict=True)
@@ -85,7 +85,7 @@ class MultiplexBasis(nn.Module):
         cutoff: Radius in Å of the global graph.
         local_cutoff: Radius in Å of the local graph.
         envelope_exponent: Exponent p of the cutoff function.
-        two_hop: Whether two-hop angles are used; they have none otherwise.
+        two_hop: Whether to use two-hop angles.
 
     Raises:
         ValueError: The local cutoff is not positive or larger than the global one.
@@ -111,8 +111,13 @@ class MultiplexBasis(nn.Module):
         self.local_cutoff = local_cutoff
         self.num_spherical = num_spherical
         self.radial_wide = BesselBasis(num_radial, cutoff, envelope_exponent)
+<<<<<<< HEAD
         # The local bases end early but keep the wavelengths of the global one: with waves squeezed
         # into the short radius, networks overfit.
+=======
+        # The local bases have a shorter cutoff but the wavelengths of the global basis; with
+        # shorter wavelengths, networks overfit.
+>>>>>>> reference
         self.radial_local = BesselBasis(num_radial, local_cutoff, envelope_exponent, cutoff)
         self.spherical = SphericalBesselBasis(
             num_spherical, num_spherical_radial, local_cutoff, envelope_exponent, cutoff
@@ -124,7 +129,7 @@ class MultiplexBasis(nn.Module):
         self.to_two_hop = MLP(functions, hidden) if two_hop else None
 
     def prepare(self, graph: Graph) -> Graph:
-        """Return the graph with its local edges and the pairs of them."""
+        """Return the graph with its local edges and their pairs."""
         if graph.local is not None:
             return graph
         return replace(graph, local=local_indices(graph, self.local_cutoff))
@@ -140,8 +145,8 @@ class MultiplexBasis(nn.Module):
         local_directions = directions.index_select(0, indices.edges)
         a, b = indices.first, indices.second
 
-        # One basis serves both kinds of angle: that between a and b turned round has the opposite
-        # cosine, and P_l(−x) = (−1)^l P_l(x) is a sign that the weights learn.
+        # One basis serves both kinds of angle: reversing b changes the sign of the cosine, and the
+        # weights can learn the sign in P_l(−x) = (−1)^l P_l(x).
         between = local_directions.index_select(0, a) * local_directions.index_select(0, b)
         angular = legendre(between.sum(1), self.num_spherical)
         radial = self.spherical(local_distances).index_select(0, a)
@@ -169,7 +174,7 @@ class GlobalMessages(nn.Module):
         self.gate = dense(hidden, hidden, bias=False)
 
     def of_edges(self, e: Float[Tensor, "edges dim"]) -> tuple[Tensor, Tensor]:
-        """Return what depends on the edges alone, for one or several calls."""
+        """Return the parts that depend only on the edges, for one or several calls."""
         return self.message.of_edges(e), self.gate(e)
 
     def forward(
@@ -178,7 +183,7 @@ class GlobalMessages(nn.Module):
         edges: EdgeFeatures,
         edge_parts: tuple[Tensor, Tensor],
     ) -> Float[Tensor, "atoms dim"]:
-        """Return the atoms' new features, given :meth:`of_edges`."""
+        """Return the new features of the atoms, given :meth:`of_edges`."""
         message, gate = edge_parts
         m = silu(self.message.combine(x, message, edges.source, edges.target))
         return x.index_add(0, edges.target, gate * m)
@@ -196,5 +201,5 @@ def angle_sum(
     angles: AngleFeatures,
     weights: Float[Tensor, "angles dim"],
 ) -> Float[Tensor, "edges dim"]:
-    """Return the sum of the messages of other local edges to each, times a weight an angle."""
+    """Return for each local edge the sum of messages from other edges, weighted per angle."""
     return sum_to(messages.index_select(0, angles.sender) * weights, angles.receiver, len(messages))

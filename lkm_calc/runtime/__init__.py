@@ -1,7 +1,4 @@
-"""What a program asks of the machine and of torch: device, threads, precision, signals.
-
-Nothing here knows what is computed.
-"""
+"""Interaction with the machine and torch: device, threads, precision, locks, signals."""
 
 from .ambient import float32_by_default as float32_by_default
 from .ambient import own_precision as own_precision

@@ -1,8 +1,8 @@
-"""What a caller has set in torch for work of their own, and must not change results here.
+"""Isolation from torch settings of the caller, which must not change results.
 
-Those are ``torch.autocast``, lower precision of float32 matrix products
-(``torch.set_float32_matmul_precision``), another default device and inference mode. The default
-dtype matters only where weights are made, see :func:`float32_by_default`.
+These are ``torch.autocast``, the precision of float32 matrix products
+(``torch.set_float32_matmul_precision``), the default device and inference mode. The default dtype
+matters only where weights are created, see :func:`float32_by_default`.
 """
 
 import threading
@@ -19,12 +19,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _EXACT = ("none", "ieee")
-"""Precisions of float32 matrix products that are float32."""
+"""Settings with which float32 matrix products are computed in full float32."""
 _CPU = torch.device("cpu")
 
 
 class _Inside(threading.local):
-    """Whether this thread is within a function that has seen to its settings."""
+    """Whether this thread is inside a function that has already isolated its settings."""
 
     held = False
 
@@ -33,24 +33,24 @@ _INSIDE = _Inside()
 
 
 def own_settings(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function compute the same, to the bit, whatever its caller has set in torch.
+    """Decorate a function to give bitwise identical results whatever its caller has set in torch.
 
-    A decorator. Where nothing is set it costs some 4 µs, and within another such function a tenth
-    of that. What the function itself sets, as a training may, holds for all that it calls.
+    The overhead is about 4 µs if nothing is set, and a tenth of that inside another such function.
+    Settings made by the function itself apply to everything that it calls.
 
-    The precision of matrix products is a setting of the whole process; it is set for the duration
-    of the call, and only where the caller has lowered it. All else is that of the thread.
+    The precision of matrix products is a process-wide setting; it is changed during the call, and
+    only if the caller has lowered it. All other settings are per thread.
     """
     return _insulated(function, torch.is_inference_mode_enabled)
 
 
 def own_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Do as :func:`own_settings`, but stay in inference mode: no gradient is taken within."""
+    """Decorate like :func:`own_settings`, but keep inference mode, for code without gradients."""
     return _insulated(function, lambda: False)
 
 
 def _insulated(function: Callable[P, R], leave_inference: Callable[[], bool]) -> Callable[P, R]:
-    """Set around a function what torch starts with, where it is not set already."""
+    """Wrap a function so that it runs with torch's initial settings."""
 
     @wraps(function)
     def insulated(*arguments: P.args, **options: P.kwargs) -> R:
@@ -70,7 +70,7 @@ def _insulated(function: Callable[P, R], leave_inference: Callable[[], bool]) ->
 
 
 def _precision_changed() -> bool:
-    """Tell whether the caller has set another precision or default device."""
+    """Return whether the caller has changed precision or default device."""
     return (
         torch.is_autocast_enabled("cpu")
         or torch.is_autocast_enabled("cuda")
@@ -80,7 +80,7 @@ def _precision_changed() -> bool:
 
 
 def _lowered() -> bool:
-    """Tell whether float32 matrix products lose digits, or would but for another thread."""
+    """Return whether float32 products have reduced precision, or would without another thread."""
     if _FLOAT32_PRODUCTS.depth > 0 or torch.backends.cuda.matmul.fp32_precision not in _EXACT:
         return True
     on_cpu = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
@@ -89,7 +89,7 @@ def _lowered() -> bool:
 
 @contextmanager
 def _usual_precision() -> Iterator[None]:
-    """Set precision and default device as torch starts with them, for a while."""
+    """Set torch's initial precision and default device temporarily."""
     with ExitStack() as stack:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
@@ -102,9 +102,9 @@ def _usual_precision() -> Iterator[None]:
 
 
 def _set_float32_products() -> Callable[[], None]:
-    """Compute float32 matrix products in float32, and return what sets back what was set."""
+    """Compute float32 matrix products in float32; return a function that restores the setting."""
     routes: list[Any] = [torch.backends.cuda.matmul]
-    if not onednn_is_exact():  # where it is, fast_matmul sets the route
+    if not onednn_is_exact():  # otherwise fast_matmul sets the backend
         routes.append(torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     undo_each = [set_route(route, "ieee") for route in routes]
 
@@ -119,7 +119,7 @@ _FLOAT32_PRODUCTS = Shared(_set_float32_products)
 
 
 def _set_float32() -> Callable[[], None]:
-    """Make float32 the default dtype, and return what sets back what was set."""
+    """Set the default dtype to float32; return a function that restores it."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     return lambda: torch.set_default_dtype(before)
@@ -130,10 +130,10 @@ _FLOAT32 = Shared(_set_float32)
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Make new weights in float32 for a while, whatever the default dtype.
+    """Create new weights in float32 temporarily, whatever the default dtype.
 
-    Random numbers depend on it, and no matrix can be made orthogonal in float16. The default dtype
-    is one of the whole process; it is set only where it is another one.
+    Random numbers depend on the dtype, and orthogonal initialisation fails in float16. The default
+    dtype is process-wide; it is changed only if it is not float32.
     """
     if torch.get_default_dtype() == torch.float32 and _FLOAT32.depth == 0:
         yield

@@ -1,13 +1,13 @@
-"""Where to compute."""
+"""Choice of the device."""
 
 import torch
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" is CUDA when there is one, else the CPU.
+    """Return the device for a name; "auto" is CUDA if available, else the CPU.
 
     Raises:
-        ValueError: There is no such device, or it has no float64, in which energies are summed.
+        ValueError: The device does not exist or does not support float64, used to sum energies.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -15,7 +15,7 @@ def choose_device(name: str) -> torch.device:
         torch.zeros(1, device=name, dtype=torch.float64).item()
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ValueError(
-            f"device {name!r} cannot be used ({error}). Choose 'auto', 'cpu' or one that torch "
-            "sees and that has float64, such as 'cuda'."
+            f"device {name!r} cannot be used ({error}). Choose 'auto', 'cpu' or a torch device "
+            "that supports float64, such as 'cuda'."
         ) from error
     return torch.device(name)

@@ -1,4 +1,4 @@
-"""One at a time: threads of a process, and processes in a folder."""
+"""Locks for threads of a process and for processes in a folder."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ except ImportError:  # Windows
 
 
 class ThreadLock:
-    """A lock that a thread may take twice; copies and pickles of it are locks of their own."""
+    """A re-entrant lock that can be copied and pickled; copies are independent, unlocked locks."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -31,23 +31,23 @@ class ThreadLock:
         self._lock.release()
 
     def __reduce__(self) -> tuple[type["ThreadLock"], tuple[()]]:
-        """Hold nothing: what a thread has locked here is free in a copy."""
+        """Return a new, unlocked lock for copies."""
         return ThreadLock, ()
 
 
 class FolderInUseError(OSError):
-    """Another process works in a folder."""
+    """Another process is using a folder."""
 
 
 @contextmanager
 def only_process(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same out of a folder, which is made if it is not there.
+    """Lock a folder against other processes that call this function; create it if necessary.
 
-    The system takes the lock back when the process ends, however it ends. File systems without
-    locks, as some shared ones are, let everybody in.
+    The system releases the lock when the process ends. On file systems without locks, such as some
+    shared ones, there is no protection.
 
     Raises:
-        FolderInUseError: One is in it.
+        FolderInUseError: Another process holds the lock.
     """
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,13 +57,13 @@ def only_process(folder: Path) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)
-        with suppress(OSError):  # unless there is something in it now
+        with suppress(OSError):  # not empty any more
             for one in made:
                 one.rmdir()
 
 
 def _locked(folder: Path) -> int | None:
-    """Return a handle that holds the lock while it is open, or None where there are no locks."""
+    """Return a handle that holds the lock while it is open, or None if locks are unsupported."""
     if fcntl is None:
         return None
     handle = os.open(folder, os.O_RDONLY)
@@ -72,7 +72,7 @@ def _locked(folder: Path) -> int | None:
     except BlockingIOError as error:
         os.close(handle)
         raise FolderInUseError(
-            f"Another process works in {folder}. Wait for it to end, or choose another folder."
+            f"Another process is using {folder}. Wait until it ends, or choose another folder."
         ) from error
     except OSError:
         os.close(handle)

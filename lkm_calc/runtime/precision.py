@@ -1,4 +1,4 @@
-"""A faster route for float32 matrix products on CPUs, taken only where it loses no accuracy."""
+"""Settings of torch: faster float32 matrix products at equal accuracy, TF32, determinism."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ import torch
 
 
 class Shared:
-    """A setting of the whole process, made by the first of several threads and undone by the last.
+    """A process-wide setting, made by the first of several threads and restored by the last.
 
-    If each thread set back what it found, one would find what another one has set, and leave it.
+    If each thread restored the value that it found, one could restore the value set by another.
     """
 
     def __init__(self, make: Callable[[], Callable[[], None]]) -> None:
@@ -22,7 +22,7 @@ class Shared:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Have the setting made for a while."""
+        """Apply the setting temporarily."""
         with self.lock:
             if self.depth == 0:
                 self.undo = self.make()
@@ -38,11 +38,11 @@ class Shared:
 
 @cache
 def onednn_is_exact() -> bool:
-    """Tell whether oneDNN's reduced-precision route computes in full float32 on this machine.
+    """Return whether oneDNN's "bf16" setting computes in full float32 on this machine.
 
-    Where a CPU lacks units for bfloat16 products (AMX), oneDNN computes in float32 whatever the
-    flag says. Its error against float64 then equals that of the ordinary route; with real
-    bfloat16 it is 10⁴ times larger.
+    Without hardware for bfloat16 products (AMX), oneDNN computes in float32 regardless of the
+    setting. The error against float64 then equals that of the default backend; with actual bfloat16
+    it is 10⁴ times larger.
     """
     if not torch.backends.mkldnn.is_available():
         return False
@@ -52,7 +52,7 @@ def onednn_is_exact() -> bool:
         for _ in range(2)
     )
     exact = a.double() @ b.double()
-    with torch.autocast("cpu", enabled=False):  # the answer is kept for all calls
+    with torch.autocast("cpu", enabled=False):  # the result is cached
         with _matmul_route("ieee"):
             ordinary = (a @ b - exact).abs().max()
         with _matmul_route("bf16"):
@@ -61,7 +61,7 @@ def onednn_is_exact() -> bool:
 
 
 def set_route(settings: Any, precision: str) -> Callable[[], None]:
-    """Set how float32 matrix products are computed, and return what sets it back.
+    """Set how float32 matrix products are computed; return a function that restores the setting.
 
     Args:
         settings: ``torch.backends.mkldnn.matmul`` or ``torch.backends.cuda.matmul``.
@@ -71,7 +71,7 @@ def set_route(settings: Any, precision: str) -> Callable[[], None]:
     settings.fp32_precision = precision
 
     def undo() -> None:
-        settings.fp32_precision = "none"  # follow the more general setting, if it is that
+        settings.fp32_precision = "none"  # follow the more general setting, if that was used
         if settings.fp32_precision != before:
             settings.fp32_precision = before
 
@@ -80,7 +80,7 @@ def set_route(settings: Any, precision: str) -> Callable[[], None]:
 
 @contextmanager
 def _matmul_route(precision: str) -> Iterator[None]:
-    """Take a route of float32 matrix products on the CPU for a while."""
+    """Set the precision of float32 matrix products on the CPU temporarily."""
     undo = set_route(torch.backends.mkldnn.matmul, precision)  # type: ignore[attr-defined]
     try:
         yield
@@ -94,16 +94,16 @@ _BY_ONEDNN = Shared(
 
 
 MIN_ROWS = 200
-"""Number of rows above which oneDNN's set-up of about 10 µs a product pays."""
+"""Number of rows above which oneDNN's overhead of about 10 µs per product pays off."""
 
 
 @contextmanager
 def fast_matmul(rows: int = MIN_ROWS) -> Iterator[None]:
-    """Send float32 matrix products on the CPU through oneDNN where that is as accurate.
+    """Use oneDNN for float32 matrix products on the CPU temporarily, if it is as accurate.
 
-    Twice as fast on AMD processors, where the default route does not use AVX-512. No effect on
-    other dtypes and devices, on products too small for it, or where a check finds a loss of
-    accuracy; the setting is restored on leaving.
+    It is twice as fast on AMD processors, where the default backend does not use AVX-512. There is
+    no effect on other dtypes and devices, for small products, or if a check finds a loss of
+    accuracy.
 
     Args:
         rows: Number of rows of the larger products, that is of edges.
@@ -117,7 +117,7 @@ def fast_matmul(rows: int = MIN_ROWS) -> Iterator[None]:
 
 @contextmanager
 def tf32_matmul(enabled: bool) -> Iterator[None]:
-    """Let float32 matrix products on CUDA round their factors to TF32, or not, for a while."""
+    """Enable or disable TF32 for float32 matrix products on CUDA temporarily."""
     undo = set_route(torch.backends.cuda.matmul, "tf32" if enabled else "ieee")
     try:
         yield
@@ -127,31 +127,31 @@ def tf32_matmul(enabled: bool) -> Iterator[None]:
 
 @contextmanager
 def deterministic(enabled: bool = True) -> Iterator[None]:
-    """Let torch take only algorithms that give the same bits every time, for a while.
+    """Use only deterministic algorithms of torch temporarily, for bitwise reproducible results.
 
-    On a GPU sums over edges (``index_add``) otherwise add in the order in which threads finish. On
-    a CPU with one thread results are the same bits anyway. The setting holds for the whole process
-    until it is set back at the end.
+    On a GPU, sums over edges (``index_add``) otherwise depend on the order in which threads finish.
+    On a CPU with one thread results are always reproducible. The setting is process-wide.
 
     Args:
         enabled: False changes nothing.
 
     Raises:
-        RuntimeError: Within, on CUDA: matrix products too need the environment variable
-            CUBLAS_WORKSPACE_CONFIG=:4096:8, set before Python starts; torch says so.
+        RuntimeError: Raised by torch on CUDA if the environment variable
+            CUBLAS_WORKSPACE_CONFIG=:4096:8, needed for matrix products, was not set before Python
+            started.
     """
     with _DETERMINISTIC.held() if enabled else nullcontext():
         yield
 
 
 def _set_deterministic() -> Callable[[], None]:
-    """Allow deterministic algorithms only, and return what allows again what was allowed."""
+    """Allow deterministic algorithms only; return a function that restores the setting."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    # Nothing here reads memory that it has not written; filling it first costs time.
+    # No code here reads uninitialised memory; filling it would cost time.
     memory.fill_uninitialized_memory = False
 
     def undo() -> None:

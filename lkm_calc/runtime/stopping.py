@@ -1,4 +1,4 @@
-"""Signals that end a long run in good order."""
+"""Signals that stop a long run cleanly."""
 
 import signal
 from collections.abc import Iterator
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM into a list instead of dying in the middle of a step."""
+    """Collect SIGINT and SIGTERM in a list, so that the current step can finish."""
     received: list[int] = []
 
     def note(number: int, _frame: object) -> None:
-        if received:  # asked twice: at once
+        if received:  # a second signal stops immediately
             raise KeyboardInterrupt
         received.append(number)
 
     try:
         before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: signals are somebody else's
+    except ValueError:  # signals can only be handled in the main thread
         yield received
         return
     try:

@@ -1,4 +1,4 @@
-"""Standard streams as they may be: closed, cut off by the next program, or of ASCII alone."""
+"""Handling of standard streams that are closed, broken pipes or ASCII only."""
 
 import io
 import os
@@ -8,16 +8,16 @@ from functools import wraps
 from typing import ParamSpec
 
 CUT_OFF = 141
-"""Exit status of a program whose reader went away, as shells give it: 128 + SIGPIPE."""
+"""Exit status after a broken pipe, as in shells: 128 + SIGPIPE."""
 
 Arguments = ParamSpec("Arguments")
 
 
 def on_any_terminal(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
-    """Return the main function of a command that runs whatever became of its standard streams.
+    """Decorate the main function of a command to tolerate unusual standard streams.
 
-    Letters that the encoding of a stream lacks, such as Å where the locale is ASCII, become
-    question marks. Where stdout is a pipe whose reader has gone, the command ends without a word.
+    Characters that the encoding of a stream lacks, such as Å in an ASCII locale, are written as
+    question marks. If stdout is a broken pipe, the command ends silently.
     """
 
     @wraps(main)
@@ -28,7 +28,7 @@ def on_any_terminal(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
             sys.stdout.flush()
             return status
         except BrokenPipeError:
-            # What is still in the buffer must not be tried again when the interpreter ends.
+            # The interpreter must not try to flush the buffer again at exit.
             sys.stdout = _nowhere()
             return CUT_OFF
 
@@ -36,7 +36,7 @@ def on_any_terminal(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr take any text; what is written to a closed one is lost."""
+    """Make stdout and stderr accept any text; output to a closed stream is discarded."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -50,10 +50,10 @@ def _nowhere() -> io.TextIOWrapper:
 
 
 def hide_progress() -> bool | None:
-    """Return tqdm's ``disable``: None, which hides where there is no terminal, or no stderr."""
+    """Return ``disable`` for tqdm: None hides the bar without a terminal, True without stderr."""
     return True if sys.stderr is None else None
 
 
 def shows_progress() -> bool:
-    """Tell whether stderr is a terminal."""
+    """Return whether stderr is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()

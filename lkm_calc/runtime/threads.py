@@ -1,4 +1,4 @@
-"""How many threads of the CPU a computation takes."""
+"""Number of CPU threads for a computation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,22 +6,22 @@ from contextlib import contextmanager
 import torch
 
 ROWS_PER_THREAD = 2500
-"""Number of rows, that is of edges, that a thread must have. With 300 rows two threads took 1.1
-times as long as one, with 5000 as long; where other work keeps the cores busy, threads that wait
-for each other after every small piece of work took a hundred times as long."""
+"""Minimum number of rows, that is of edges, per thread. Two threads took 1.1 times as long as one
+with 300 rows and equally long with 5000; on busy cores, threads that synchronise after every small
+piece of work took a hundred times as long."""
 
 
 def threads_worth(rows: int) -> int:
-    """Return how many threads torch may take for so many rows, no more than it is set to."""
+    """Return the number of threads for a number of rows, at most torch's current setting."""
     return min(torch.get_num_threads(), max(1, rows // ROWS_PER_THREAD))
 
 
 @contextmanager
 def threads_for(rows: int) -> Iterator[None]:
-    """Let torch take one thread for every so many rows, and no more than it is set to, for a while.
+    """Set torch's number of threads by the number of rows temporarily, at most the current setting.
 
-    The number follows from the size alone, so that the same structure gives the same bits. The
-    setting, which is that of the calling thread, is restored on leaving.
+    The number depends only on the size, so that results of a structure are bitwise reproducible.
+    The setting is that of the calling thread.
 
     Args:
         rows: Number of rows of the larger products, that is of edges.

@@ -1,4 +1,4 @@
-"""Which versions are at work."""
+"""Version information."""
 
 import argparse
 import platform
@@ -16,6 +16,6 @@ def package_version() -> str:
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
-    """Add the option --version, which prints what a bug report should hold."""
+    """Add the option --version, which prints the versions needed in bug reports."""
     text = f"lkm-calc {package_version()}, torch {torch.__version__}, Python "
     parser.add_argument("--version", action="version", version=text + platform.python_version())

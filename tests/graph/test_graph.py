@@ -51,7 +51,7 @@ def test_collate_of_collated():
     [
         (ase.Atoms(), "no atoms"),
         (ase.Atoms("H2", [[0, 0, 0], [np.nan, 0, 0]]), "positions is not finite in row.*1"),
-        (ase.Atoms("H2", [[0, 0, 0], [0, 0, 0]]), "Atoms 0 and 1 stand on the same spot|Atoms 1"),
+        (ase.Atoms("H2", [[0, 0, 0], [0, 0, 0]]), "Atoms 0 and 1 have the same position|Atoms 1"),
         (ase.Atoms("H", [[0, 0, 0]], pbc=True), "zero"),
         (ase.Atoms("H", [[0, 0, 0]], cell=[np.inf, 5, 5], pbc=True), "cell is not finite"),
     ],

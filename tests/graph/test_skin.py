@@ -185,7 +185,7 @@ def test_shorter_cutoffs_from_the_same_candidates(searches):
     for cutoff in (CUTOFF, 2.0, 1.0):
         assert_as_new(kept, atoms, cutoff)
     assert len(searches) == 1
-    with pytest.raises(ValueError, match=r"cutoff of 4 Å exceeds the list's, 3 Å"):
+    with pytest.raises(ValueError, match=r"cutoff of 4 Å exceeds that of the Verlet list, 3 Å"):
         assert_as_new(kept, atoms, 4.0)
 
 

@@ -189,7 +189,7 @@ def test_a_local_cutoff_beyond_the_cutoff_is_refused(name, value):
 
 @pytest.mark.parametrize("name", ["mxmnet", "pamnet"])
 def test_sizes_out_of_range_are_refused(name):
-    with pytest.raises(ValueError, match="num_layers is 0; it must be a whole number from 1"):
+    with pytest.raises(ValueError, match="num_layers is 0; it must be an integer from 1"):
         build_model(name, num_layers=0)
 
 

@@ -100,7 +100,7 @@ def test_an_empty_comment_and_cell_vectors_of_plain_xyz_are_kept(tmp_path):
 def test_what_is_no_frame_is_an_error_and_not_the_end(raw, tmp_path):
     path = tmp_path / "end.xyz"
     path.write_bytes(raw + b"end of file\n" + raw)
-    with pytest.raises(DataError, match="number of atoms should be here: 'end of file'"):
+    with pytest.raises(DataError, match="number of atoms, found 'end of file'"):
         read_frames(path)
 
 
@@ -114,7 +114,7 @@ def test_other_files_are_not_taken_for_xyz(tmp_path):
 def test_a_symbol_that_is_no_element_is_named(raw, tmp_path):
     path = tmp_path / "heavy.xyz"
     path.write_bytes(raw.replace(b"\nH ", b"\nD "))
-    with pytest.raises(DataError, match="'D' is no symbol.*H for deuterium"):
+    with pytest.raises(DataError, match="'D' is not an element symbol.*H for deuterium"):
         read_frames(path)
 
 

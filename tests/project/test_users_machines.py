@@ -144,7 +144,7 @@ def other_process(folder, seconds=60):
 def test_two_runs_cannot_train_in_one_folder(data, tmp_path):
     other = other_process(tmp_path / "run")
     try:
-        with pytest.raises(FolderInUseError, match="Another process works in .*run"):
+        with pytest.raises(FolderInUseError, match="Another process is using .*run"):
             fit(config(data, tmp_path / "run"))
     finally:
         other.kill()  # which gives the lock back

@@ -59,7 +59,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on(config, messages):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "CONFIG", "--optimiser.lr", "1"], "Unknown configuration key optimiser.lr"),
+        (["fit", "CONFIG", "--optimiser.lr", "1"], "Unknown option optimiser.lr"),
         (["fit", "CONFIG", "--data.train", "none.npz"], "none.npz does not exist"),
         (["fit", "none.toml"], "none.toml does not exist"),
         (["fit", "CONFIG", "--run.device", "abacus"], "run.device: device 'abacus' cannot be"),

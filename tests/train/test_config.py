@@ -41,8 +41,8 @@ def test_file_and_overrides(tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"optimizer": {}}, "Unknown configuration key optimizer. Did you mean optimiser?"),
-        ({"optimiser": {"lr": 1}}, "Unknown configuration key optimiser.lr. .*learning_rate"),
+        ({"optimizer": {}}, "Unknown option optimizer. Did you mean optimiser?"),
+        ({"optimiser": {"lr": 1}}, "Unknown option optimiser.lr. .*learning_rate"),
         ({"loss": {"gama": 1}}, "Did you mean loss.gamma?"),
         ({"loss": {"kind": "l3"}}, r"loss.kind is 'l3'; choose one of \['l1', 'l2', 'huber'\]"),
         ({"optimiser": {"epochs": "ten"}}, "optimiser.epochs is 'ten'; it must be of type int"),
@@ -52,8 +52,8 @@ def test_file_and_overrides(tmp_path):
         ({"optimiser": {"ema_decay": 1.0}}, r"must be in \[0, 1\)"),
         ({"optimiser": {"learning_rate": float("nan")}}, "learning_rate is nan"),
         ({"optimiser": {"learning_rate": float("inf")}}, "learning_rate is inf"),
-        ({"loss": {"energy": 0, "forces": 0}}, "nothing to learn"),
-        ({"loss": {"gamma": -1}}, "loss.gamma is -1.0; it must be finite and not negative"),
+        ({"loss": {"energy": 0, "forces": 0}}, "are all 0"),
+        ({"loss": {"gamma": -1}}, "loss.gamma is -1.0; it must be non-negative and finite"),
         ({"data": 3}, r"data must be a table, \[data\]; got 3"),
         ({"data": {}}, "data.train is missing"),
         ({"model": {"name": "schnet"}}, r"choose one of ace"),

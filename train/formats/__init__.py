@@ -1,6 +1,6 @@
-"""Files of labelled frames: those of public data sets, of ASE, and the project's own.
+"""Readers of labelled frames: public data sets, ASE formats and lkm-calc's HDF5 container.
 
-:func:`read_frames` opens all of them.
+:func:`read_frames` reads any of them.
 """
 
 from .arrays import DAMAGE as DAMAGE

@@ -1,4 +1,4 @@
-"""Arrays out of files, with errors that say what to do; shared by the readers."""
+"""Reading and validation of arrays, shared by the readers."""
 
 import lzma
 import struct
@@ -27,18 +27,18 @@ DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What numpy, h5py, tarfile, zipfile and parsers of text raise over damaged files; not TypeError,
-AttributeError or NameError, which faults of this program raise."""
+"""Exceptions of numpy, h5py, tarfile, zipfile and text parsers for damaged files; not TypeError,
+AttributeError or NameError, which indicate bugs here."""
 
 
 @contextmanager
 def reading(path: Path, kind: str, origin: str = "") -> Iterator[None]:
-    """Turn what a missing, locked or damaged file raises into a DataError.
+    """Convert exceptions for a missing, inaccessible or damaged file into a DataError.
 
     Args:
         path: The file that the body of the ``with`` reads.
-        kind: What it should be, "npz file" for example.
-        origin: A sentence that says where to get the file.
+        kind: Kind of the file for messages, for example "npz file".
+        origin: A sentence on where to obtain the file.
     """
     try:
         yield
@@ -47,15 +47,16 @@ def reading(path: Path, kind: str, origin: str = "") -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist. {origin or 'Check the path.'}") from error
     except PermissionError as error:
-        raise DataError(f"{path} may not be read ({error}). Change its permissions.") from error
+        raise DataError(f"{path} cannot be read ({error}). Change its permissions.") from error
     except MemoryError as error:
         raise DataError(
-            f"{path} asks for more memory than there is ({error}). It is damaged, or too large."
+            f"There is not enough memory to read {path} ({error}). It is damaged or too large; "
+            "download or write it again, or split it."
         ) from error
     except DAMAGE as error:
         raise DataError(
-            f"{path} is not a readable {kind} ({error}). It is truncated, or of another kind; "
-            "download it again, or write it again where it came from."
+            f"{path} is not a readable {kind} ({error}). It is truncated or has a different "
+            "format; download it again, or write it again."
         ) from error
 
 
@@ -70,17 +71,17 @@ def npz_names(path: Path, origin: str = "") -> set[str]:
 
 
 def load_npz(path: Path, names: Sequence[str], origin: str = "") -> dict[str, NDArray[Any]]:
-    """Return some arrays of an npz file, which must all be there and hold numbers.
+    """Return arrays of an npz file, which must all exist and be numeric.
 
     Raises:
-        DataError: As for :func:`reading`, or an array is missing or holds no numbers.
+        DataError: As for :func:`reading`, or an array is missing or not numeric.
     """
     present = npz_names(path, origin)
     missing = [name for name in names if name not in present]
     if missing:
         raise DataError(
-            f"{path} lacks the array(s) {', '.join(missing)}; it holds "
-            f"{', '.join(sorted(present)) or 'none'}. Rename its arrays, or convert it."
+            f"{path} lacks the array(s) {', '.join(missing)}; it contains "
+            f"{', '.join(sorted(present)) or 'none'}. Rename its arrays, or convert the file."
         )
     with reading(path, "npz file", origin), np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in names}
@@ -89,32 +90,34 @@ def load_npz(path: Path, names: Sequence[str], origin: str = "") -> dict[str, ND
 
 
 def check_numeric(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Raise a DataError if an array holds text, truth values, complex numbers or objects."""
+    """Raise a DataError if an array has a string, boolean, complex or object dtype."""
     for name, array in arrays.items():
         if array.dtype.kind not in "iuf":
-            raise DataError(f"{path}: {name} holds {array.dtype}, not numbers. Convert the file.")
+            raise DataError(
+                f"{path}: {name} has dtype {array.dtype}, which is not numeric. Convert the file."
+            )
 
 
 def check_shapes(
     path: Path, arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raise a DataError that names every array whose shape is not the expected one."""
+    """Raise a DataError that lists all arrays with unexpected shapes."""
     wrong = [
-        f"{name} is {arrays[name].shape}, not {shape}"
+        f"{name} has shape {arrays[name].shape}, not {shape}"
         for name, shape in expected.items()
         if arrays[name].shape != shape
     ]
     if wrong:
         raise DataError(
-            f"{path}: the arrays do not fit together: {'; '.join(wrong)}. Write the file again "
-            "from its source."
+            f"{path}: the arrays have inconsistent shapes: {'; '.join(wrong)}. Write the file "
+            "again from its source."
         )
 
 
 def whole_numbers(path: Path, name: str, array: NDArray[Any]) -> NDArray[np.int64]:
-    """Return an array as integers, or raise a DataError if it holds fractions, NaN or infinity."""
+    """Return an array as integers, or raise a DataError for fractions, NaN or infinity."""
     if not np.isfinite(array).all() or np.any(array != np.floor(array)):
-        raise DataError(f"{path}: {name} holds values that are not whole. Correct the file.")
+        raise DataError(f"{path}: {name} contains non-integer values. Correct the file.")
     return array.astype(np.int64)
 
 
@@ -124,7 +127,7 @@ def flat_starts(
     by_frame: Sequence[str],
     vectors: Sequence[str],
 ) -> NDArray[np.int64]:
-    """Return the (frames + 1) first rows of structures stored flat, and check their arrays.
+    """Check flat arrays of structures and return the (frames + 1) row offsets of the frames.
 
     Args:
         path: The file, for messages.
@@ -133,14 +136,14 @@ def flat_starts(
         vectors: Names of arrays of shape (atoms, 3).
 
     Raises:
-        DataError: There are no frames, one has no atoms, or shapes and sum(N) do not agree.
+        DataError: There are no frames, a frame has no atoms, or shapes are inconsistent with
+            sum(N).
     """
     sizes = whole_numbers(path, "N", arrays["N"])
     if sizes.ndim != 1 or len(sizes) == 0 or sizes.min() < 1:
         raise DataError(
-            f"{path}: N has the shape {sizes.shape} and the smallest value "
-            f"{sizes.min(initial=0)}. It must hold the number of atoms of each frame, at least 1, "
-            "for at least one frame."
+            f"{path}: N has shape {sizes.shape} and minimum {sizes.min(initial=0)}. It must "
+            "contain the number of atoms of each frame, at least 1, for at least one frame."
         )
     atoms = int(sizes.sum())
     expected = {name: (len(sizes),) for name in by_frame} | {"Z": (atoms,)}

@@ -1,4 +1,4 @@
-"""Total charges and spins that files tell of, which no model here takes into account."""
+"""Warnings about total charges and spins in files, which the models cannot distinguish."""
 
 import logging
 from collections import Counter
@@ -13,14 +13,14 @@ KEYS = {
     "total charges": ("charge", "total_charge", "Charge"),
     "spins": ("spin", "multiplicity", "spin_multiplicity", "total_spin"),
 }
-"""Entries of ``atoms.info`` under which the field keeps them."""
+"""Usual names in ``atoms.info``."""
 
 
 def warn_of_mixed_states(source: str, images: Sequence[Atoms]) -> None:
-    """Warn where one composition comes with several total charges or spins.
+    """Warn if one composition occurs with several total charges or spins.
 
-    A model sees elements and positions alone: an ion and its molecule are one structure with two
-    energies to it.
+    A model reads only elements and positions, so an ion and its neutral molecule would be the same
+    structure with two energies.
     """
     formulas = [atoms.get_chemical_formula() for atoms in images]
     for what, names in KEYS.items():
@@ -34,7 +34,7 @@ def warn_of_mixed_states(source: str, images: Sequence[Atoms]) -> None:
                 if formula == mixed[0]
             )
             logger.warning(
-                "%s: %s of %s differ: %s. A model cannot tell them apart; train on one of them.",
+                "%s: %s of %s differ: %s. A model cannot tell them apart; train on one state only.",
                 source,
                 what,
                 mixed[0],
@@ -43,7 +43,7 @@ def warn_of_mixed_states(source: str, images: Sequence[Atoms]) -> None:
 
 
 def _state(atoms: Atoms, names: Sequence[str]) -> Hashable:
-    """Return the entry of a structure under one of the names, None where it has none."""
+    """Return the entry of a structure under one of the names, or None."""
     for name in names:
         value = atoms.info.get(name)
         if value is not None and np.ndim(value) == 0:

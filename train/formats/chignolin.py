@@ -1,9 +1,8 @@
-"""Reader of the Chignolin npz file: one mini-protein of 166 atoms in many conformations.
+"""Reader of the Chignolin npz file: conformations of a mini-protein of 166 atoms.
 
-Keys of the file: N (frames) numbers of atoms, R (atoms, 3) in Å, Z (atoms), E (frames) in Hartree
-and F (atoms, 3), the energy gradient in Hartree/Bohr, so that forces are −F. The set comes with
-ViSNet (Wang et al. 2024, doi.org/10.1038/s41467-023-43720-2). Units are converted here and nowhere
-else.
+Keys: N (frames) numbers of atoms, R (atoms, 3) in Å, Z (atoms), E (frames) in Hartree and F
+(atoms, 3), the energy gradient in Hartree/Bohr, so forces are −F. The set was published with ViSNet
+(Wang et al. 2024, doi.org/10.1038/s41467-023-43720-2).
 """
 
 from collections.abc import Mapping
@@ -24,25 +23,25 @@ SELF_ENERGIES: Mapping[int, float] = {
     8: -75.0321126521 * HARTREE,
     16: -398.063946327 * HARTREE,
 }
-"""Energies of single atoms in eV, by atomic number, at the level of the DFT labels of the set.
+"""Energies of single atoms in eV, by atomic number, at the DFT level of the labels.
 
-The reader keeps total energies: training fits reference energies by least squares, whatever the
-level of the labels. Subtract these to compare with energies that others have published.
+The reader returns total energies, and training fits its own reference energies. Subtract these to
+compare with published energies.
 """
 
 
 def read_chignolin(path: str | Path, check_units: bool = True) -> Frames:
-    """Read a file in the layout of the Chignolin set, of any molecules.
+    """Read a file in the layout of the Chignolin set, for any molecules.
 
     Args:
         path: The npz file.
-        check_units: Refuse energies and forces that are not credible in the format's units.
+        check_units: Reject energies and forces that are implausible in the units of the format.
 
     Returns:
         Frames with total energies in eV and forces in eV/Å.
 
     Raises:
-        DataError: The file is missing, damaged, lacks keys, or its arrays do not fit together.
+        DataError: The file is missing or damaged, lacks keys, or has inconsistent arrays.
     """
     path = expanded(path)
     arrays = load_npz(path, ("N", "Z", "R", "E", "F"))

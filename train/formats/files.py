@@ -1,6 +1,6 @@
-"""Reader of everything that ASE reads: extended XYZ, trajectories, databases, outputs of codes.
+"""Reader of all formats supported by ASE: extended XYZ, trajectories, databases, outputs of codes.
 
-ASE means eV and Å, and many who write its files do not: the units are arguments.
+ASE assumes eV and Å, but many files use other units, which can be given as arguments.
 """
 
 import logging
@@ -31,8 +31,8 @@ from .label_names import (
 )
 
 MAX_DISAGREEMENT = 0.01
-"""Share of the largest component by which stress and virial of a frame may differ; files hold as
-little as three digits."""
+"""Tolerance for the difference of stress and virial of a frame, relative to the largest component;
+some files contain only three digits."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,28 +46,28 @@ def read_ase(
 ) -> Frames:
     """Read all structures of a file with ``ase.io``.
 
-    Energies, forces and stress come from the calculator's results, as ASE stores them, or else from
-    ``atoms.info``, ``atoms.arrays`` and the columns and data of a database, under the names that
-    are given, or else those of ENERGY_NAMES and FORCE_NAMES. Frames with a virial and no stress get
-    theirs as −virial / volume. Forces are read as they are, also on atoms that ASE constrains.
-    Stress and virial may be 3 × 3, nine numbers, or xx, yy, zz, yz, xz, xy.
+    Energies, forces and stress are taken from the results of the stored calculator, or else from
+    ``atoms.info``, ``atoms.arrays`` and the columns and data of a database, with the given names or
+    those of ENERGY_NAMES and FORCE_NAMES. For frames with a virial but no stress, the stress is
+    −virial / volume. Forces are read unmodified, also for atoms with constraints. Stress and virial
+    can be 3 × 3, nine numbers, or xx, yy, zz, yz, xz, xy.
 
     Args:
         path: The file; sizes, compositions and cells may differ between frames.
         energy_unit: Unit of the energies, a key of ENERGY_UNITS.
         length_unit: Unit of positions and cells, a key of LENGTH_UNITS. Forces are in energy_unit /
             length_unit, stress in energy_unit / length_unit³, virials in energy_unit.
-        check_units: Refuse energies and forces that are not credible in eV and eV/Å.
-        keys: Names of the labels; where stress or virial is named, the other is read only if named.
+        check_units: Reject energies and forces that are implausible in eV and eV/Å.
+        keys: Names of the labels; if stress or virial is named, the other is read only if named.
 
     Returns:
-        Frames in eV and Å; forces and stress where the file has them and NaN in frames without,
-        cells where it is periodic, config_types where there are any in ``atoms.info``.
+        Frames in eV and Å; forces and stress if the file has them, with NaN for frames without;
+        cells if any frame is periodic; config_types if there are any in ``atoms.info``.
 
     Raises:
-        DataError: A unit is unknown, or the file is missing, damaged or empty, or lacks a label
-            that is named, energies on any frame, the cell of a periodic direction, or the volume to
-            which a virial belongs, or its stress and virial disagree.
+        DataError: A unit is unknown; the file is missing, damaged or empty; a named label, the
+            energy of a frame, the cell of a periodic direction or the volume for a virial is
+            missing; or stress and virial disagree.
     """
     path = expanded(path)
     energy = factor(energy_unit, ENERGY_UNITS, "energy_unit")
@@ -95,13 +95,13 @@ def read_ase(
 
 
 def _read_images(path: Path) -> list[Atoms]:
-    """Return the structures of a file, at least one and none without atoms."""
+    """Return the structures of a file; raise a DataError if there are none or one is empty."""
     if not path.exists():
         raise DataError(f"{path} does not exist. Check the path.")
     with reading_by_ase(path, DataError):
         images = list(_images(path))
     if not images:
-        raise DataError(f"{path} holds no structures. Write it again where it came from.")
+        raise DataError(f"{path} contains no structures. Check how the file was written.")
     empty = [f for f, atoms in enumerate(images) if len(atoms) == 0]
     if empty:
         raise DataError(f"{path}: {_listed(empty)} without atoms. Remove them.")
@@ -109,7 +109,7 @@ def _read_images(path: Path) -> list[Atoms]:
 
 
 def _images(path: Path) -> Iterator[Atoms]:
-    """Yield the structures of a file; those of databases with what users add to a row."""
+    """Yield the structures of a file, including key-value pairs and data of database rows."""
     if not is_xyz(path) and filetype(str(path)) in ("db", "json"):
         with ase.db.connect(path) as database:
             for row in database.select():
@@ -119,7 +119,7 @@ def _images(path: Path) -> Iterator[Atoms]:
 
 
 def _labels(atoms: Atoms) -> dict[str, Any]:
-    """Return all that a structure is labelled with; what a calculator has stored comes first."""
+    """Return all labels of a structure; results of a calculator take precedence."""
     results = getattr(atoms.calc, "results", {})
     rows = {**atoms.info.get("data", {}), **atoms.info.get("key_value_pairs", {})}
     labels = {**atoms.arrays, **rows, **atoms.info, **results}
@@ -127,12 +127,12 @@ def _labels(atoms: Atoms) -> dict[str, Any]:
 
 
 def _choose(path: Path, names: Sequence[str], labels: Sequence[Mapping[str, Any]]) -> str:
-    """Return the first of the names that any frame has, or an empty string."""
+    """Return the first name that occurs in any frame, or an empty string."""
     present = [name for name in names if any(name in label for label in labels)]
     if len(present) > 1:
         logger.warning(
-            "%s holds %s; %s is read. To read another, name it with data.energy_key, "
-            "data.forces_key, data.stress_key or data.virial_key.",
+            "%s contains %s; %s is read. To read another, set data.energy_key, data.forces_key, "
+            "data.stress_key or data.virial_key.",
             path,
             " and ".join(present),
             present[0],
@@ -143,17 +143,17 @@ def _choose(path: Path, names: Sequence[str], labels: Sequence[Mapping[str, Any]
 def _check_keys(
     path: Path, keys: LabelKeys, images: Sequence[Atoms], labels: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Raise a DataError if no frame has a label under the name that is given for it."""
+    """Raise a DataError if no frame has a label with the given name."""
     for kind, name in keys._asdict().items():
         if name and not any(name in label for label in labels):
             raise DataError(
-                f"{path}: {kind}_key is {name!r}, and no frame holds that. "
+                f"{path}: {kind}_key is {name!r}, but no frame contains it. "
                 f"{advice(kind, numeric_entries(images))}"
             )
 
 
 def _config_types(labels: Sequence[Mapping[str, Any]]) -> NDArray[np.character] | None:
-    """Return config_type (frames), empty for a frame without; None if no frame has it."""
+    """Return config_type (frames), empty for frames without; None if no frame has one."""
     if not any("config_type" in label for label in labels):
         return None
     return np.array([str(label.get("config_type", "")) for label in labels])
@@ -172,14 +172,14 @@ def _energies(
     if missing:
         entries = numeric_entries(images[f] for f in missing)
         raise DataError(
-            f"{path}: {_listed(missing)} without {name or 'energy'}, sought in the results of a "
-            f"calculator and in atoms.info as {name or ', '.join(names)}. Label them "
-            'all under one name, for example atoms.info["energy"] = value, or remove them. '
+            f"{path}: {_listed(missing)} without {name or 'energy'}, in the results of a "
+            f"calculator and in atoms.info (names: {name or ', '.join(names)}). Label all frames "
+            'with one name, for example atoms.info["energy"] = value, or remove them. '
             f"{advice('energy', entries)}"
         )
     if keys.forces and not keys.energy:
         _warn_of_two(path, name, keys.forces)
-    # Some calculators store an array of one number.
+    # Some calculators store an array with one number.
     values = [np.squeeze(label[name]) for label in labels]
     return np.array([_numeric(path, f, name, value, ()) for f, value in enumerate(values)])
 
@@ -190,7 +190,7 @@ def _forces(
     labels: Sequence[Mapping[str, Any]],
     keys: LabelKeys,
 ) -> NDArray[np.float64] | None:
-    """Return the forces (atoms, 3) in the unit of the file, NaN in frames without, or None."""
+    """Return the forces (atoms, 3) in the unit of the file, NaN for frames without, or None."""
     name = _choose(path, (keys.forces,) if keys.forces else FORCE_NAMES, labels)
     if not name:
         _suggest(path, "forces", images)
@@ -208,9 +208,9 @@ def _forces(
 
 
 def _warn_of_two(path: Path, energies: str, forces: str) -> None:
-    """Warn where one of energies and forces is named, and the other may be of another method."""
+    """Warn if only one of energies and forces is named; the other may be from another method."""
     logger.warning(
-        "%s: energies are read from %s and forces from %s. If they are not of one method, give "
+        "%s: energies are read from %s and forces from %s. If they are from different methods, set "
         "both data.energy_key and data.forces_key.",
         path,
         energies,
@@ -219,12 +219,12 @@ def _warn_of_two(path: Path, energies: str, forces: str) -> None:
 
 
 def _suggest(path: Path, kind: str, images: Sequence[Atoms]) -> None:
-    """Warn where a label is not found and something in the file looks like it."""
+    """Warn if a label is not found but the file contains a similar name."""
     likely = candidates(kind, numeric_entries(images))
     if likely:
         names = ", ".join(map(str, likely))
         logger.warning(
-            "%s: no %s under the usual names. It holds %s; to read it, %s.",
+            "%s: no %s under the usual names. The file contains %s; to read it, %s.",
             path,
             kind,
             names,
@@ -255,8 +255,8 @@ def _stress(
         f = int(bad[0])
         raise DataError(
             f"{path}: {_listed(bad.tolist())} whose stress is not −virial / volume; xx of frame "
-            f"{f} is {stress[f, 0, 0]:.4g}, and {by_virial[f, 0, 0]:.4g} by the virial. Remove the "
-            "one that is wrong, in its sign or unit, from the file."
+            f"{f} is {stress[f, 0, 0]:.4g}, but {by_virial[f, 0, 0]:.4g} from the virial. Remove "
+            "the one with the wrong sign or unit from the file."
         )
     return np.where(np.isnan(stress), by_virial, stress)
 
@@ -264,14 +264,14 @@ def _stress(
 def _stress_of_virial(
     path: Path, images: Sequence[Atoms], virial: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return −virial / volume (frames, 3, 3), NaN for molecules, whose virial means nothing."""
+    """Return −virial / volume (frames, 3, 3), NaN for molecules."""
     periodic = np.array([atoms.pbc.any() for atoms in images])
     volumes = np.array([abs(np.linalg.det(atoms.cell.array)) for atoms in images])
     flat = np.flatnonzero(periodic & (volumes == 0) & ~np.isnan(virial).any((1, 2)))
     if len(flat):
         raise DataError(
-            f"{path}: {_listed(flat.tolist())} with a virial but without the volume to make a "
-            "stress of it. Give three cell vectors, or remove the virial."
+            f"{path}: {_listed(flat.tolist())} with a virial but without a cell volume to convert "
+            "it to a stress. Set three cell vectors, or remove the virial."
         )
     stress: NDArray[np.float64] = np.full_like(virial, np.nan)
     stress[periodic] = -virial[periodic] / np.maximum(volumes[periodic], 1e-300)[:, None, None]
@@ -281,7 +281,7 @@ def _stress_of_virial(
 def _tensors(
     path: Path, names: Sequence[str], labels: Sequence[Mapping[str, Any]]
 ) -> NDArray[np.float64] | None:
-    """Return the tensor (frames, 3, 3) that any frame has under one of the names, NaN without."""
+    """Return the tensor (frames, 3, 3) with one of the names, NaN for frames without; or None."""
     name = _choose(path, names, labels)
     if not name:
         return None
@@ -294,8 +294,8 @@ def _tensors(
 
 
 def _tensor(path: Path, frame: int, name: str, value: Any) -> NDArray[np.float64]:
-    """Return a symmetric tensor (3, 3) from that, its nine numbers or Voigt's six components."""
-    if np.shape(value) == (9,):  # ASE makes matrices only of what is called stress or virial
+    """Return a tensor (3, 3) from a matrix, nine numbers or six Voigt components."""
+    if np.shape(value) == (9,):  # ASE reshapes only entries named stress or virial
         return _numeric(path, frame, name, value, (9,)).reshape(3, 3)
     if np.shape(value) != (6,):
         return _numeric(path, frame, name, value, (3, 3))
@@ -312,8 +312,8 @@ def _numeric(
     array = np.asarray(value)
     if array.dtype.kind not in "iuf" or array.shape != shape:
         raise DataError(
-            f"{path}: {name} of frame {frame} is of type {array.dtype} and shape {array.shape}; it "
-            f"must hold numbers of shape {shape}. Correct or remove the frame."
+            f"{path}: {name} of frame {frame} has dtype {array.dtype} and shape {array.shape}; it "
+            f"must be numeric with shape {shape}. Correct or remove the frame."
         )
     return array.astype(np.float64)
 
@@ -321,7 +321,7 @@ def _numeric(
 def _periodicity(
     path: Path, images: Sequence[Atoms]
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.bool_] | None]:
-    """Return cells (frames, 3, 3) in the unit of the file and pbc (frames, 3), or None twice."""
+    """Return cells (frames, 3, 3) in the unit of the file and pbc (frames, 3), or None for both."""
     pbc = np.stack([atoms.pbc for atoms in images])
     if not pbc.any():
         return None, None
@@ -337,5 +337,5 @@ def _periodicity(
 
 
 def _listed(frames: Sequence[int]) -> str:
-    """Return the number of frames and the first of them, in words."""
-    return f"there are {len(frames)} frame(s), the first {list(frames[:5])},"
+    """Return the number of frames and the indices of the first ones, for messages."""
+    return f"{len(frames)} frame(s) (first: {list(frames[:5])})"

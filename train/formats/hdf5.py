@@ -1,8 +1,8 @@
-"""The project's own container of frames: HDF5, fast to read, units written beside the numbers.
+"""lkm-calc's HDF5 container of frames, with units.
 
-Datasets are named like the fields of Frames and carry the attribute ``units``; the file carries
-``format``, ``version`` and ``description``. Optional fields without labels are left out; forces and
-stress of a frame without are NaN. ``config_types``, texts without units, is optional too.
+Datasets are named like the fields of Frames and have the attribute ``units``; the file has the
+attributes ``format``, ``version`` and ``description``. Missing labels are omitted; forces and
+stress of single frames without labels are NaN. ``config_types``, strings without units, is optional.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ FORMAT = "lkm-frames"
 VERSION = 1
 
 _UNITLESS: Mapping[str, float] = {"1": 1.0}
-# A property that is no energy stays in its own unit.
+# Properties other than energies keep their units.
 _PROPERTY_UNITS = dict.fromkeys((t.unit for t in TARGETS.values() if t.unit != "eV"), 1.0)
 _UNITS: Mapping[str, Mapping[str, float]] = {
     "numbers": _UNITLESS,
@@ -45,35 +45,35 @@ _UNITS: Mapping[str, Mapping[str, float]] = {
     "pbc": _UNITLESS,
     "stress": STRESS_UNITS,
 }
-"""Units of each dataset that are read, with their factors; the first is written."""
+"""Supported units of each dataset with their factors; the first one is used for writing."""
 _REQUIRED = ("numbers", "positions", "energies", "starts")
 _TYPES = "config_types"
 
 
 def write_hdf5(frames: Frames, path: str | Path, description: str = "") -> None:
-    """Write frames to an HDF5 file that appears whole or not at all.
+    """Write frames to an HDF5 file, atomically.
 
     Args:
         frames: At least one frame.
-        path: Where to write; a file of that name is replaced.
-        description: Where the data come from, kept in the file.
+        path: Path of the file; an existing file is replaced.
+        description: Origin of the data, stored in the file.
 
     Raises:
-        DataError: There are no frames, or the unit is not one that Frames hold.
+        DataError: There are no frames, or their unit is not supported.
     """
     if len(frames) == 0:
         raise DataError(f"There are no frames to write to {path}.")
     if frames.energy_unit not in {"eV", *_PROPERTY_UNITS}:
         raise DataError(
-            f"energy_unit is {frames.energy_unit!r}; Frames hold eV, or the property of QM9 in one "
-            f"of {', '.join(_PROPERTY_UNITS)}. Convert the energies before."
+            f"energy_unit is {frames.energy_unit!r}; it must be eV, or for properties of QM9 one "
+            f"of {', '.join(_PROPERTY_UNITS)}. Convert the energies first."
         )
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(format=FORMAT, version=VERSION, description=description)
         for name, units in _UNITS.items():
             values = getattr(frames, name)
             if values is not None:
-                # gzip keeps a checksum of each chunk: a flipped bit is noticed on reading.
+                # gzip stores a checksum of each chunk, so damage is detected on reading.
                 dataset = file.create_dataset(name, data=values, compression="gzip", shuffle=True)
                 dataset.attrs["units"] = (
                     frames.energy_unit if name == "energies" else next(iter(units))
@@ -84,22 +84,22 @@ def write_hdf5(frames: Frames, path: str | Path, description: str = "") -> None:
 
 
 def read_hdf5(path: str | Path, check_units: bool = True, keys: LabelKeys = USUAL_KEYS) -> Frames:
-    """Read frames from a file of :func:`write_hdf5`, or of another program in the same layout.
+    """Read frames from a file written by :func:`write_hdf5` or in the same layout.
 
     Args:
         path: The file.
-        check_units: Refuse energies and forces that are not credible in eV and eV/Å.
-        keys: Names of the datasets of energies, forces and stress; empty for the usual ones.
+        check_units: Reject energies and forces that are implausible in eV and eV/Å.
+        keys: Names of the datasets of energies, forces and stress; empty for the usual names.
 
     Returns:
-        Frames in eV and Å, whatever units the file names.
+        Frames in eV and Å, converted from the units in the file.
 
     Raises:
-        DataError: The file is missing, damaged, or of another format or version; a dataset or its
-            units are missing or unknown, or the datasets do not fit together.
+        DataError: The file is missing, damaged, or has a different format or version; a dataset or
+            its units are missing or unknown, or the datasets are inconsistent.
     """
     path = expanded(path)
-    # Another program may have the file open, and some shared file systems know no locks.
+    # Another program may have the file open, and some shared file systems do not support locks.
     with reading(path, "HDF5 file"), h5py.File(path, "r", locking=False) as file:
         _check_header(path, file)
         present = _find_datasets(path, file, keys)
@@ -113,10 +113,10 @@ def read_hdf5(path: str | Path, check_units: bool = True, keys: LabelKeys = USUA
 
 
 def _find_datasets(path: Path, file: h5py.File, keys: LabelKeys) -> dict[str, str]:
-    """Return the names of the datasets that are there, by the fields of Frames.
+    """Return the names of the existing datasets, by field of Frames.
 
     Raises:
-        DataError: One that is required, or named, is missing.
+        DataError: A required dataset, or one given by a key, is missing.
     """
     given = {"energies": keys.energy, "forces": keys.forces, "stress": keys.stress}
     names = {name: given.get(name) or name for name in _UNITS}
@@ -124,51 +124,51 @@ def _find_datasets(path: Path, file: h5py.File, keys: LabelKeys) -> dict[str, st
     missing = [f for n, f in names.items() if n not in present and (n in _REQUIRED or n != f)]
     if missing:
         raise DataError(
-            f"{path} lacks the dataset(s) {', '.join(missing)}; it holds "
-            f"{', '.join(map(str, file)) or 'none'}. Write it again with write_hdf5, or name the "
-            "labels with --data.energy_key, --data.forces_key and --data.stress_key."
+            f"{path} lacks the dataset(s) {', '.join(missing)}; it contains "
+            f"{', '.join(map(str, file)) or 'none'}. Write it again with write_hdf5, or set "
+            "--data.energy_key, --data.forces_key and --data.stress_key."
         )
     return present
 
 
 def _config_types(path: Path, file: h5py.File, n_frames: int) -> NDArray[np.character] | None:
-    """Return config_type of each frame, or None if the file does not have it."""
+    """Return the config_type of each frame, or None if the file has none."""
     dataset = file.get(_TYPES)
     if not isinstance(dataset, h5py.Dataset):
         return None
     if h5py.check_string_dtype(dataset.dtype) is None or dataset.shape != (n_frames,):
         raise DataError(
-            f"{path}: {_TYPES} is of type {dataset.dtype} and shape {dataset.shape}; it must hold "
-            f"a text for each of {n_frames} frames. Correct or remove it."
+            f"{path}: {_TYPES} has dtype {dataset.dtype} and shape {dataset.shape}; it must "
+            f"contain a string for each of {n_frames} frames. Correct or remove it."
         )
     return np.array(dataset.asstr()[()].tolist(), dtype=np.str_)
 
 
 def _text(value: Any) -> str:
-    """Return an attribute as text; some programs write it as bytes of fixed length."""
+    """Return an attribute as a string; some programs write fixed-length bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _check_header(path: Path, file: h5py.File) -> None:
-    """Raise a DataError if the file is not of this format and version."""
+    """Raise a DataError if the format or version of the file is not supported."""
     found, version = _text(file.attrs.get("format", "")), file.attrs.get("version")
     if found != FORMAT:
         raise DataError(
-            f"{path} is an HDF5 file of the format {found!r}, not {FORMAT!r}. Convert it: read its "
+            f"{path} is an HDF5 file with format {found!r}, not {FORMAT!r}. Convert it: read its "
             "arrays, build Frames and write them with write_hdf5."
         )
     if version != VERSION:
         raise DataError(
-            f"{path} has the version {version} of {FORMAT}; this program reads {VERSION}. Update "
-            "lkm-calc, or write the file with the version of lkm-calc in use here."
+            f"{path} has version {version} of {FORMAT}; this lkm-calc reads version {VERSION}. "
+            "Update lkm-calc, or write the file again with this version."
         )
 
 
 def _check_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Raise a DataError if the datasets do not hold numbers of shapes that fit together."""
+    """Raise a DataError if the datasets are not numeric or have inconsistent shapes."""
     check_numeric(path, {name: a for name, a in arrays.items() if name != "pbc"})
     if ("cells" in arrays) != ("pbc" in arrays):
-        raise DataError(f"{path} holds one of cells and pbc; add the other, or remove both.")
+        raise DataError(f"{path} contains only one of cells and pbc; add the other or remove both.")
     atoms, frames = arrays["numbers"].size, arrays["energies"].size
     by_name = {
         "numbers": (atoms,),
@@ -184,8 +184,8 @@ def _check_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     starts = arrays["starts"]
     if frames == 0 or starts[0] != 0 or starts[-1] != atoms or np.any(np.diff(starts) < 1):
         raise DataError(
-            f"{path}: starts must rise from 0 to the number of atoms, {atoms}, with at least one "
-            f"frame; it holds {starts[:3].tolist()} … {starts[-1]}. Write the file again."
+            f"{path}: starts must increase from 0 to the number of atoms, {atoms}, with at least "
+            f"one frame; it is {starts[:3].tolist()} … {starts[-1]}. Write the file again."
         )
 
 
@@ -195,7 +195,7 @@ def _convert(
     units: Mapping[str, str],
     config_types: NDArray[np.character] | None,
 ) -> Frames:
-    """Return frames in eV and Å, of the types that Frames have."""
+    """Return frames in eV and Å, with the dtypes of Frames."""
     floats = {
         name: array.astype(np.float64)
         * factor(units[name], _UNITS[name], f"{path}: units of {name}")

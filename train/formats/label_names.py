@@ -1,4 +1,4 @@
-"""The names under which files keep their labels, and which of their numbers could be labels."""
+"""Names of labels in files, and suggestions which entries of a file could be labels."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 ENERGY_NAMES = ("energy", "Energy", "REF_energy", "total_energy", "free_energy")
-"""Where energies are sought, the first that any frame has; one name serves the whole file."""
+"""Default names of energies; the first one that occurs in any frame is used for the whole file."""
 FORCE_NAMES = ("forces", "force", "Forces", "REF_forces")
 """Names of forces, likewise."""
 STRESS_NAMES = ("stress", "REF_stress")
@@ -18,7 +18,7 @@ VIRIAL_NAMES = ("virial", "virials", "REF_virial", "REF_virials")
 
 
 class LabelKeys(NamedTuple):
-    """The names of the labels in a file; empty for those that are sought by default."""
+    """Names of the labels in a file; empty for the default names."""
 
     energy: str = ""
     forces: str = ""
@@ -27,56 +27,56 @@ class LabelKeys(NamedTuple):
 
     @property
     def stress_names(self) -> Sequence[str]:
-        """Where the stress is sought: not by default if the virial has been named."""
+        """Names to search for the stress; none by default if the virial is named."""
         return (self.stress,) if self.stress else () if self.virial else STRESS_NAMES
 
     @property
     def virial_names(self) -> Sequence[str]:
-        """Where the virial is sought: not by default if the stress has been named."""
+        """Names to search for the virial; none by default if the stress is named."""
         return (self.virial,) if self.virial else () if self.stress else VIRIAL_NAMES
 
     def given(self) -> dict[str, str]:
-        """Return those that are not empty, by the names of their options."""
+        """Return the non-empty names, by the name of their option."""
         return {f"{kind}_key": name for kind, name in self._asdict().items() if name}
 
 
 USUAL_KEYS = LabelKeys()
-"""Every label under one of its default names."""
+"""Default names for all labels."""
 
 
 class Entry(NamedTuple):
-    """A number or an array of numbers that frames of a file hold under one name."""
+    """A number or numeric array in the frames of a file."""
 
     place: str
-    """Where: "info", "arrays" or "results" (of a calculator)."""
+    """"info", "arrays" or "results" (of a calculator)."""
     name: str
     shape: str
-    """In words, "number" or "atoms × 3" for example."""
+    """Description, for example "number" or "atoms × 3"."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.shape})"
 
 
 _ASE_ARRAYS = ("numbers", "positions", "tags", "momenta", "masses")
-"""Arrays that ASE keeps itself, and that are never labels."""
+"""Arrays of ASE itself, which are never labels."""
 _SHAPES: Mapping[str, tuple[str, ...]] = {
     "energy": ("number",),
     "forces": ("atoms × 3", "3 × 3"),
     "stress": ("6", "9", "3 × 3"),
     "virial": ("6", "9", "3 × 3"),
 }
-"""Shapes that a label may have."""
+"""Possible shapes of labels."""
 _HINTS: Mapping[str, tuple[str, str]] = {
     "energy": ("energy", "e"),
     "forces": ("force", "f"),
     "stress": ("stress", ""),
     "virial": ("virial", ""),
 }
-"""What the name of a label contains, or is, in small letters."""
+"""Substring or full name, in lower case, by which a label is recognised."""
 
 
 def numeric_entries(images: Iterable[Atoms]) -> list[Entry]:
-    """Return what the frames of a file hold in numbers, each name once, in order of appearance."""
+    """Return the numeric entries of the frames of a file, each name once."""
     found: dict[tuple[str, str], Entry] = {}
     for atoms in images:
         for place, name, value in _values(atoms):
@@ -88,7 +88,7 @@ def numeric_entries(images: Iterable[Atoms]) -> list[Entry]:
 
 
 def _values(atoms: Atoms) -> Iterator[tuple[str, str, Any]]:
-    """Yield place, name and value of all that a structure holds; rows of databases as info."""
+    """Yield place, name and value of all entries of a structure; database rows count as info."""
     info = {k: v for k, v in atoms.info.items() if k not in ("data", "key_value_pairs")}
     rows = {**atoms.info.get("data", {}), **atoms.info.get("key_value_pairs", {})}
     arrays = {name: v for name, v in atoms.arrays.items() if name not in _ASE_ARRAYS}
@@ -98,22 +98,22 @@ def _values(atoms: Atoms) -> Iterator[tuple[str, str, Any]]:
 
 
 def _shape(array: NDArray[Any], n_atoms: int, per_atom: bool) -> str:
-    """Return the shape of an entry in words."""
+    """Return a description of the shape of an entry."""
     if array.size == 1 and not per_atom:
         return "number"
     sizes = [str(n) for n in array.shape]
     if array.shape and array.shape[0] == n_atoms and (per_atom or array.shape[1:] == (3,)):
-        # A row of a database may hold 3 × 3 of a molecule of three atoms, and mean a tensor.
+        # In a database, 3 × 3 numbers of a molecule with three atoms may be a tensor.
         sizes[0] = "atoms" if per_atom or n_atoms != 3 else "3"
     return " × ".join(sizes)
 
 
 def candidates(kind: str, entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries that by shape and name look like a label, the likeliest first.
+    """Return the entries whose shape and name resemble a label, the most likely first.
 
     Args:
         kind: "energy", "forces", "stress" or "virial".
-        entries: What the file holds.
+        entries: Entries of the file.
     """
     part, whole = _HINTS[kind]
     fitting = [
@@ -126,14 +126,14 @@ def candidates(kind: str, entries: Iterable[Entry]) -> list[Entry]:
 
 
 def option(kind: str, name: str) -> str:
-    """Say how to give the name of a label, in a configuration and to the other commands."""
-    return f"give --data.{kind}_key {name} (--{kind}-key of check-data and evaluate)"
+    """Return how to set the name of a label for fit and for the other commands."""
+    return f"set --data.{kind}_key {name} (--{kind}-key of check-data and evaluate)"
 
 
 def advice(kind: str, entries: Sequence[Entry]) -> str:
-    """Return sentences that list what a file holds, and tell which option names a label."""
+    """Return sentences that list the entries of a file and the option that selects a label."""
     if not entries:
-        return "There are no other numbers."
+        return "The file contains no other numbers."
     listed = [
         f"{place}: {', '.join(str(e) for e in entries if e.place == place)}"
         for place in ("info", "arrays", "results")
@@ -141,4 +141,4 @@ def advice(kind: str, entries: Sequence[Entry]) -> str:
     ]
     likely = candidates(kind, entries)
     name = likely[0].name if likely else "NAME"
-    return f"These numbers are there: {'; '.join(listed)}. If one is meant, {option(kind, name)}."
+    return f"The file contains {'; '.join(listed)}. To use one of them, {option(kind, name)}."

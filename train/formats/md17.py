@@ -2,7 +2,7 @@
 
 MD17: Chmiela et al. 2017 (keys z, R, E, F). Revised MD17: Christensen and von Lilienfeld 2020
 (nuclear_charges, coords, energies, forces, and old_energies and old_forces with the original MD17
-labels of the same frames). Both hold kcal/mol and kcal/mol/Å, converted here and nowhere else.
+labels of the same frames). Both are in kcal/mol and kcal/mol/Å.
 """
 
 from pathlib import Path
@@ -36,19 +36,19 @@ def read_md17(
     """Read an MD17 or rMD17 npz file.
 
     Args:
-        path: The file; which of the two it is shows in its keys.
-        labels: "revised" or, of an rMD17 file, the "original" MD17 labels it also holds. An MD17
-            file holds only these and is read either way.
-        check_units: Refuse energies and forces that are not credible in their units.
-        energy_unit: Of own files in this layout, which may have another.
-        length_unit: Likewise.
-        label_keys: Names of energies and forces, where they are not those of either layout.
+        path: The file; the layout is detected from its keys.
+        labels: "revised", or "original" for the MD17 labels in an rMD17 file. MD17 files contain
+            only the latter and ignore this option.
+        check_units: Reject energies and forces that are implausible in their units.
+        energy_unit: Unit of energies, for custom files in this layout.
+        length_unit: Unit of lengths, likewise.
+        label_keys: Names of energies and forces, if they differ from those of the layouts.
 
     Returns:
         Frames in eV and eV/Å.
 
     Raises:
-        DataError: The file is missing, damaged, lacks keys, or its arrays do not fit together.
+        DataError: The file is missing or damaged, lacks keys, or has inconsistent arrays.
     """
     path = expanded(path)
     if labels not in ("revised", "original"):
@@ -73,7 +73,7 @@ def _load_arrays(
 ) -> tuple[tuple[str, str, str, str], list[NDArray[np.generic]]]:
     """Return the names and the arrays of numbers, positions, energies and forces."""
     origin = (
-        "Revised MD17 is at doi.org/10.6084/m9.figshare.12672038, MD17 at "
+        "Revised MD17 is available at doi.org/10.6084/m9.figshare.12672038, MD17 at "
         "quantum-machine.org/gdml/data/npz."
     )
     keys = _find_keys(npz_names(path, origin), labels, path, label_keys)
@@ -84,7 +84,7 @@ def _load_arrays(
 def _find_keys(
     present: set[str], labels: Labels, path: Path, label_keys: LabelKeys
 ) -> tuple[str, str, str, str]:
-    """Return the four array names of the layout that the file has, labels as they are named."""
+    """Return the names of the four arrays in the layout of the file, with custom label names."""
     usual = (_RMD17 if labels == "revised" else _RMD17_ORIGINAL, _MD17)
     layouts = [
         (numbers, positions, label_keys.energy or energies, label_keys.forces or forces)
@@ -94,9 +94,9 @@ def _find_keys(
         if present.issuperset(keys):
             return keys
     raise DataError(
-        f"{path} holds the arrays {', '.join(sorted(present)) or 'none'}. An rMD17 file must hold "
-        f"{', '.join(layouts[0])}; an MD17 file {', '.join(layouts[1])}. Rename its arrays, or "
-        "convert it, or name energies and forces with --data.energy_key and --data.forces_key."
+        f"{path} contains the arrays {', '.join(sorted(present)) or 'none'}. An rMD17 file must "
+        f"contain {', '.join(layouts[0])}; an MD17 file {', '.join(layouts[1])}. Rename its "
+        "arrays, convert it, or set --data.energy_key and --data.forces_key."
     )
 
 
@@ -120,6 +120,6 @@ def _check_shapes(
     ):
         found = ", ".join(f"{k} {a.shape}" for k, a in zip(keys, arrays, strict=True))
         raise DataError(
-            f"{path}: the arrays do not fit together: {found}. For M frames of N atoms they must "
-            "be (N,), (M, N, 3), (M,) and (M, N, 3), with M and N at least 1."
+            f"{path}: the arrays have inconsistent shapes: {found}. For M frames of N atoms they "
+            "must be (N,), (M, N, 3), (M,) and (M, N, 3), with M and N at least 1."
         )

@@ -1,9 +1,9 @@
 """Reader of QM9: 130,831 molecules with twelve properties (Ramakrishnan et al. 2014).
 
-Keys of the npz file, by molecule: N (number of atoms), mu, alpha, homo, lumo, gap, r2, zpve, U0, U,
-H, G and Cv; by atom and flat: Z and R. Energies in Hartree, lengths in Å, dipoles in Debye,
-polarisabilities in bohr³, extents in bohr², heat capacities in cal/mol/K. The original files of
-doi.org/10.6084/m9.figshare.c.978904 become such a file with :func:`pack_qm9`.
+Keys of the npz file, per molecule: N (number of atoms), mu, alpha, homo, lumo, gap, r2, zpve, U0,
+U, H, G and Cv; per atom, flat: Z and R. Energies are in Hartree, lengths in Å, dipoles in Debye,
+polarisabilities in bohr³, extents in bohr², heat capacities in cal/mol/K. :func:`pack_qm9` converts
+the original files of doi.org/10.6084/m9.figshare.c.978904.
 """
 
 import tarfile
@@ -25,9 +25,9 @@ class Target(NamedTuple):
     """A property of QM9."""
 
     unit: str
-    """The customary unit, in which it is read."""
+    """The usual unit, in which it is returned."""
     factor: float
-    """That unit from the one in the file."""
+    """Conversion factor from the unit in the file."""
 
 
 TARGETS: Mapping[str, Target] = {
@@ -56,11 +56,11 @@ def read_qm9(path: str | Path, target: str = "U0") -> Frames:
         target: A key of TARGETS.
 
     Returns:
-        Frames whose ``energies`` hold the property in its customary unit, without forces.
+        Frames whose ``energies`` are the property in its usual unit, without forces.
 
     Raises:
-        DataError: The target is unknown, or the file is missing, damaged, lacks keys, or its arrays
-            do not fit together.
+        DataError: The target is unknown, or the file is missing or damaged, lacks keys, or has
+            inconsistent arrays.
     """
     path = expanded(path)
     if target not in TARGETS:
@@ -79,7 +79,7 @@ def read_qm9(path: str | Path, target: str = "U0") -> Frames:
 
 
 N_UNCHARACTERISED = 3054
-"""Molecules of QM9 whose geometries did not keep the bonds of the molecule that was meant."""
+"""Number of molecules in QM9 whose relaxed geometry is inconsistent with their bonds."""
 _PROPERTIES = ("A", "B", "C", *TARGETS)
 """Order of the numbers on the second line of an original file, after "gdb" and the index."""
 
@@ -99,7 +99,7 @@ def pack_qm9(archive: str | Path, uncharacterised: str | Path, path: str | Path)
     Args:
         archive: dsgdb9nsd.xyz.tar.bz2 with a small text file for each molecule.
         uncharacterised: uncharacterized.txt, the list of molecules to leave out.
-        path: Where to write.
+        path: Path of the npz file.
 
     Raises:
         DataError: A file is missing or damaged.
@@ -121,12 +121,12 @@ def pack_qm9(archive: str | Path, uncharacterised: str | Path, path: str | Path)
 
 
 def _excluded(text: str) -> set[int]:
-    """Return the indices in the list, between nine lines of heading and a closing line."""
+    """Return the indices in the list, which has nine header lines and a footer line."""
     indices = {int(line.split()[0]) for line in text.splitlines()[9:-1]}
     if len(indices) != N_UNCHARACTERISED:
         raise DataError(
-            f"The list of uncharacterised molecules holds {len(indices)}, not {N_UNCHARACTERISED}. "
-            "It is truncated, or another file; download it again."
+            f"The list of uncharacterised molecules contains {len(indices)} indices, not "
+            f"{N_UNCHARACTERISED}. It is truncated or a different file; download it again."
         )
     return indices
 
@@ -142,7 +142,7 @@ def _molecules(archive: Path) -> Iterator[_Molecule]:
 
 def _parse(text: str) -> _Molecule:
     """Read an original file: number of atoms, properties, then a line for each atom."""
-    # Mathematica wrote the small numbers: 6.2*^-6.
+    # Small numbers are in Mathematica notation: 6.2*^-6.
     lines = text.replace("*^", "e").splitlines()
     _, index, *properties = lines[1].split()
     atoms = [line.split() for line in lines[2 : 2 + int(lines[0])]]

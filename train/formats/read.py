@@ -1,4 +1,4 @@
-"""One door to all readers: a path in, frames in eV and Å out."""
+"""Reading of frames from files of any supported format."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,16 +21,16 @@ FORMATS: Mapping[str, str] = {
     "chignolin": "npz with flat arrays (N, Z, R, E, F)",
     "qm9": "npz of QM9 (N, Z, R, U0 and other properties)",
     "hdf5": "HDF5 file of lkm-calc (.h5, .hdf5)",
-    "ase": "all that ASE reads (.xyz, .extxyz, .traj, .db, .json, outputs of codes)",
+    "ase": "all formats of ASE (.xyz, .extxyz, .traj, .db, .json, outputs of codes)",
 }
-"""What is read, by the name of its format."""
+"""Descriptions of the supported formats."""
 
 _NPZ_KEYS: Mapping[str, tuple[set[str], ...]] = {
     "md17": ({"z", "R", "E", "F"}, {"nuclear_charges", "coords"}),
     "chignolin": ({"N", "Z", "R", "E", "F"},),
     "qm9": ({"N", "Z", "R", "U0"},),
 }
-"""Arrays by which the formats of npz files are told apart."""
+"""Arrays by which the formats of npz files are distinguished."""
 
 
 def read_frames(
@@ -47,27 +47,28 @@ def read_frames(
 
     Args:
         path: The file.
-        format: A key of FORMATS, or "auto" to tell by the name and, of npz files, the arrays.
-        labels: Of rMD17 only: the "revised" labels or the "original" ones of MD17.
-        target: Of QM9 only: the property to read.
-        energy_unit: Of files that ASE reads, and npz in the layout of MD17: the unit of their
-            energies; empty for eV and kcal/mol.
-        length_unit: Likewise of their lengths; empty for Å.
-        check_units: Refuse energies and forces that are not credible in the format's units.
-        keys: Names of the labels in files that ASE reads, in npz in the layout of MD17 (energies
-            and forces) and in HDF5 (not of a virial); empty for the usual ones.
+        format: A key of FORMATS, or "auto" to detect it from the suffix and, for npz files, the
+            names of the arrays.
+        labels: For rMD17 files: the "revised" or the "original" MD17 labels.
+        target: For QM9 files: the property to read.
+        energy_unit: Unit of energies, for files read by ASE and npz files in MD17 layout; empty for
+            eV and kcal/mol respectively.
+        length_unit: Unit of lengths, likewise; empty for Å.
+        check_units: Reject energies and forces that are implausible in the units of the format.
+        keys: Names of the labels, for files read by ASE, npz files in MD17 layout (energies and
+            forces) and HDF5 (all but the virial); empty for the usual names.
 
     Returns:
         Frames in eV and Å.
 
     Raises:
-        DataError: The file is missing or of an unknown kind, units or names of labels are given for
-            a format that fixes them, or the reader of the format refuses the file.
+        DataError: The file is missing or has an unknown format, units or label names are given for
+            a format in which they are fixed, or the reader rejects the file.
     """
     path = expanded(path)
     if not path.is_file():
-        found = "is no file" if path.exists() else "does not exist"
-        raise DataError(f"{path} {found}. Give the path of a data file.")
+        found = "is not a file" if path.exists() else "does not exist"
+        raise DataError(f"{path} {found}. Pass the path of a data file.")
     name = detect_format(path, keys) if format == "auto" else format
     if name not in FORMATS:
         raise DataError(f"format is {format!r}; choose one of auto, {', '.join(FORMATS)}.")
@@ -79,8 +80,8 @@ def read_frames(
         return read_md17(path, labels, check_units, *units, keys)
     if energy_unit or length_unit:
         raise DataError(
-            f"{path}: units are given (energy {energy_unit!r}, length {length_unit!r}), but the "
-            f"format {name!r} fixes its own. Leave both empty."
+            f"{path}: units are given (energy {energy_unit!r}, length {length_unit!r}), but they "
+            f"are fixed in the format {name!r}. Leave both empty."
         )
     match name:
         case "chignolin":
@@ -95,18 +96,18 @@ _NAMED: Mapping[str, tuple[str, ...]] = {
     "md17": ("energy_key", "forces_key"),
     "hdf5": ("energy_key", "forces_key", "stress_key"),
 }
-"""Labels that may have other names, by format; of those that ASE reads, all."""
+"""Labels that may have other names, by format; for files read by ASE all may."""
 
 
 def _check_keys(path: Path, format: str, keys: LabelKeys) -> None:
-    """Raise a DataError if a label is named that has one name in the format, or none."""
+    """Raise a DataError if a name is given for a label whose name is fixed in the format."""
     named = _NAMED.get(format, ())
     fixed = [f"{key} {name!r}" for key, name in keys.given().items() if key not in named]
     if fixed:
         choice = f"only {' and '.join(named)} can be given" if named else "leave them empty"
         raise DataError(
-            f"{path}: {', '.join(fixed)} is given, but the format {format!r} fixes what it is "
-            f"called; {choice}."
+            f"{path}: {', '.join(fixed)} is given, but the name is fixed in the format "
+            f"{format!r}; {choice}."
         )
 
 
@@ -115,10 +116,10 @@ def detect_format(path: Path, keys: LabelKeys = USUAL_KEYS) -> str:
 
     Args:
         path: The file.
-        keys: Names of the labels, by which the layout of MD17 is told as by its own.
+        keys: Names of the labels, also used to detect the MD17 layout.
 
     Raises:
-        DataError: The file is none of those that are read, or a damaged npz file.
+        DataError: The format is not supported, or the file is a damaged npz file.
     """
     if path.suffix.lower() == ".npz":
         return _npz_format(path, keys)
@@ -126,10 +127,10 @@ def detect_format(path: Path, keys: LabelKeys = USUAL_KEYS) -> str:
         return "hdf5"
     try:
         known = is_xyz(path) or filetype(str(path)) in ioformats
-    except (UnknownFileTypeError, OSError, EOFError):  # the last two of damaged archives
+    except (UnknownFileTypeError, OSError, EOFError):  # the last two for damaged archives
         known = False
     if not known:
-        raise DataError(f"{path} is of an unknown kind. These are read: {_choice()}.")
+        raise DataError(f"{path} has an unknown format. Supported formats: {_choice()}.")
     return "ase"
 
 
@@ -142,12 +143,12 @@ def _npz_format(path: Path, keys: LabelKeys) -> str:
         if any(present >= keys for keys in layouts):
             return name
     raise DataError(
-        f"{path} holds the arrays {', '.join(sorted(present)) or 'none'}, which is no layout that "
-        f"is known. These are read: {_choice()}. Rename its arrays, or convert it; in the layout "
-        "of MD17 other labels can be named with --data.energy_key and --data.forces_key."
+        f"{path} contains the arrays {', '.join(sorted(present)) or 'none'}, which is not a known "
+        f"layout. Supported formats: {_choice()}. Rename its arrays, or convert it; in the MD17 "
+        "layout other labels can be selected with --data.energy_key and --data.forces_key."
     )
 
 
 def _choice() -> str:
-    """Return the formats in words."""
+    """Return a description of the formats."""
     return "; ".join(f"{name}: {text}" for name, text in FORMATS.items())

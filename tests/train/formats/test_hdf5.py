@@ -113,7 +113,7 @@ def test_properties_keep_their_unit(tmp_path):
     found = read_hdf5(tmp_path / "a.h5")
     np.testing.assert_array_equal(found.energies, dipoles.energies)
     assert found.energy_unit == "Debye"
-    with pytest.raises(DataError, match="energy_unit is 'kcal/mol'; Frames hold eV"):
+    with pytest.raises(DataError, match="energy_unit is 'kcal/mol'; it must be eV"):
         write_hdf5(replace(dipoles, energy_unit="kcal/mol"), tmp_path / "b.h5")
 
 
@@ -143,26 +143,29 @@ def to_group(file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove("positions"), "lacks the dataset.*positions; it holds cells.*write_hdf5"),
+        (remove("positions"), "lacks the dataset.*positions; it contains cells.*write_hdf5"),
         (to_group, "lacks the dataset.*energies"),
         (remove("pbc"), "one of cells and pbc"),
-        (attribute("/", "version", 2), "has the version 2 of lkm-frames; this program reads 1"),
-        (attribute("/", "format", "other"), "of the format 'other', not 'lkm-frames'"),
-        (lambda file: file.attrs.__delitem__("format"), "of the format '', not"),
+        (
+            attribute("/", "version", 2),
+            "has version 2 of lkm-frames; this lkm-calc reads version 1",
+        ),
+        (attribute("/", "format", "other"), "with format 'other', not 'lkm-frames'"),
+        (lambda file: file.attrs.__delitem__("format"), "with format '', not"),
         (attribute("forces", "units", "eV/pm"), "units of forces is 'eV/pm'; choose one of eV/Å"),
         (attribute("energies", "units", ""), "units of energies is ''; choose one of eV"),
         (lambda f: f["positions"].attrs.__delitem__("units"), "units of positions is ''"),
-        (put("positions", np.zeros((4, 3))), r"positions is \(4, 3\), not \(5, 3\)"),
-        (put("forces", np.zeros((5, 2))), r"forces is \(5, 2\), not \(5, 3\)"),
-        (put("energies", np.zeros(3)), r"starts is \(3,\), not \(4,\)"),
-        (put("stress", np.zeros((2, 6))), r"stress is \(2, 6\), not \(2, 3, 3\)"),
-        (put("starts", [0, 2, 4]), "starts must rise from 0 to the number of atoms, 5"),
-        (put("starts", [1, 2, 5]), "starts must rise"),
-        (put("starts", [0, 0, 5]), "starts must rise"),
-        (put("starts", [0, 2.5, 5]), "starts holds values that are not whole"),
+        (put("positions", np.zeros((4, 3))), r"positions has shape \(4, 3\), not \(5, 3\)"),
+        (put("forces", np.zeros((5, 2))), r"forces has shape \(5, 2\), not \(5, 3\)"),
+        (put("energies", np.zeros(3)), r"starts has shape \(3,\), not \(4,\)"),
+        (put("stress", np.zeros((2, 6))), r"stress has shape \(2, 6\), not \(2, 3, 3\)"),
+        (put("starts", [0, 2, 4]), "starts must increase from 0 to the number of atoms, 5"),
+        (put("starts", [1, 2, 5]), "starts must increase"),
+        (put("starts", [0, 0, 5]), "starts must increase"),
+        (put("starts", [0, 2.5, 5]), "starts contains non-integer values"),
         (put("numbers", [1, 1, 14, 14, 0]), r"\[0\] are not atomic numbers"),
         (put("energies", [-31.0, np.nan]), r"energies hold NaN.*\[1\]"),
-        (put("energies", ["a", "b"]), "energies holds object, not numbers"),
+        (put("energies", ["a", "b"]), "energies has dtype object, which is not numeric"),
         (put("forces", np.full((5, 3), 1e4)), "root-mean-square force"),
     ],
 )

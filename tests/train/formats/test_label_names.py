@@ -79,7 +79,7 @@ def test_without_a_name_the_error_lists_the_numbers_and_the_option(tmp_path):
     with pytest.raises(DataError, match=rf"without energy.*{listed}.*--data.energy_key dft_energy"):
         read_ase(path)
     bare = written(tmp_path / "bare.extxyz", [molecule("H2O")])
-    with pytest.raises(DataError, match=r"without energy.*There are no other numbers\.$"):
+    with pytest.raises(DataError, match=r"without energy.*The file contains no other numbers\.$"):
         read_ase(bare)
 
 
@@ -87,7 +87,7 @@ def test_a_name_that_no_frame_has_is_an_error_that_lists_the_numbers(tmp_path):
     path = written(tmp_path / "a.extxyz", named())
     keys = LabelKeys("dft_energy", "dft_force")
     with pytest.raises(
-        DataError, match=r"forces_key is 'dft_force', and no frame.*--data.forces_key dft_forces \("
+        DataError, match=r"forces_key is 'dft_force', but no frame.*--data.forces_key dft_forces \("
     ):
         read_ase(path, keys=keys)
 
@@ -96,7 +96,7 @@ def test_forces_that_are_not_read_are_warned_of(tmp_path, caplog):
     path = written(tmp_path / "a.extxyz", named("energy", "F"))
     with caplog.at_level(logging.WARNING):
         assert read_ase(path).forces is None
-    told = "no forces under the usual names. It holds F (atoms × 3); to read it, give "
+    told = "no forces under the usual names. The file contains F (atoms × 3); to read it, set "
     assert told + "--data.forces_key F" in caplog.text
 
 
@@ -157,7 +157,8 @@ def test_a_named_stress_is_not_compared_with_the_usual_virial(tmp_path, caplog):
     assert "no stress under" not in caplog.text
     assert "no virial under the usual names" in caplog.text
     assert (
-        "It holds dft_virial (3 × 3); to read it, give --data.virial_key dft_virial" in caplog.text
+        "The file contains dft_virial (3 × 3); to read it, set --data.virial_key dft_virial"
+        in caplog.text
     )
 
 
@@ -185,7 +186,7 @@ def test_names_in_an_npz_of_the_layout_of_md17(tmp_path):
     path = write_npz(tmp_path / "a.npz", **theirs)
     frames = read_frames(path, keys=LabelKeys(energy="dft_E"))
     np.testing.assert_allclose(frames.energies, arrays["energies"] * KCAL_PER_MOL)
-    with pytest.raises(DataError, match="other labels can be named with --data.energy_key"):
+    with pytest.raises(DataError, match="other labels can be selected with --data.energy_key"):
         read_frames(path)
     revised = write_npz(tmp_path / "b.npz", **arrays)
     frames = read_frames(revised, keys=LabelKeys(energy="old_energies"))
@@ -207,7 +208,7 @@ def test_names_in_hdf5(tmp_path):
     np.testing.assert_allclose(frames.energies, expected.energies + 0.007, rtol=1e-12)
     with pytest.raises(DataError, match=r"lacks the dataset\(s\) dft.*xtb.*--data.forces_key"):
         read_frames(path, keys=LabelKeys(forces="dft"))
-    with pytest.raises(DataError, match="virial_key 'v' is given, but the format 'hdf5'"):
+    with pytest.raises(DataError, match="virial_key 'v' is given, but the name is fixed"):
         read_frames(path, keys=LabelKeys(virial="v"))
 
 

@@ -61,11 +61,11 @@ def test_genuine_file():
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({k: v for k, v in qm9_arrays().items() if k != "U0"}, "lacks the array.*U0; it holds"),
-        (changed("N", lambda a: a[:1]), "do not fit together"),
-        (changed("N", lambda a: a[::-1] + 1), r"Z is \(8,\), not \(10,\)"),
-        (changed("U0", lambda a: a[:1]), r"U0 is \(1,\), not \(2,\)"),
-        (changed("R", lambda a: a.ravel()), r"R is \(24,\), not \(8, 3\)"),
+        ({k: v for k, v in qm9_arrays().items() if k != "U0"}, "lacks the array.*U0; it contains"),
+        (changed("N", lambda a: a[:1]), "inconsistent shapes"),
+        (changed("N", lambda a: a[::-1] + 1), r"Z has shape \(8,\), not \(10,\)"),
+        (changed("U0", lambda a: a[:1]), r"U0 has shape \(1,\), not \(2,\)"),
+        (changed("R", lambda a: a.ravel()), r"R has shape \(24,\), not \(8, 3\)"),
         (changed("U0", lambda a: a * np.nan), r"energies hold NaN.*\[0, 1\]"),
         (changed("R", lambda a: np.full_like(a, np.inf)), "positions hold NaN or infinity"),
         (changed("Z", lambda a: a * 0), "are not atomic numbers"),
@@ -131,7 +131,7 @@ def test_original_files(tmp_path):
 
 def test_damaged_original_files(tmp_path):
     archive, listed = original_files(tmp_path, n_excluded=3000)
-    with pytest.raises(DataError, match="holds 3000, not 3054"):
+    with pytest.raises(DataError, match="contains 3000 indices, not 3054"):
         pack_qm9(archive, listed, tmp_path / "q.npz")
     archive, listed = original_files(tmp_path)
     archive.write_bytes(archive.read_bytes()[:-200])

@@ -265,7 +265,7 @@ def test_layers_are_not_judged_by_energies_that_are_not_fitted():
     table = {"data": {"train": "x.npz"}, "loss": {"lkm_teacher": "error"}}
     assert config_from_table(table).loss.lkm_teacher == "error"
     table["loss"]["energy"] = 0.0
-    with pytest.raises(ConfigError, match="loss.energy 0: layers cannot be judged"):
+    with pytest.raises(ConfigError, match="loss.energy is 0; this teacher needs"):
         config_from_table(table)
 
 
