@@ -120,15 +120,6 @@ class LKMTorchSimModel(ModelInterface):  # type: ignore[misc, unused-ignore]
                 results["energy"] = self.model(graph).energy
         return {name: value.to(state.dtype) for name, value in results.items()}
 
-<<<<<<< HEAD
-=======
-    def _computed(self, graph: Graph, stress: bool) -> EnergyForces:
-        """Return the results of a graph, using the kernel if there is one."""
-        if self._compiled is None:
-            return ordinary(self.model, graph, stress)
-        return self._compiled(_sorted(graph), stress)
-
->>>>>>> reference
 
 def _graph(
     state: SimState, cutoff: float, neighbor_list_fn: Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -176,11 +167,7 @@ def _graph(
 
 
 def _sorted(graph: Graph) -> Graph:
-<<<<<<< HEAD
     """Return the graph with its edges sorted by target."""
-=======
-    """Return the graph with its edges sorted by target, as kernels need them."""
->>>>>>> reference
     order = torch.argsort(graph.edge_index[1], stable=True)
     place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order)))
     return replace(

@@ -54,11 +54,7 @@ class Constants(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, values in self._exact.items():
             now = getattr(self, name)
-<<<<<<< HEAD
-            if now is not before[name]:  # captured work may read what has not changed
-=======
             if now is not before[name]:  # captured CUDA graphs may read unchanged buffers
->>>>>>> reference
                 setattr(self, name, values.to(now))
         return self
 

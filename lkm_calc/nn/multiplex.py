@@ -111,13 +111,8 @@ class MultiplexBasis(nn.Module):
         self.local_cutoff = local_cutoff
         self.num_spherical = num_spherical
         self.radial_wide = BesselBasis(num_radial, cutoff, envelope_exponent)
-<<<<<<< HEAD
-        # The local bases end early but keep the wavelengths of the global one: with waves squeezed
-        # into the short radius, networks overfit.
-=======
         # The local bases have a shorter cutoff but the wavelengths of the global basis; with
         # shorter wavelengths, networks overfit.
->>>>>>> reference
         self.radial_local = BesselBasis(num_radial, local_cutoff, envelope_exponent, cutoff)
         self.spherical = SphericalBesselBasis(
             num_spherical, num_spherical_radial, local_cutoff, envelope_exponent, cutoff
