@@ -35,7 +35,7 @@ FLOORS = {
     "rmd17-aspirin": (8.0, 20.0),
     "rmd17-azobenzene": (6.5, 19.0),
     "rmd17-benzene": (0.5, 3.0),
-    "rmd17-ethanol": (1.5, 7.0),
+    "rmd17-ethanol": (0.7, 4.2),
     "rmd17-malonaldehyde": (2.5, 12.0),
     "rmd17-naphthalene": (3.0, 10.0),
     "rmd17-paracetamol": (6.5, 21.0),
