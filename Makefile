@@ -12,7 +12,7 @@ PIP := python -m pip install --quiet --disable-pip-version-check -c constraints.
 
 help:
 	@echo "make demo         MD of aspirin with a bundled model (about a minute)"
-	@echo "make train-demo   train on the 500 frames that come along, then MD (a few minutes)"
+	@echo "make train-demo   train on the 500 frames that come along, then MD (about two minutes)"
 	@echo "make test         the tests"
 	@echo "make test-engines the tests, with torch-sim, OpenMM and i-PI (PYTHON=python3.12 or newer)"
 	@echo "make study-quick  every arm of the studies on LKM for a few steps (some minutes)"
@@ -36,7 +36,7 @@ demo: $(INSTALLED)
 train-demo: $(INSTALLED)
 	$(BIN)/lkm-train check-data md_examples/ethanol_gfn2.h5
 	$(BIN)/lkm-train fit ethanol-gfn2 --data md_examples/ethanol_gfn2.h5 --run.directory train-demo
-	$(BIN)/python md_examples/nve_ethanol.py --model train-demo/model.safetensors --ps 5 --output train-demo/md
+	$(BIN)/python md_examples/nve_ethanol.py --model train-demo/model.safetensors --ps 5 --compile --output train-demo/md
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4

@@ -8,6 +8,7 @@ eV, while their sum stays level within a few tenths of a meV per atom; the drift
 0.01 meV/atom/ps (half a picosecond, --quick, is too short to tell it).
 
     python md_examples/nve_ethanol.py             20 ps, about five minutes on one core
+    python md_examples/nve_ethanol.py --compile   the same with the C++ kernel, half a minute
     python md_examples/nve_ethanol.py --quick     0.5 ps
 """
 
@@ -35,6 +36,7 @@ parser.add_argument("--temperature", type=float, default=300.0, help="in K")
 parser.add_argument("--step", type=float, default=0.5, help="time step in fs")
 parser.add_argument("--seed", type=int, default=0, help="of the velocities")
 parser.add_argument("--output", type=Path, default=Path("runs/nve_ethanol"), help="folder")
+parser.add_argument("--compile", action="store_true", help="use the C++ kernel")
 parser.add_argument("--quick", action="store_true", help="0.5 ps")
 options = parser.parse_args()
 steps = round((0.5 if options.quick else options.ps) * 1000 / options.step)
@@ -43,7 +45,7 @@ options.output.mkdir(parents=True, exist_ok=True)
 # At the minimum all energy is kinetic, and half of it goes into the vibrations within 10 fs: with
 # the velocities of twice the temperature the molecule then has the one asked for.
 atoms = molecule("CH3CH2OH")
-atoms.calc = LKMCalculator(options.model, dtype="float64")
+atoms.calc = LKMCalculator(options.model, dtype="float64", compile=options.compile)
 if not BFGS(atoms, logfile=None).run(fmax=0.001, steps=500):
     raise SystemExit("The relaxation did not converge: is the model one for ethanol?")
 rng = np.random.default_rng(options.seed)
