@@ -50,9 +50,7 @@ def test_spread_of_a_committee(methane):
     models = [calibrated(0), calibrated(1)]
     guard = Guard(models, "stop")
     guard(methane, {"force_spread": np.array([0.39, 0, 0, 0, 0])})
-    with pytest.raises(
-        ExtrapolationError, match=r"atom 4 \(H\) is 0.41 eV/Å \(threshold 0.4\)"
-    ):
+    with pytest.raises(ExtrapolationError, match=r"atom 4 \(H\) is 0.41 eV/Å \(threshold 0.4\)"):
         guard(methane, {"force_spread": np.array([0.39, 0, 0, 0, 0.41])})
     guard = Guard(models, "stop", thresholds=Thresholds(force_spread=0.05))
     with pytest.raises(ExtrapolationError, match=r"atom 0 \(C\)"):
