@@ -332,7 +332,7 @@ def test_isolated_atoms_that_differ_are_refused_and_equal_ones_averaged(data, tm
         fit(configuration(path, tmp_path / "run"))
     report = diagnose(read_frames(path))
     assert report.faulty
-    assert "those of H, frames 0, 61, differ by 0.5 eV" in report_text(report, "x")
+    assert "energies of H (frames 0, 61) differ by 0.5 eV" in report_text(report, "x")
 
 
 def test_isolated_atoms_alone_are_refused(tmp_path):
@@ -411,12 +411,12 @@ def test_evaluate_and_fit_report_isolated_atoms_of_test_files_apart(data, tmp_pa
 def test_check_data_tells_of_isolated_atoms_and_of_those_by_another_method(data, tmp_path):
     report = diagnose(read_frames(data))
     text = report_text(report, "x")
-    assert "3 frame(s): H -13.6000, C -1030.2500, O -2041.5000 eV; other frames are bound" in text
+    assert "3 frame(s): H -13.6000, C -1030.2500, O -2041.5000 eV; binding energy of other" in text
     assert not report.faulty
     path = tmp_path / "wrong.extxyz"
     write(path, [*molecules(60), *(lone(z, e / 2) for z, e in LABELS.items())])
     text = report_text(diagnose(read_frames(path)), "x")
-    assert "FAULT  isolated atoms: other frames are bound by 23" in text
+    assert "the binding energy of other frames relative to them is 23" in text
 
 
 def test_finetuning_keeps_isolated_atoms_of_the_same_method_and_takes_new_ones(

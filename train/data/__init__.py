@@ -1,4 +1,4 @@
-"""Labelled frames in memory, their units and references, and the batches cut from them."""
+"""Labelled frames in memory, units, reference energies and batches."""
 
 from .config_types import check_config_types as check_config_types
 from .config_types import frame_weights as frame_weights

@@ -1,4 +1,4 @@
-"""Names of units in files, and the factors from them to eV and Å."""
+"""Units in files and their conversion factors to eV and Å."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -33,14 +33,14 @@ STRESS_UNITS: Mapping[str, float] = {
 
 
 def factor(unit: str, known: Mapping[str, float], name: str) -> float:
-    """Return the factor of a unit in a table, or raise a DataError naming the choice.
+    """Return the conversion factor of a unit, or raise a DataError that lists the known units.
 
     Args:
-        unit: The unit, Å written with either of its two code points.
+        unit: The unit; both Unicode characters for Å are accepted.
         known: Factors by unit.
-        name: What has the unit, for the message.
+        name: Name of the quantity or option, for the message.
     """
-    # The letter Å and the sign for ångström look alike and are different characters.
+    # The letter Å and the ångström sign are different characters.
     plain = unicodedata.normalize("NFC", unit)
     if plain not in known:
         raise DataError(f"{name} is {unit!r}; choose one of {', '.join(known)}.")

@@ -1,4 +1,4 @@
-"""The edges of single frames, periodic or not."""
+"""Edges of single frames, periodic or not."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from .frames import Frames
 
 
 class FrameEdges(NamedTuple):
-    """The neighbour list of a frame, atoms counted within it, and its geometry."""
+    """Neighbour list of a frame, with atom indices within the frame, and edge vectors."""
 
     edges: EdgeList
     vectors: NDArray[np.float64]
@@ -20,12 +20,12 @@ class FrameEdges(NamedTuple):
 
 
 def edges_of(frames: Frames, f: int, cutoff: float) -> FrameEdges:
-    """Return all pairs of a frame within the cutoff (Å), periodic images included.
+    """Return all pairs of a frame within the cutoff (Å), including periodic images.
 
-    Cell vectors that are zero in directions that do not repeat are completed.
+    Zero cell vectors in non-periodic directions are completed.
 
     Raises:
-        ValueError: The search cannot handle the structure.
+        ValueError: The neighbour search cannot handle the structure.
     """
     positions = frames.positions[frames.starts[f] : frames.starts[f + 1]]
     box, pbc = np.eye(3), np.zeros(3, dtype=bool)

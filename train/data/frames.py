@@ -1,4 +1,4 @@
-"""Labelled structures in memory, in eV and Å, and their split into training and validation."""
+"""Labelled structures in memory, in eV and Å, and the training/validation split."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,17 +13,17 @@ from lkm_calc.graph import edges_within
 from lkm_calc.nn import MAX_NUMBER
 
 LONE_BOX = 8.0
-"""Distance in Å of the images of an atom beyond which it is alone in a box, as plane-wave codes
-need it; no element's crystal has nearest neighbours farther apart than caesium's 5.3 Å."""
+"""Minimum distance in Å between images of an isolated atom in a periodic box, as plane-wave codes
+use it; the largest nearest-neighbour distance in a crystal of an element is 5.3 Å (caesium)."""
 
 
 class DataError(ValueError):
-    """A data file or its content cannot be used; the message says what to do."""
+    """A data file or its contents cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """Structures of any sizes, stored flat: atoms of frame f are rows starts[f] : starts[f+1]."""
+    """Structures of any size in flat arrays: atoms of frame f are rows starts[f] : starts[f+1]."""
 
     numbers: NDArray[np.int64]
     """(atoms) atomic numbers."""
@@ -32,19 +32,19 @@ class Frames:
     energies: NDArray[np.float64]
     """(frames) total energies in eV, or another property in its unit."""
     starts: NDArray[np.int64]
-    """(frames + 1) first row of each frame, and the end."""
+    """(frames + 1) first row of each frame, and the total number of rows."""
     forces: NDArray[np.float64] | None = None
-    """(atoms, 3) in eV/Å; None where there are no labels for them, NaN for a frame without."""
+    """(atoms, 3) in eV/Å; None without labels, NaN for single frames without."""
     cells: NDArray[np.float64] | None = None
-    """(frames, 3, 3) cell vectors as rows in Å; None where nothing is periodic."""
+    """(frames, 3, 3) cell vectors as rows in Å; None if no frame is periodic."""
     pbc: NDArray[np.bool_] | None = None
-    """(frames, 3) which directions repeat; None where nothing is periodic."""
+    """(frames, 3) periodic directions; None if no frame is periodic."""
     stress: NDArray[np.float64] | None = None
-    """(frames, 3, 3) in eV/Å³; None where there are no labels for it, NaN for a frame without."""
+    """(frames, 3, 3) in eV/Å³; None without labels, NaN for single frames without."""
     energy_unit: str = "eV"
     """Unit of ``energies``, which may be another property."""
     config_types: NDArray[np.character] | None = None
-    """(frames) ``config_type`` of each frame, empty for a frame without; None where none has it."""
+    """(frames) ``config_type`` of each frame, empty for frames without; None if there are none."""
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -57,7 +57,7 @@ class Frames:
         energies: NDArray[np.float64],
         forces: NDArray[np.float64],
     ) -> "Frames":
-        """Flatten frames of one molecule: numbers (N), positions and forces (M, N, 3)."""
+        """Create frames of one molecule from numbers (N), positions and forces (M, N, 3)."""
         n_frames, n_atoms = positions.shape[:2]
         return cls(
             numbers=np.tile(numbers, n_frames),
@@ -74,9 +74,9 @@ class Frames:
 
     @property
     def isolated(self) -> NDArray[np.bool_]:
-        """(frames) whether a frame is an isolated atom: one atom without images, or far from them.
+        """(frames) whether a frame is an isolated atom: a single atom without nearby images.
 
-        A crystal with one atom in its cell is none.
+        A crystal with one atom per cell is not.
         """
         alone: NDArray[np.bool_] = self.sizes == 1
         if self.cells is not None and self.pbc is not None:
@@ -87,7 +87,7 @@ class Frames:
 
     @property
     def has_forces(self) -> NDArray[np.bool_]:
-        """(frames) whether a frame has labels of forces, which are then not all NaN."""
+        """(frames) whether a frame has force labels, that is, forces that are not all NaN."""
         if self.forces is None:
             return np.zeros(len(self), bool)
         labelled = ~np.isnan(self.forces).all(1)
@@ -95,7 +95,7 @@ class Frames:
 
     @property
     def labelled_forces(self) -> NDArray[np.float64] | None:
-        """(labelled atoms, 3) the forces of frames that have them; None if there are none."""
+        """(labelled atoms, 3) forces of the frames with force labels; None if there are none."""
         labelled = self.has_forces
         if self.forces is None or labelled.all():
             return self.forces
@@ -103,7 +103,7 @@ class Frames:
 
     @property
     def usable_stress(self) -> NDArray[np.float64] | None:
-        """The stress labels, NaN for molecules, where codes write zeros; None if none is left."""
+        """Stress labels, NaN for molecules, for which codes write zeros; None if there are none."""
         if self.stress is None or self.pbc is None:
             return None
         stress = np.where(np.any(self.pbc, axis=1, keepdims=True)[:, None], self.stress, np.nan)
@@ -115,7 +115,7 @@ class Frames:
         return np.repeat(np.arange(len(self)), self.sizes)
 
     def select(self, indices: NDArray[np.int64]) -> "Frames":
-        """Return the frames at these indices, in this order."""
+        """Return the frames with the given indices, in that order."""
         rows = np.concatenate(
             [np.arange(self.starts[f], self.starts[f + 1]) for f in indices]
             or [np.empty(0, np.int64)]
@@ -141,11 +141,11 @@ class Frames:
 def check_frames(
     frames: Frames, source: str, check_units: bool = True, partial: bool = False
 ) -> None:
-    """Raise a DataError if the frames cannot be what they claim to be.
+    """Raise a DataError if the frames are invalid.
 
-    Checks that every number is finite, that elements exist and, if asked, that energies and
-    forces have the size of eV and eV/Å. With ``partial``, forces of a frame may all be NaN: it has
-    no labels of them.
+    All numbers must be finite and all elements must exist; with ``check_units``, the magnitudes of
+    energies and forces must be plausible in eV and eV/Å. With ``partial``, all forces of a frame
+    may be NaN if it has no force labels.
     """
     for name, values in (("positions", frames.positions), ("forces", frames.forces)):
         if values is None:
@@ -156,21 +156,21 @@ def check_frames(
         bad = np.unique(frames.atom_frame[wrong])
         if len(bad):
             raise DataError(
-                f"{source}: {name} hold NaN or infinity in {len(bad)} frame(s), the first "
-                f"{bad[:5].tolist()}. Remove these frames, or read the file again from its source."
+                f"{source}: {name} contain NaN or infinity in {len(bad)} frame(s) (first: "
+                f"{bad[:5].tolist()}). Remove these frames, or obtain the file again."
             )
     _check_cells(frames, source)
     bad = np.flatnonzero(~np.isfinite(frames.energies))
     if len(bad):
         raise DataError(
-            f"{source}: energies hold NaN or infinity in {len(bad)} frame(s), the first "
-            f"{bad[:5].tolist()}. Remove these frames, or read the file again from its source."
+            f"{source}: energies contain NaN or infinity in {len(bad)} frame(s) (first: "
+            f"{bad[:5].tolist()}). Remove these frames, or obtain the file again."
         )
     strange = np.setdiff1d(frames.numbers, np.arange(1, MAX_NUMBER + 1))
     if len(strange):
         raise DataError(
-            f"{source}: {strange[:5].tolist()} are not atomic numbers. They must be 1 (H) to 94 "
-            "(Pu); check which array of the file holds them."
+            f"{source}: {strange[:5].tolist()} are not valid atomic numbers, which are 1 (H) to 94 "
+            "(Pu). Check which array of the file contains the atomic numbers."
         )
     _check_distances(frames, source)
     forces = frames.labelled_forces
@@ -179,14 +179,14 @@ def check_frames(
 
 
 def _check_cells(frames: Frames, source: str) -> None:
-    """Raise a DataError if a cell is not finite, or flat in the directions that repeat."""
+    """Raise a DataError if a cell is not finite, or flat in the periodic directions."""
     if frames.cells is None or frames.pbc is None:
         return
     bad = np.unique(np.argwhere(~np.isfinite(frames.cells))[:, 0])
     if len(bad):
         raise DataError(
-            f"{source}: cells hold NaN or infinity in {len(bad)} frame(s), the first "
-            f"{bad[:5].tolist()}. Remove these frames."
+            f"{source}: cells contain NaN or infinity in {len(bad)} frame(s) (first: "
+            f"{bad[:5].tolist()}). Remove these frames."
         )
     flat = [
         f
@@ -195,13 +195,13 @@ def _check_cells(frames: Frames, source: str) -> None:
     ]
     if flat:
         raise DataError(
-            f"{source}: {len(flat)} frame(s), the first {flat[:5]}, repeat in directions whose "
+            f"{source}: {len(flat)} frame(s) (first: {flat[:5]}) are periodic in directions whose "
             "cell vectors are zero or parallel. Set the cell, or pbc = False for molecules."
         )
 
 
 MIN_DISTANCE = 0.3
-"""Distance in Å below which two nuclei do not come; H–H bonds have 0.74 Å."""
+"""Minimum distance of two nuclei in Å; the bond length of H₂ is 0.74 Å."""
 
 
 def _check_distances(frames: Frames, source: str) -> None:
@@ -214,8 +214,8 @@ def _check_distances(frames: Frames, source: str) -> None:
             )
         if len(distances) and distances.min() < MIN_DISTANCE:
             raise DataError(
-                f"{source}: two atoms of frame {f} are {distances.min():.3g} Å apart; nuclei do "
-                f"not come below {MIN_DISTANCE} Å. Remove the frame, or convert positions to Å."
+                f"{source}: two atoms of frame {f} are {distances.min():.3g} Å apart; at least "
+                f"{MIN_DISTANCE} Å is plausible. Remove the frame, or convert positions to Å."
             )
 
 
@@ -227,37 +227,37 @@ def _distances_of_images(
 
 
 FORCE_RANGE = (0.01, 50.0)
-"""Credible root-mean-square force component in eV/Å, from nearly relaxed to very hot."""
+"""Plausible RMS force component in eV/Å, from nearly relaxed to very hot."""
 STIFFNESS_RANGE = (3.0, 300.0)
-"""Credible mean force constant of a molecule in eV/Å²; the rMD17 molecules have 25 to 40."""
+"""Plausible mean force constant of a molecule in eV/Å²; the rMD17 molecules have 25 to 40."""
 MIN_FRAMES_FOR_STIFFNESS = 20
 COVALENT = (1, 6, 7, 8, 9)
-"""Elements whose bonds are as stiff as that; soft metals and noble gases are not."""
+"""Elements with such stiff bonds, unlike soft metals and noble gases."""
 
 
 def lowest_energies(frames: Frames) -> NDArray[np.float64]:
-    """Return energies (frames) in eV below which no frame can lie.
+    """Return lower bounds of the energies (frames) in eV.
 
-    Thomas–Fermi: the total energy of an atom is about −20.9 Z^(7/3) eV, and not lower by a fifth.
+    Thomas–Fermi: the total energy of an atom is about −20.9 Z^(7/3) eV, with a margin of 20 %.
     """
     bound: NDArray[np.float64] = np.add.reduceat(frames.numbers ** (7 / 3), frames.starts[:-1])
     return -1.2 * 20.9 * bound
 
 
 def _check_magnitudes(frames: Frames, forces: NDArray[np.float64], source: str) -> None:
-    """Raise a DataError if energies or forces are not credible in eV and eV/Å."""
+    """Raise a DataError if energies or forces are implausible in eV and eV/Å."""
     hint = (
-        "The reader converts from the unit that the format prescribes (kcal/mol and kcal/mol/Å "
-        "for MD17 and rMD17, eV and Å for what ASE reads unless data.energy_unit and "
-        "data.length_unit say otherwise): convert the file to it. If the system really is like "
-        "that, set data.check_units = false."
+        "The reader converts from the units of the format (kcal/mol and kcal/mol/Å for MD17 and "
+        "rMD17, eV and Å for files read by ASE unless data.energy_unit and data.length_unit are "
+        "set). Convert the file, or set the units. If the values are correct, set "
+        "data.check_units = false."
     )
     rms = float(np.sqrt(np.mean(forces**2)))
     low, high = FORCE_RANGE
     if not low <= rms <= high:
         raise DataError(
-            f"{source}: the root-mean-square force component is {rms:.3g} eV/Å after conversion; "
-            f"{low:g} to {high:g} is credible. {hint}"
+            f"{source}: the RMS force component is {rms:.3g} eV/Å after conversion; {low:g} to "
+            f"{high:g} is plausible. {hint}"
         )
     bound = lowest_energies(frames)
     low_frames = np.flatnonzero(frames.energies < bound)
@@ -265,7 +265,7 @@ def _check_magnitudes(frames: Frames, forces: NDArray[np.float64], source: str) 
         f = low_frames[0]
         raise DataError(
             f"{source}: the energy of frame {f} is {frames.energies[f]:.6g} eV after conversion, "
-            f"below the {bound[f]:.6g} eV that its electrons can have. {hint}"
+            f"below the lower bound of {bound[f]:.6g} eV for its electrons. {hint}"
         )
     chosen = frames.has_forces & ~frames.isolated
     if not chosen.all():
@@ -274,11 +274,11 @@ def _check_magnitudes(frames: Frames, forces: NDArray[np.float64], source: str) 
 
 
 def _check_stiffness(frames: Frames, rms: float, source: str, hint: str) -> None:
-    """Raise a DataError if energies and forces do not belong to one potential in one unit.
+    """Raise a DataError if energies and forces are in inconsistent units.
 
     In a harmonic potential at temperature T the mean square force is kT times the mean force
-    constant, and the energy spreads by kT √(n/2) for n degrees of freedom. Both in the wrong unit
-    by a factor s shift the constant by s, one of them by s² or 1/s.
+    constant, and the standard deviation of the energy is kT √(n/2) for n degrees of freedom. A
+    factor s in both units changes the resulting force constant by s, in one of them by s² or 1/s.
     """
     if np.mean(np.isin(frames.numbers, COVALENT)) < 0.5:
         return
@@ -293,16 +293,15 @@ def _check_stiffness(frames: Frames, rms: float, source: str, hint: str) -> None
     low, high = STIFFNESS_RANGE
     if not low <= stiffness <= high:
         raise DataError(
-            f"{source}: energies (spread {np.std(frames.energies):.3g} eV) and forces (rms "
-            f"{rms:.3g} eV/Å) together mean a force constant of "
-            f"{stiffness:.3g} eV/Å²; {low:g} to {high:g} is credible for a molecule, so one or "
-            f"both are in another unit. {hint}"
+            f"{source}: energies (standard deviation {np.std(frames.energies):.3g} eV) and forces "
+            f"(RMS {rms:.3g} eV/Å) imply a force constant of {stiffness:.3g} eV/Å²; {low:g} to "
+            f"{high:g} is plausible for a molecule, so one or both are in a wrong unit. {hint}"
         )
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which frames of a file train and which validate."""
+    """Indices of training and validation frames."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -314,14 +313,14 @@ def random_split(
     """Draw disjoint training and validation frames.
 
     Args:
-        n_frames: Of the file, without isolated atoms.
-        n_train: For training.
-        n_validation: For validation.
-        seed: What the choice depends on.
-        n_isolated: Isolated atoms of the file, to be told of in the error.
+        n_frames: Number of frames in the file, without isolated atoms.
+        n_train: Number of training frames.
+        n_validation: Number of validation frames.
+        seed: Random seed.
+        n_isolated: Number of isolated atoms in the file, for the error message.
 
     Raises:
-        DataError: Fewer frames than asked for, or none on either side.
+        DataError: There are too few frames, or one of the numbers is zero.
     """
     not_counted = f" ({n_isolated} isolated atom(s) not counted)" if n_isolated else ""
     if n_train < 1 or n_validation < 1 or n_train + n_validation > n_frames:

@@ -1,4 +1,4 @@
-"""Total energies of free atoms by several kinds of methods, in eV, from hydrogen to plutonium.
+"""Total energies of free atoms by several methods, in eV, from hydrogen to plutonium.
 
 Computed by studies/free_atoms.py with pyscf 2.14.0, tblite 0.8.0 and mendeleev 1.3.0.
 """
@@ -41,8 +41,8 @@ _VALENCE = (
     -2850.47, -3255.82, -891.73, -1109.63, -1350.33, -96.72, -149.79, -217.12, -300.92, -402.94,
     nan, nan, nan, nan, nan, nan, nan, nan,
 )
-"""What pseudopotentials leave: minus the ionisation energies (NIST Atomic Spectra Database) of as
-many electrons as the potentials GTH-PBE treat. Up to radon."""
+"""For pseudopotentials: minus the sum of the ionisation energies (NIST Atomic Spectra Database) of
+the valence electrons of GTH-PBE. Up to radon."""
 
 _GFN2 = (
     -10.71, -47.43, -4.90, -15.49, -25.92, -48.80, -70.91, -102.52, -125.70, -161.42, -4.55,
@@ -66,4 +66,4 @@ FREE_ATOMS: Mapping[str, tuple[float, ...]] = MappingProxyType(
         "free atoms of GFN2-xTB": _GFN2,
     }
 )
-"""Energies in order of the atomic number, NaN where a method has none, by what they are."""
+"""Energies in order of the atomic number, by method; NaN if not available."""

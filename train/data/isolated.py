@@ -1,4 +1,4 @@
-"""Isolated atoms among the frames of a file: they say what free atoms have for an energy."""
+"""Isolated atoms among the frames of a file, which define the energies of free atoms."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,27 +14,27 @@ from lkm_calc import EnergyModel, Graph
 from .frames import DataError, Frames, Split, random_split
 
 MAX_DIFFERENCE = 1e-3
-"""Difference in eV up to which isolated atoms of an element are taken for the same."""
+"""Tolerance in eV for energies of isolated atoms of one element."""
 
 
 class IsolatedAtoms(NamedTuple):
-    """What the isolated atoms of a file say."""
+    """Energies of the isolated atoms in a file."""
 
     energies: dict[int, float]
-    """eV by atomic number."""
+    """In eV, by atomic number."""
     n_frames: int
-    """How many of the file's frames they are."""
+    """Number of frames that are isolated atoms."""
 
     def by_symbol(self) -> dict[str, float]:
-        """Return the energies by the symbol of the element."""
+        """Return the energies by element symbol."""
         return {chemical_symbols[z]: energy for z, energy in self.energies.items()}
 
 
 def isolated_atoms(frames: Frames, source: str) -> IsolatedAtoms:
-    """Return the energies of the isolated atoms among the frames; forces on them are ignored.
+    """Return the energies of the isolated atoms among the frames; their forces are ignored.
 
     Raises:
-        DataError: Those of one element differ.
+        DataError: Energies of one element differ.
     """
     alone = np.flatnonzero(frames.isolated)
     numbers, energies = frames.numbers[frames.starts[alone]], frames.energies[alone]
@@ -56,7 +56,7 @@ def structures_of(frames: Frames, source: str) -> Frames:
     """Return the frames without isolated atoms.
 
     Raises:
-        DataError: There are no others.
+        DataError: There are no other frames.
     """
     return frames.select(_structures(frames, source)) if frames.isolated.any() else frames
 
@@ -64,10 +64,10 @@ def structures_of(frames: Frames, source: str) -> Frames:
 def split_structures(
     frames: Frames, n_train: int, n_validation: int, seed: int, source: str
 ) -> Split:
-    """Draw training and validation frames as :func:`random_split`, isolated atoms left out.
+    """Draw training and validation frames like :func:`random_split`, without isolated atoms.
 
     Raises:
-        DataError: There are isolated atoms only, or as for random_split.
+        DataError: There are only isolated atoms, or as for random_split.
     """
     rows = _structures(frames, source)
     split = random_split(len(rows), n_train, n_validation, seed, len(frames) - len(rows))
@@ -79,16 +79,16 @@ def _structures(frames: Frames, source: str) -> NDArray[np.int64]:
     rows = np.flatnonzero(~frames.isolated)
     if not len(rows):
         raise DataError(
-            f"{source} holds isolated atoms only ({len(frames)} frame(s)), which fix the energies "
-            "of the elements and teach nothing else. Add structures of two atoms or more."
+            f"{source} contains isolated atoms only ({len(frames)} frame(s)), which determine "
+            "reference energies but cannot train a model. Add structures of two atoms or more."
         )
     return rows
 
 
 def atom_errors(model: EnergyModel, energies: Mapping[int, float]) -> dict[str, dict[str, float]]:
-    """Return label and prediction for isolated atoms in eV, and the error in meV, by symbol.
+    """Return labels and predictions for isolated atoms in eV, and errors in meV, by symbol.
 
-    Elements that the model does not know are left out.
+    Elements that the model was not trained on are omitted.
     """
     found = {}
     for number, label in energies.items():

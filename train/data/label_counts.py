@@ -1,4 +1,4 @@
-"""How many frames have which labels."""
+"""Numbers of frames with energies, forces and stress."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from .frames import Frames
 
 
 def count_labels(frames: Frames) -> dict[str, int]:
-    """Return the number of frames, and of those with energies, forces and stress."""
+    """Return the number of frames and of frames with energies, forces and stress."""
     stress = frames.usable_stress
     return {
         "frames": len(frames),
@@ -20,7 +20,7 @@ def count_labels(frames: Frames) -> dict[str, int]:
 
 
 def describe_labels(counts: Mapping[str, int]) -> str:
-    """Return the counts in words: of what all frames have, of what some have."""
+    """Return the counts as text."""
     total = counts["frames"]
     shares = [
         f"{name} {f'in {count}' if count < total else 'in all'}"
@@ -31,6 +31,6 @@ def describe_labels(counts: Mapping[str, int]) -> str:
 
 
 def describe_config_types(frames: Frames) -> str:
-    """Return the number of frames of each config_type in words, empty where there are none."""
+    """Return the number of frames of each config_type as text, empty if there are none."""
     types = count_config_types(frames)
     return ", ".join(f"{name or 'without'} {count}" for name, count in types.items())

@@ -1,4 +1,4 @@
-"""Frames as flat tensors on one device, and batches of graphs cut from them by indexing."""
+"""Frames as flat tensors on one device, and batches of graphs selected by indexing."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,14 +18,14 @@ from .edges import edges_of
 from .frames import MIN_DISTANCE, DataError, Frames
 
 FRAMES_AT_ONCE = 256
-"""Frames whose local edges are looked for together."""
+"""Number of frames whose local edges are computed together."""
 
 
 class Totals(NamedTuple):
-    """What the means of a loss are taken over: a whole batch, of which a piece may be at hand.
+    """Denominators of the means in the loss, for a whole batch.
 
-    The losses of pieces, each divided by these, add up to the loss of the batch, and so do their
-    gradients, whichever process computes them.
+    If a batch is computed in parts, or by several processes, the losses and gradients of the parts,
+    divided by these numbers, add up to those of the batch.
     """
 
     graphs: int
@@ -41,34 +41,34 @@ class Batch(NamedTuple):
 
     graph: Graph
     energies: Float[Tensor, " graphs"]
-    """eV, or the property that is learnt in its unit."""
+    """In eV, or the target property in its unit."""
     forces: Float[Tensor, "atoms 3"] | None
-    """eV/Å, NaN for a structure without; None where the set has none."""
+    """In eV/Å, NaN for structures without; None if the data set has none."""
     stress: Float[Tensor, "graphs 3 3"] | None
-    """eV/Å³, NaN for a structure without; None where the set has none."""
+    """In eV/Å³, NaN for structures without; None if the data set has none."""
     sizes: Int[Tensor, " graphs"]
     """Number of atoms of each structure."""
     atoms: int
-    """Their sum. A graph that is padded has more atoms, and structures, than there are labels."""
+    """Total number of atoms. A padded graph has more atoms and structures than labels."""
     weights: Float[Tensor, " graphs"] | None = None
-    """Of each structure in the loss; None where all are 1."""
+    """Weight of each structure in the loss; None if all are 1."""
     counts: Float[Tensor, "2"] | None = None
     """Stresses and forces of the Totals, at least 1, as what a captured or compiled step may be
     given anew; None where all structures of the set have the same labels, and Totals will do."""
 
     def totals(self) -> Totals:
-        """Return the counts of a batch that is all at hand."""
+        """Return the counts of a batch that is computed as a whole."""
         stresses = 0 if self.stress is None else int(self.stress.isfinite().all((1, 2)).sum())
         forces = 0 if self.forces is None else int(self.forces.isfinite().all(1).sum())
         return Totals(len(self.energies), self.atoms, stresses, forces)
 
     def tensors(self) -> list[Tensor]:
-        """Return every tensor, in a fixed order."""
+        """Return all tensors, in a fixed order."""
         labels = [value for value in self[1:] if isinstance(value, Tensor)]
         return [*self.graph.tensors().values(), *labels]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "Batch":
-        """Return the batch with other tensors in the order of :meth:`tensors`."""
+        """Return the batch with the given tensors, in the order of :meth:`tensors`."""
         new = iter(tensors)
         graph = self.graph.with_tensors({name: next(new) for name in self.graph.tensors()})
         labels: dict[str, Any] = {
@@ -78,50 +78,50 @@ class Batch(NamedTuple):
 
 
 class Rows:
-    """Which rows of a flat tensor belong to each frame.
+    """Rows of a flat tensor that belong to each frame.
 
     Args:
-        counts: (frames) number of rows of each, one frame after the other.
-        device: Of the flat tensor.
+        counts: (frames) number of rows of each frame.
+        device: Device of the flat tensor.
     """
 
     def __init__(self, counts: NDArray[np.integer], device: torch.device) -> None:
-        # Also on the CPU, where the sizes of a batch are needed before it is cut.
+        # Also on the CPU, where the sizes of a batch are needed beforehand.
         self.counts = torch.from_numpy(counts.astype(np.int64))
         self.on_device = torch.stack([self.counts.cumsum(0) - self.counts, self.counts]).to(device)
 
     def of(self, frames: Tensor, frames_on_device: Tensor) -> "ChosenRows":
-        """Return the rows of some frames, without waiting for a GPU."""
+        """Return the rows of some frames, without synchronising with a GPU."""
         starts, counts = self.on_device[:, frames_on_device].unbind(0)
         rows, frame = ragged(starts, counts, int(self.counts[frames].sum()))
         return ChosenRows(rows, frame, counts.cumsum(0) - counts)
 
 
 class ChosenRows(NamedTuple):
-    """Rows of chosen frames, one frame after the other."""
+    """Rows of selected frames, frame by frame."""
 
     rows: Int[Tensor, " rows"]
     frame: Int[Tensor, " rows"]
-    """Which of the chosen frames each is of."""
+    """Index of the selected frame to which each row belongs."""
     firsts: Int[Tensor, " frames"]
-    """The place of the first row of each frame."""
+    """Position of the first row of each frame."""
 
     def count_on(self, places: Int[Tensor, "..."], of: "ChosenRows") -> Int[Tensor, "..."]:
-        """Return places, counted within the frames of these rows, among all rows of ``of``."""
+        """Convert indices within frames into indices among all rows of ``of``."""
         return places + of.firsts[self.frame]
 
 
 class GraphFrames:
-    """Labelled structures with their edges, flat on one device; a batch is an index operation.
+    """Labelled structures with their edges in flat tensors on one device.
 
-    Everything that a model derives from the edges is found once, here. A step waits neither for
-    data nor, on a GPU, for sizes.
+    Edges and the index sets that a model derives from them are computed once. Creating a batch
+    requires only indexing and no synchronisation with a GPU.
 
     Args:
-        frames: Structures and labels, eV and Å.
-        model: Whose cutoff and index sets are needed.
-        device: Where everything is kept.
-        weights: (frames) of each in the loss; None where all are 1.
+        frames: Structures and labels, in eV and Å.
+        model: Model whose cutoff and index sets are used.
+        device: Device of all tensors.
+        weights: (frames) weights in the loss; None if all are 1.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class GraphFrames:
             self.n_stresses = torch.from_numpy(np.isfinite(stress).all((1, 2)) * 1)
         with_stress = self.n_stresses.numpy() > 0
         self.uniform = all(has.all() or not has.any() for has in (has_forces, with_stress))
-        # Within their frame; offsets are added for each batch.
+        # Indices within each frame; offsets are added for each batch.
         self.edge_index = self._put(np.concatenate([e.edge_index for e in lists], axis=1))
         self.reverse = self._put(np.concatenate([e.reverse for e in lists]))
         self.slot = self._put(np.concatenate([e.slot for e in lists]))
@@ -163,11 +163,11 @@ class GraphFrames:
         self.edges = Rows(np.array([e.edge_index.shape[1] for e in lists]), device)
         self.max_neighbours = torch.tensor([e.max_neighbours for e in lists], dtype=torch.int64)
         self.local: LocalIndices | None = None
-        self.local_edges = self.pairs = self.edges  # where a model does without
+        self.local_edges = self.pairs = self.edges  # for models without local edges
         self._find_local(model)
 
     def _find_local(self, model: EnergyModel) -> None:
-        """Keep the local edges and pairs that the model finds in each frame, if it needs them."""
+        """Store the local edges and pairs of each frame, if the model needs them."""
         found, counts = [], []
         for indices in self.in_order(FRAMES_AT_ONCE):
             graph = self.batch(indices).graph
@@ -205,16 +205,16 @@ class GraphFrames:
         return Totals(len(indices), *(int(n[indices].sum()) for n in numbers))
 
     def counts(self, totals: Totals) -> Float[Tensor, "2"] | None:
-        """Return the ``counts`` of a batch with these totals, without waiting for a GPU."""
+        """Return the ``counts`` of a batch with these totals, without GPU synchronisation."""
         if self.uniform:
             return None
         counts = torch.tensor([totals.stresses, totals.forces], dtype=torch.float64)
         return _sent(counts.clamp_min(1), self.device)
 
     def capacity(self, indices: Int[Tensor, " batch"]) -> Capacity:
-        """Return a capacity for every batch of as many atoms of frames no larger than the largest.
+        """Return a padded size sufficient for any batch with the same number of atoms.
 
-        It is the same for all batches of one size where all frames are of one molecule.
+        It is the same for all batches of one size if all frames are of one molecule.
         """
         size = len(indices)
         edges, local, pairs = (
@@ -231,7 +231,7 @@ class GraphFrames:
         )
 
     def batch(self, indices: Int[Tensor, " batch"]) -> Batch:
-        """Return these frames as one graph, with their labels; indices on the CPU."""
+        """Return frames as a batch, given their indices on the CPU."""
         here = _sent(indices, self.device)
         atoms, edges = self.atoms.of(indices, here), self.edges.of(indices, here)
         local = None
@@ -275,35 +275,35 @@ def _neighbour_lists(frames: Frames, cutoff: float) -> list[EdgeList]:
     """Return the neighbour list of every frame.
 
     Raises:
-        DataError: Atoms of a frame, images counted, nearly coincide, or are too far apart for a
-            search.
+        DataError: Atoms of a frame or their images nearly coincide, or are too far apart for the
+            neighbour search.
     """
     lists = []
     for f in range(len(frames)):
         try:
             edges, vectors = edges_of(frames, f, cutoff)
         except ValueError as error:
-            raise DataError(f"Frame {f} of those chosen: {error}") from error
+            raise DataError(f"Selected frame {f}: {error}") from error
         if len(vectors) and (vectors**2).sum(1).min() < MIN_DISTANCE**2:
             raise DataError(
-                f"Frame {f} of those chosen: two atoms, or an atom and an image of another, are "
-                f"closer than {MIN_DISTANCE} Å. Remove the frame, or correct its cell."
+                f"Selected frame {f}: two atoms, or an atom and an image of another, are closer "
+                f"than {MIN_DISTANCE} Å. Remove the frame, or correct its cell."
             )
         lists.append(edges)
     return lists
 
 
 def _sent(indices: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on a device, without waiting for its arrival there."""
+    """Copy a CPU tensor to a device asynchronously."""
     if device.type == "cuda":
         indices = indices.pin_memory()
     return indices.to(device, non_blocking=True)
 
 
 def epoch_order(n_frames: int, seed: int, epoch: int) -> Int[Tensor, " frames"]:
-    """Return the order of the frames in an epoch: a function of seed and epoch alone.
+    """Return the order of the frames in an epoch, a function of seed and epoch only.
 
-    Nothing about it has to be saved for a run to resume where it stopped.
+    It need not be saved to resume a run.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(n_frames, generator=generator)

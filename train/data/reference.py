@@ -1,4 +1,4 @@
-"""Reference energies of the elements, fitted to the total energies of a training set."""
+"""Reference energies of the elements, fitted to total energies."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -13,8 +13,8 @@ from .frames import Frames
 from .free_atoms import FREE_ATOMS
 
 MAX_BINDING = 12.0
-"""Energy in eV per atom within which structures lie from their free atoms; that of tungsten, the
-most strongly bound element, is 8.9."""
+"""Upper bound of the binding energy in eV per atom; that of tungsten, the most strongly bound
+element, is 8.9."""
 OWN, FORMER = "the isolated atoms", "before"
 """Names of energies that are not from a table."""
 
@@ -27,30 +27,32 @@ class ReferenceFit(NamedTuple):
     energies: list[float]
     """eV each, in the order of the elements."""
     rank: int
-    """Of the compositions; below the number of elements the energies are not unique, which does
-    not matter to the sums over compositions of the set."""
+    """Rank of the compositions; below the number of elements the energies are not unique, but their
+    sums over compositions in the set are."""
     residuals: NDArray[np.float64]
-    """(frames) what the fit leaves of each energy, eV."""
+    """(frames) residual of each energy in eV."""
     level: str = ""
-    """The free atoms from which energies that are not unique deviate least."""
+    """The free-atom energies used where the fit is not unique."""
 
     def __str__(self) -> str:
-        """Describe the fit in a line."""
+        """Return a one-line description of the fit."""
         rms = float(np.sqrt(np.mean(self.residuals**2)))
         text = (
             f"reference energies of {len(self.elements)} elements by least squares: rank "
-            f"{self.rank}, residual {rms:.4g} eV rms"
+            f"{self.rank}, residual {rms:.4g} eV RMS"
         )
-        return text if self.rank == len(self.elements) else f"{text}; otherwise like {self.level}"
+        if self.rank == len(self.elements):
+            return text
+        return f"{text}; not unique, chosen close to {self.level}"
 
 
 class Start(NamedTuple):
-    """Energies that those of the elements shall be near."""
+    """Initial guess of the energies of the elements."""
 
     energies: NDArray[np.float64]
-    """(elements) eV each, the same binding energy added to all."""
+    """(elements) in eV, including the same binding energy for all."""
     level: str
-    """Whose atoms they are."""
+    """Origin of the free-atom energies."""
 
 
 def fit_reference_energies(
@@ -58,17 +60,17 @@ def fit_reference_energies(
     own: Mapping[int, float] = MappingProxyType({}),
     former: Mapping[int, float] = MappingProxyType({}),
 ) -> ReferenceFit:
-    """Fit one energy an element to the total energies, by least squares in float64.
+    """Fit one energy per element to the total energies, by least squares in float64.
 
-    Where compositions leave energies undetermined, the fit is the one nearest to free atoms that
-    are all bound by the same energy: those of the method, of :data:`FREE_ATOMS`, whose energies lie
-    nearest to the structures'. With one composition only, it gives the mean energy exactly, and the
-    energy of binding is shared equally by the atoms.
+    If the compositions do not determine all energies, the solution closest to free-atom energies
+    plus one constant binding energy per atom is used, with the table of :data:`FREE_ATOMS` that is
+    closest to the energies of the structures. For a single composition the fit reproduces the mean
+    energy exactly.
 
     Args:
-        frames: Structures and energies, isolated atoms left out.
-        own: Energies of free atoms that are known, in eV by atomic number; they go before tables.
-        former: Energies of the elements that may be right already.
+        frames: Structures and energies, without isolated atoms.
+        own: Known energies of free atoms in eV, by atomic number; they take precedence over tables.
+        former: Existing energies of the elements, used as a further candidate.
     """
     elements, column = np.unique(frames.numbers, return_inverse=True)
     counts = np.zeros((len(frames), len(elements)))
@@ -87,10 +89,10 @@ def fit_reference_energies(
 def _free_atoms(
     elements: NDArray[np.int64], own: Mapping[int, float], energy_unit: str
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield names and energies (elements) of free atoms by every method that has all of them.
+    """Yield names and energies (elements) of all free-atom tables that contain the elements.
 
-    Of properties that are no energy in eV only zeros, which also stand for energies that codes
-    count from free atoms.
+    For properties other than energies in eV only zeros, which are also a candidate for energies
+    relative to free atoms.
     """
     known = np.array([own.get(z, np.nan) for z in elements.tolist()])
     if np.isfinite(known).all():
@@ -109,9 +111,9 @@ def _nearest(
     energies: NDArray[np.float64],
     tables: Mapping[str, NDArray[np.float64]],
 ) -> Start:
-    """Return the free atoms nearest to the energies of structures, each bound as they are in all.
+    """Return the free-atom energies closest to the structures, shifted by the mean binding energy.
 
-    If none are as near as a binding energy can be, those of a table are scaled.
+    If the binding energy is implausible for all tables, one of them is scaled.
     """
     sizes = counts.sum(1)
 

@@ -1,7 +1,7 @@
-"""The examination of a data file: what the checks make of its labels and units, as a report.
+"""Examination of a data file (lkm-train check-data).
 
-:func:`diagnose` runs the checks, a file each: those of single frames in :mod:`.checks`, those that
-hold energies and forces against each other in :mod:`.consistency`.
+:func:`diagnose` runs all checks, one per module: checks of single frames are in :mod:`.checks`,
+comparisons of energies and forces in :mod:`.consistency`.
 """
 
 from .examine import diagnose as diagnose

@@ -1,4 +1,4 @@
-"""What speaks of units."""
+"""Evidence for the units of a file."""
 
 import numpy as np
 
@@ -9,16 +9,17 @@ from .figures import Figures
 from .units import Evidence, guess_units
 
 SLOPE_RANGE = (0.7, 1.4)
-"""Credible slope of ΔE against the work; rMD17 has 0.87 to 1.02. Bohr for Å makes 0.53 or 1.9."""
+"""Plausible slope of ΔE against the work; rMD17 has 0.87 to 1.02. Bohr for Å gives 0.53 or 1.9."""
 POTENTIAL_RATIO_RANGE = (0.35, 2.8)
-"""Credible spread of labels over that of its energies; rMD17 has 0.69 to 0.99, Chignolin 1.1."""
+"""Plausible ratio of the spread of the labels to that of the energies of the fitted potential;
+rMD17 has 0.69 to 0.99, Chignolin 1.1."""
 MAX_TYPICAL_CONTACT = 1.45
-"""Median of the same ratio with H or C in every frame above which positions are not in Å: bonded
-frames have 0.84 to 0.97, in Bohr 1.6 to 1.84."""
+"""Upper bound of the median ratio of shortest distance to covalent radii in frames with H or C:
+bonded frames have 0.84 to 0.97 in Å and 1.6 to 1.84 in Bohr."""
 BOND_STIFFNESS_RANGE = (20.0, 46.0)
-"""Credible force constant of C–H bonds: 27 to 35 in rMD17, 31 in Chignolin, and 10 to 15 % more
-from Hartree–Fock. Bohr for Å makes 14 to 18 or 51 to 66. Asked for where energy differences of
-similar frames do not show the same more directly."""
+"""Plausible force constant of C–H bonds: 27 to 35 in rMD17, 31 in Chignolin, and 10 to 15 % more
+with Hartree–Fock. Bohr for Å gives 14 to 18 or 51 to 66. Used only if energy differences of similar
+frames are not available."""
 TYPICAL_BOND_STIFFNESS = 32.0
 TYPICAL_PAIR_STIFFNESS, TYPICAL_POTENTIAL_STIFFNESS = 46.0, 22.0
 TYPICAL_STIFFNESS, TYPICAL_CONTACT = 30.0, 0.88
@@ -26,12 +27,12 @@ TYPICAL_STIFFNESS, TYPICAL_CONTACT = 30.0, 0.88
 
 
 def judge_units(frames: Frames, figures: Figures) -> list[Finding]:
-    """Report energies, forces or positions in another unit, and which it looks like."""
+    """Report energies, forces or positions in a wrong unit, and guess the unit."""
     wrong, evidence = [], []
     for name, item, (low, high) in _evidence(frames, figures):
         evidence.append(item)
         if not low <= item.measured <= high:
-            wrong.append(f"{name} is {item.measured:.3g} ({low:.2g} to {high:.2g} is credible)")
+            wrong.append(f"{name} is {item.measured:.3g} (plausible: {low:.2g} to {high:.2g})")
     if not wrong:
         return []
     guesses = [
@@ -39,14 +40,14 @@ def judge_units(frames: Frames, figures: Figures) -> list[Finding]:
         for energy, force, length in guess_units(evidence)
     ]
     message = (
-        f"the {'; the '.join(wrong)}. If eV, eV/Å and Å are meant, {', or '.join(guesses)}. "
-        "Convert the file, or tell its reader."
+        f"the {'; the '.join(wrong)}. Assuming eV, eV/Å and Å, {', or '.join(guesses)}. "
+        "Convert the file, or set the units for the reader."
     )
     return [Finding("fault", "units", message)]
 
 
 def _evidence(frames: Frames, figures: Figures) -> list[tuple[str, Evidence, tuple[float, float]]]:
-    """Return what speaks of units: a name, the figure and its credible range."""
+    """Return quantities that depend on the units: name, evidence and plausible range."""
     found = []
     pairs, potential = figures.pairs, figures.potential
     if pairs is None and figures.bonds is not None:

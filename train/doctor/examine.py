@@ -1,4 +1,4 @@
-"""Examination of labelled frames for what spoils a training without stopping it."""
+"""Examination of labelled frames for errors that degrade training without stopping it."""
 
 from dataclasses import replace
 
@@ -26,14 +26,14 @@ from .labels import judge_labels
 
 
 def diagnose(frames: Frames) -> Report:
-    """Examine frames from any reader, whose own checks may have been left out.
+    """Examine frames from any reader, also without its own checks.
 
-    NaN and atoms that are no element are reported; the other checks then see the other frames.
+    Frames with NaN or invalid elements are reported and excluded from all other checks.
     """
     findings, usable = find_unusable(frames)
     if not len(usable):
         findings.append(
-            Finding("fault", "empty", "No frame can be used. Read the file again from its source.")
+            Finding("fault", "empty", "No frame is usable. Obtain or write the file again.")
         )
         return Report(tuple(findings), len(frames), None)
     good = frames.select(usable)
@@ -55,7 +55,7 @@ def diagnose(frames: Frames) -> Report:
     with_forces = good if len(labelled) == len(good) else good.select(labelled)
     forces, outliers, force_findings = measure_forces(with_forces, usable[labelled])
     findings += force_findings
-    force_outliers = np.ones(len(good), bool)  # what has no forces cannot be judged by them
+    force_outliers = np.ones(len(good), bool)  # frames without forces are excluded
     force_outliers[labelled] = outliers
     lone = (contacts < MIN_CONTACT) | (np.isnan(contacts) & (good.sizes > 1))
     kept = np.flatnonzero(~(energies.outliers | force_outliers | lone))

@@ -1,4 +1,4 @@
-"""Verdicts on labels: whether they are of these frames, and of this sign."""
+"""Checks that labels belong to the frames and have the right sign and unit."""
 
 import numpy as np
 
@@ -9,34 +9,34 @@ from .evidence import judge_units
 from .figures import Figures
 
 MIN_EXPLAINED = 0.3
-"""Least share of the square of the forces that a pair potential explains. rMD17 has 0.76 to 0.98,
+"""Minimum fraction of the squared forces that a pair potential explains. rMD17 has 0.76 to 0.98,
 Chignolin 0.75; labels of other frames 0.01."""
 MIN_POTENTIAL_CORRELATION = 0.25
-"""Least correlation of its energies with the labels. rMD17 has 0.48 to 0.95, Chignolin 0.95;
+"""Minimum correlation of its energies with the labels. rMD17 has 0.48 to 0.95, Chignolin 0.95;
 labels of other frames up to 0.10 with 500 frames."""
 MIN_VERDICT_FRAMES = 100
-"""Test frames from which a lack of this correlation is more than chance, 0.1 then."""
+"""Number of test frames from which a missing correlation is significant (chance: 0.1)."""
 MIN_SUSPECTS, SUSPECT_SHARE = 4, 0.005
-"""Frames with energies of their own, and their share, from which labels are mixed up. Genuine files
-have two in 300, two in 1000."""
+"""Number and fraction of frames with inconsistent energies from which labels are considered mixed.
+Correct files have two in 300, two in 1000."""
 MIN_FORCE = 0.05
-"""Root mean square of force components in eV/Å below which frames may be relaxed, and what is left
-of their forces noise; rMD17 has 1.0 to 1.3."""
+"""RMS force component in eV/Å below which frames may be relaxed and the remaining forces noise;
+rMD17 has 1.0 to 1.3."""
 
 
 def judge_labels(frames: Frames, figures: Figures) -> list[Finding]:
-    """Judge by both tests whether labels are of these frames, of this sign and unit."""
+    """Check with both tests that labels belong to the frames and have the right sign and unit."""
     findings = _related(figures)
     if findings and figures.rms_force < MIN_FORCE:
-        message = f"forces of {figures.rms_force:.2g} eV/Å may be too small to test labels by."
+        message = f"forces of {figures.rms_force:.2g} eV/Å may be too small for a reliable test."
         findings = [f._replace(severity="note", message=f"{message} {f.message}") for f in findings]
     elif not findings:
         findings = _mixed(figures) + _signs(figures) + judge_units(frames, figures)
     if frames.forces is not None and figures.pairs is None:
-        said = "no test of the labels" if figures.potential is None else "only the coarser test"
+        said = "no test of the labels" if figures.potential is None else "only a coarser test"
         message = (
-            f"too few frames are similar enough to compare energy differences with forces: {said} "
-            "was possible. Nothing need be wrong."
+            f"too few frames are similar enough to compare energy differences with forces; {said} "
+            "was possible. This is not an error."
         )
         findings.append(Finding("note", "few similar frames", message))
     return findings
@@ -50,8 +50,8 @@ def _related(figures: Figures) -> list[Finding]:
             return []
         message = (
             "forces are not a function of the positions: a potential fitted to them explains "
-            f"{100 * max(0, potential.explained):.1f} % of those of other frames, 75 % and more "
-            "is usual. The forces belong to other frames or atoms; join them again by their index."
+            f"{100 * max(0, potential.explained):.1f} % of the forces of other frames (usually at "
+            "least 75 %). The forces belong to other frames or atoms; reassign them."
         )
         return [Finding("fault", "shuffled forces", message)]
     by_pairs = pairs is not None and abs(pairs.correlation) < MIN_CORRELATION
@@ -60,63 +60,63 @@ def _related(figures: Figures) -> list[Finding]:
         found = []
         if pairs is not None:
             found.append(
-                "energy differences of similar frames correlate with the work of the forces by "
-                f"{pairs.correlation:.2f}"
+                "the correlation of energy differences of similar frames with the work of the "
+                f"forces is {pairs.correlation:.2f}"
             )
         if potential is not None:
             found.append(
-                "the energies of a potential fitted to the forces correlate with the labels by "
-                f"{potential.correlation:.2f}"
+                "the correlation of the energies of a potential fitted to the forces with the "
+                f"labels is {potential.correlation:.2f}"
             )
         message = (
-            f"energies do not follow the forces: {', '.join(found)}. The energies belong to other "
-            "frames; join them again by their index."
+            f"energies are inconsistent with the forces: {', '.join(found)}. The energies belong "
+            "to other frames; reassign them."
         )
         return [Finding("fault", "shuffled energies", message)]
     return []
 
 
 def _least(potential: PotentialTest) -> float:
-    """Return the correlation below which a potential says no; with few frames it says nothing."""
+    """Return the correlation below which the test fails; with few frames it never does."""
     return MIN_POTENTIAL_CORRELATION if potential.n_frames >= MIN_VERDICT_FRAMES else 0.0
 
 
 def _mixed(figures: Figures) -> list[Finding]:
-    """Report energies that follow the forces, but not all of them, or less closely than usual."""
+    """Report files in which part of the energies are inconsistent with the forces."""
     neighbours = figures.neighbours
     if neighbours is not None and len(neighbours.suspects) >= max(
         MIN_SUSPECTS, SUSPECT_SHARE * neighbours.n_frames
     ):
         message = (
             f"the energies of {name_frames(neighbours.suspects)}, of {neighbours.n_frames} tested, "
-            "are not what their forces and those of similar frames lead to. Energies or forces "
-            "belong to other frames, another method or calculations that did not converge; join "
-            "them again by their index."
+            "are inconsistent with their forces and those of similar frames. Energies or forces "
+            "belong to other frames, a different method or unconverged calculations; reassign or "
+            "remove them."
         )
         return [Finding("fault", "mixed labels", message)]
     if figures.pairs is None or abs(figures.pairs.correlation) >= FULL_CORRELATION:
         return []
     message = (
-        "energy differences of similar frames correlate with the work of the forces by only "
-        f"{figures.pairs.correlation:.2f}, 0.93 and more is usual. Part of the labels belong to "
-        "other frames, another method or calculations that did not converge; see the picture."
+        "the correlation of energy differences of similar frames with the work of the forces is "
+        f"only {figures.pairs.correlation:.2f} (usually at least 0.93). Some labels belong to "
+        "other frames, a different method or unconverged calculations; see the plot."
     )
     return [Finding("fault", "mixed labels", message)]
 
 
 def _signs(figures: Figures) -> list[Finding]:
-    """Report forces that are the gradient itself."""
+    """Report forces that are energy gradients."""
     pairs, potential = figures.pairs, figures.potential
     if pairs is not None:
         opposed, value = pairs.correlation < 0, pairs.correlation
     elif potential is not None:
         value = potential.correlation
-        # Of n unrelated frames the correlation is 0 ± 1/√n.
+        # For n unrelated frames the correlation is 0 ± 1/√n.
         opposed = value < -max(MIN_POTENTIAL_CORRELATION, 3 / np.sqrt(potential.n_frames))
     else:
         return []
     message = (
-        f"forces have the opposite sign: energies follow them with a correlation of {value:.2f}. "
-        "The file holds energy gradients; multiply them by −1."
+        f"forces have the opposite sign: their correlation with the energies is {value:.2f}. The "
+        "file contains energy gradients; multiply them by −1."
     )
     return [Finding("fault", "sign of forces", message)] if opposed else []

@@ -1,4 +1,4 @@
-"""The picture of a data report."""
+"""Plots of a data report."""
 
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from .checks import MIN_CONTACT, Floats
 from .figures import Figures, Report
 
 MAX_POINTS = 20_000
-"""Points drawn of a trace; more make the picture slow and no clearer."""
+"""Maximum number of points in a scatter plot."""
 
 
 def plot_report(frames: Frames, report: Report, path: Path) -> None:
-    """Draw energies, forces, shortest distances and ΔE against the work of the forces.
+    """Plot energies, forces, shortest distances and ΔE against the work of the forces.
 
     Args:
-        frames: Those that the report is about.
-        report: What `diagnose` returned for them.
-        path: The picture to write; its suffix gives the format.
+        frames: The examined frames.
+        report: Result of :func:`diagnose` for them.
+        path: Output file; the suffix selects the format.
     """
     figure = Figure(figsize=(11, 6.6), layout="constrained")
     upper, lower = figure.subplots(2, 3)
@@ -51,12 +51,12 @@ def _trace(axes: Axes, figures: Figures) -> None:
         linewidths=0,
         rasterized=True,
     )
-    axes.set(title="Energy less that of the atoms", xlabel="frame of the file", ylabel="eV")
+    axes.set(title="Energy minus reference energies", xlabel="frame", ylabel="eV")
 
 
 def _energy_histogram(axes: Axes, figures: Figures) -> None:
     axes.hist(figures.residuals, bins=50)
-    axes.set(title="The same, distribution", xlabel="eV", ylabel="frames", yscale="log")
+    axes.set(title="Distribution of these energies", xlabel="eV", ylabel="frames", yscale="log")
 
 
 def _work(axes: Axes, figures: Figures) -> None:
@@ -66,7 +66,7 @@ def _work(axes: Axes, figures: Figures) -> None:
         _say(axes, "no test: no forces, or\ntoo few similar frames")
         return
     end = float(np.abs(pairs.work).max())
-    axes.axline((0, 0), slope=1, color="0.6", linewidth=1, label="slope 1, as it should be")
+    axes.axline((0, 0), slope=1, color="0.6", linewidth=1, label="slope 1 (ideal)")
     axes.plot(
         [-end, end],
         [-pairs.slope * end, pairs.slope * end],
@@ -80,8 +80,8 @@ def _work(axes: Axes, figures: Figures) -> None:
 
 
 def _force_histograms(left: Axes, right: Axes, frames: Frames, figures: Figures) -> None:
-    left.set(title="Force on an atom", xlabel="eV/Å", ylabel="atoms", yscale="log")
-    right.set(title="Largest force of a frame", xlabel="eV/Å", ylabel="frames", yscale="log")
+    left.set(title="Force per atom", xlabel="eV/Å", ylabel="atoms", yscale="log")
+    right.set(title="Largest force per frame", xlabel="eV/Å", ylabel="frames", yscale="log")
     if frames.forces is None or not len(figures.largest_force):
         for axes in (left, right):
             _say(axes, "no forces")
@@ -93,14 +93,14 @@ def _force_histograms(left: Axes, right: Axes, frames: Frames, figures: Figures)
 
 def _contacts(axes: Axes, figures: Figures) -> None:
     axes.set(
-        title="Shortest distance of a frame",
+        title="Shortest distance per frame",
         xlabel="distance / sum of covalent radii",
         ylabel="frames",
         yscale="log",
     )
     known = figures.contacts[np.isfinite(figures.contacts)]
     if not len(known):
-        _say(axes, "no atom near another")
+        _say(axes, "no atoms close to each other")
         return
     axes.hist(known, bins=50)
     axes.axvline(MIN_CONTACT, color="C3", linewidth=1, linestyle="--", label="too close")

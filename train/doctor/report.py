@@ -1,4 +1,4 @@
-"""What the examination of a data file says on a terminal."""
+"""Text report of the examination of a data file."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def report_text(report: Report, source: str) -> str:
 
 
 MAX_COMPOSITIONS = 8
-"""Compositions listed in the text."""
+"""Maximum number of compositions listed."""
 
 
 def _figure_lines(figures: Figures) -> list[str]:
@@ -49,12 +49,12 @@ def _figure_lines(figures: Figures) -> list[str]:
     if figures.pairs is not None:
         p = figures.pairs
         rows.append(("ΔE against −F·ΔR", f"slope {p.slope:.2f}, correlation {p.correlation:.2f}, "
-                     f"force constant {p.stiffness:.3g} eV/Å² ({len(p.work)} pairs, moved "
+                     f"force constant {p.stiffness:.3g} eV/Å² ({len(p.work)} pairs, displacement "
                      f"{p.displacement:.2g} Å)"))  # fmt: skip
     if figures.potential is not None:
         q = figures.potential
         rows.append(("fitted pair potential", f"explains {100 * q.explained:.0f} % of the forces, "
-                     f"energies correlate {q.correlation:.2f}, ratio {q.ratio:.2f}, "
+                     f"correlation of energies {q.correlation:.2f}, ratio {q.ratio:.2f}, "
                      f"force constant {q.stiffness:.3g} eV/Å²"))  # fmt: skip
     if figures.bonds is not None:
         b = figures.bonds
@@ -62,35 +62,35 @@ def _figure_lines(figures: Figures) -> list[str]:
                      f"{b.correlation:.2f} ({b.n_bonds} bonds)"))  # fmt: skip
     if figures.neighbours is not None:
         n = figures.neighbours
-        found = f"{len(n.suspects)} of {n.n_frames}, judged by similar frames"
-        rows.append(("misplaced energies", found))
+        found = f"{len(n.suspects)} of {n.n_frames}, by comparison with similar frames"
+        rows.append(("inconsistent energies", found))
     return [*lines, "", *(f"{name:<24}{value}" for name, value in rows)]
 
 
 def _isolated_row(isolated: IsolatedFigures) -> list[tuple[str, str]]:
-    """Return the row on isolated atoms, if there are any."""
+    """Return the row for isolated atoms, if there are any."""
     if not isolated.n_frames:
         return []
     text = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in isolated.energies.items())
     text += " eV"
     if not np.isnan(isolated.binding):
-        text += f"; other frames are bound by {isolated.binding:.3g} eV/atom"
+        text += f"; binding energy of other frames {isolated.binding:.3g} eV/atom"
     return [("isolated atoms", f"{isolated.n_frames} frame(s): {text}")]
 
 
 def _shortest(figures: Figures) -> str:
     closest = float(np.nanmin(figures.closest, initial=np.inf))
     if not np.isfinite(closest):
-        return "unknown: no two atoms are near each other"
+        return "unknown: no atoms are close to each other"
     contact = float(np.nanmin(figures.contacts, initial=np.inf))
-    return f"{closest:.3f} Å, {contact:.2f} of covalent radii"
+    return f"{closest:.3f} Å, {contact:.2f} times the sum of covalent radii"
 
 
 def _balance(figures: Figures) -> str:
     if np.isnan(figures.net_force):
         reason = "all forces are zero" if figures.rms_force == 0 else "all frames are periodic"
-        return f"not judged: {reason}"
-    return f"{figures.net_force:.2g}, {figures.net_torque:.2g} of those of unrelated forces"
+        return f"not tested: {reason}"
+    return f"{figures.net_force:.2g}, {figures.net_torque:.2g} relative to uncorrelated forces"
 
 
 def _stiffness(figures: Figures) -> str:

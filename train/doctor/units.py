@@ -1,4 +1,4 @@
-"""Units that the figures speak for."""
+"""Guesses of units from measured quantities."""
 
 from itertools import product
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from lkm_calc.units import BOHR, HARTREE, KCAL_PER_MOL
 
 from ..data import ENERGY_UNITS, FORCE_UNITS, LENGTH_UNITS
 
-# The units that files have, of those that are known.
+# Units that occur in files.
 _ENERGY_UNITS = {n: ENERGY_UNITS[n] for n in ("eV", "kcal/mol", "kJ/mol", "Hartree", "meV")}
 _FORCE_UNITS = {
     name: FORCE_UNITS[name]
@@ -27,29 +27,29 @@ _CONVERSIONS = {
 
 
 class Evidence(NamedTuple):
-    """A figure whose value is known if units are right, and how it changes with them."""
+    """A quantity with a known typical value in correct units, and its dependence on the units."""
 
     measured: float
     expected: float
     tolerance: float
     """Standard deviation of its logarithm."""
     powers: tuple[int, int, int]
-    """Powers of the units of energy, force and length to which the expectation is proportional."""
+    """Exponents of the units of energy, force and length in the expected value."""
 
 
 _RARE = {"meV": 1.0, "meV/Å": 1.0, "Hartree/Å": 0.5, "eV/Bohr": 0.5, "kJ/mol/nm": 0.3}
-"""Handicap of units that files seldom have, in squared standard deviations."""
+"""Penalty for rare units, in squared standard deviations."""
 _CONVERTED = 1.0
-"""Handicap of a conversion made on a wrong premise."""
+"""Penalty for a conversion from a wrong unit."""
 _AMBIGUOUS = 1.0
-"""Difference of two misfits within which both guesses are named."""
+"""Difference of two misfits below which both guesses are reported."""
 
 
 def guess_units(evidence: list[Evidence]) -> list[tuple[str, str, str]]:
-    """Return the units of energies, forces and positions that the figures fit best.
+    """Return the units of energies, forces and positions that fit the evidence best.
 
-    Conversions that a reader made on a wrong premise are among the guesses. What no figure speaks
-    of is taken to be right. A second guess that fits nearly as well is returned too.
+    Conversions by a reader from a wrong unit are considered as well. Units without evidence are
+    assumed to be right. A second guess that fits nearly as well is also returned.
     """
     misfits: dict[tuple[str, str, str], float] = {}
     choices = product(
@@ -58,7 +58,7 @@ def guess_units(evidence: list[Evidence]) -> list[tuple[str, str, str]]:
     for (energy, e), (force, f), (length, r), (conversion, (by_e, by_f)) in choices:
         sizes = (e / by_e, f / by_f, r)
         misfit = sum(_misfit(item, sizes) for item in evidence)
-        # Of guesses that fit alike the one with fewest units wrong.
+        # Prefer guesses with fewer wrong units.
         misfit += 0.2 * sum(abs(np.log(size)) > 0.01 for size in sizes)
         misfit += _CONVERTED * bool(conversion) + _RARE.get(energy, 0.0) + _RARE.get(force, 0.0)
         name = (_with(energy, sizes[0], conversion), _with(force, sizes[1], conversion), length)
@@ -68,13 +68,13 @@ def guess_units(evidence: list[Evidence]) -> list[tuple[str, str, str]]:
 
 
 def _misfit(item: Evidence, sizes: tuple[float, float, float]) -> float:
-    """Return the squared deviation of a figure under a guess, in standard deviations."""
+    """Return the squared deviation of a quantity for a guess, in standard deviations."""
     scale = np.prod([size**power for size, power in zip(sizes, item.powers, strict=True)])
     return float((np.log(item.measured / (item.expected * scale)) / item.tolerance) ** 2)
 
 
 def _with(unit: str, size: float, conversion: str) -> str:
-    """Name a unit, with the conversion that spoilt it; one that fits leaves eV or eV/Å."""
+    """Return the name of a unit and its wrong conversion, if any, or eV or eV/Å if it is right."""
     if abs(np.log(size)) < 0.01:
         return "eV/Å" if "/Å" in unit or "Bohr" in unit else "eV"
     return unit + conversion

@@ -2,8 +2,7 @@
 
 Datasets are named like the fields of Frames and have the attribute ``units``; the file has the
 attributes ``format``, ``version`` and ``description``. Missing labels are omitted; forces and
-stress of single frames without labels are NaN. ``config_types``, strings without units, is
-optional.
+stress of single frames without labels are NaN. ``config_types`` (strings) is optional.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How good a model is, and how it is told: errors, calibration, model card, plots."""
+"""Evaluation of models: errors, calibration, model card and plots."""
 
 from .calibration import calibrate_file as calibrate_file
 from .calibration import own_split as own_split

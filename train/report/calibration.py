@@ -1,4 +1,4 @@
-"""The calibration of a model: what its guards compare a simulation with."""
+"""Calibration of a model for its extrapolation guards."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,24 +22,27 @@ from ..data import DataError, Frames, GraphFrames, Split, random_split, split_st
 from .writing import checksum
 
 MIN_ATOMS = 20
-"""Atoms of an element below which those of all elements stand in for them."""
+"""For elements with fewer atoms, the atoms of all elements are used."""
 BINS = 10
-"""Largest number of bins of the map from distance to error; each holds MIN_ATOMS or more."""
+"""Maximum number of bins of the expected error; each contains at least MIN_ATOMS atoms."""
 MAX_FRAMES = 1000
-"""Training frames, evenly chosen, whose embeddings are looked at; 200 tell nearly the same."""
+"""Maximum number of training frames, evenly spaced, for the latent statistics; 200 give nearly the
+same result."""
 
 
 @own_settings
 def calibrate(
     model: EnergyModel, held_out: GraphFrames, training: GraphFrames, batch_size: int
 ) -> tuple[Calibration, LatentSpace]:
-    """Measure a model on frames that it did not learn, and its training frames.
+    """Compute the calibration of a model from held-out and training frames.
 
     Raises:
         DataError: The held-out frames have no forces.
     """
     if held_out.forces is None:
-        raise DataError("The held-out frames have no forces, so there is no error to compare with.")
+        raise DataError(
+            "The held-out frames have no forces, which calibration needs. Use frames with forces."
+        )
     latent = _latent_of(model, training, batch_size)
     labelled = held_out.n_forces.nonzero().flatten()
     elements, forces, distances = [], [], []
@@ -58,7 +61,7 @@ def calibrate(
         chosen = numbers == number
         if chosen.sum() < MIN_ATOMS:
             chosen[:] = True
-        # Less than 1 is round-off of atoms that are all alike.
+        # Values below 1 are round-off, for atoms that are all alike.
         largest[number] = max(1.0, float(distance[chosen].max()))
         curve = _expected_error(distance[chosen] / largest[number], error[chosen])
         expected[chemical_symbols[number]] = curve
@@ -72,7 +75,7 @@ def calibrate(
 
 
 def _latent_of(model: EnergyModel, training: GraphFrames, batch_size: int) -> LatentSpace:
-    """Return where the embeddings of training atoms lie."""
+    """Return the distribution of the embeddings of training atoms."""
     count = min(len(training), MAX_FRAMES)
     frames = torch.linspace(0, len(training) - 1, count, dtype=torch.float32).long()
 
@@ -89,9 +92,9 @@ def _latent_of(model: EnergyModel, training: GraphFrames, batch_size: int) -> La
 def calibrate_file(
     path: str | Path, held_out: GraphFrames, training: GraphFrames, batch_size: int
 ) -> Calibration:
-    """Measure the model of a file and put its calibration into it, whole or not at all.
+    """Calibrate the model of a file and store the calibration in it, atomically.
 
-    The weights stay as they are, bit for bit.
+    The weights are unchanged.
 
     Raises:
         DataError: The held-out frames have no forces.
@@ -103,21 +106,21 @@ def calibrate_file(
 
 
 def own_split(model: EnergyModel, frames: Frames, path: str | Path) -> Split | None:
-    """Return how a model's training split the frames of a file; None if it was another file."""
+    """Return the split of a file used to train a model, or None if it was a different file."""
     training = model.provenance
     if training.get("files", {}).get("train", {}).get("sha256") != checksum(str(path)):
         return None
     data, run = (training["config"][section] for section in ("data", "run"))
     sizes = data["n_train"], data["n_validation"], run["seed"]
-    if "isolated_atoms" in training:  # without them, or before they were told from other frames
+    if "isolated_atoms" in training:  # missing without isolated atoms and in older files
         return split_structures(frames, *sizes, str(path))
     return random_split(len(frames), *sizes)
 
 
 def closest_distances(data: GraphFrames, model: EnergyModel, batch_size: int) -> dict[str, float]:
-    """Return the closest distance in Å of each pair of the model's elements, images included.
+    """Return the closest distance in Å of each pair of elements, including periodic images.
 
-    The cutoff stands for pairs that never come within it.
+    The cutoff is used for pairs that are never within it.
     """
     rows = MAX_NUMBER + 1
     table = torch.full((rows * rows,), data.cutoff, dtype=torch.float64, device=data.device)
@@ -140,7 +143,7 @@ def _quantiles(values: NDArray[np.float64]) -> dict[str, float]:
 def _expected_error(
     distance: NDArray[np.float64], error: NDArray[np.float64]
 ) -> dict[str, list[float]]:
-    """Return the medians of bins of as many atoms each, made not to fall by isotonic regression."""
+    """Return median errors in equally populated bins, made monotonic by isotonic regression."""
     bins = np.array_split(np.argsort(distance), max(1, min(BINS, len(error) // MIN_ATOMS)))
     rising = isotonic_regression([np.median(error[b]) for b in bins], weights=[*map(len, bins)])
     return {

@@ -1,4 +1,4 @@
-"""The model card: what a model file tells of itself, as a page to read."""
+"""Model card in Markdown."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +13,16 @@ _ERRORS = (
     ("force_rmse", "force RMSE", "meV/Å"),
     ("stress_mae", "stress MAE", "meV/Å³"),
 )
-_OPTIMISERS = {"adamw": "AdamW", "muon": "Muon for matrices, AdamW for the rest"}
+_OPTIMISERS = {"adamw": "AdamW", "muon": "Muon for matrices, AdamW for other weights"}
 
 
 def model_card(header: Mapping[str, Any], title: str, command: str, picture: str) -> str:
     """Return the card of a trained model in Markdown.
 
     Args:
-        header: Of the model file, see :func:`lkm_calc.potential.read_header`.
-        title: Heading.
-        command: What reproduces the model.
+        header: Header of the model file, see :func:`lkm_calc.potential.read_header`.
+        title: Title of the card.
+        command: Command that reproduces the model.
         picture: Link to the parity plot.
     """
     training = header["provenance"]
@@ -47,19 +47,19 @@ def model_card(header: Mapping[str, Any], title: str, command: str, picture: str
 learning rate {optimiser["learning_rate"]:g} after {optimiser["warmup_steps"]} warm-up steps, \
 {_schedule(optimiser)} |
 | seed | {config["run"]["seed"]} |
-| best step | {training["step"]}, chosen on the validation frames |
-| time to train | {minutes:.0f} min on {training["device"]}, {config["run"]["dtype"]} |
-| made with | lkm-calc {training["version"]}, torch {training["torch"]}, {training["date"]} |
+| best step | {training["step"]}, selected on the validation frames |
+| training time | {minutes:.0f} min on {training["device"]}, {config["run"]["dtype"]} |
+| created with | lkm-calc {training["version"]}, torch {training["torch"]}, {training["date"]} |
 
 ## Errors
 
 {_error_table(training)}
 
-One seed; no spread is given.
+One seed.
 
-![parity of energies and forces]({picture})
+![parity plots of energies and forces]({picture})
 
-## To reproduce
+## Reproduce
 
 ```
 {command}
@@ -67,28 +67,28 @@ One seed; no spread is given.
 
 ## Limits
 
-The model knows only the molecules and the range of geometries of its training frames. Bonds that
-break, other molecules and temperatures far above that of the frames are outside it; its training
-level of theory is all that it imitates.
+The model is valid only for the molecules and the range of geometries in its training frames, not
+for bond breaking, other molecules or much higher temperatures. It reproduces the level of theory of
+its labels.
 """
 
 
 def _schedule(optimiser: Mapping[str, Any]) -> str:
-    """Describe what follows the warm-up; options that older files lack were off."""
+    """Describe the schedule after the warm-up; options missing from older files were off."""
     schedule = optimiser.get("schedule", "cosine")
     text = {
-        "cosine": f"cosine to {optimiser['final_fraction']:g} of it",
-        "plateau": f"times {optimiser.get('plateau_factor', 1):g} on plateaus",
+        "cosine": f"cosine decay to {optimiser['final_fraction']:g} of it",
+        "plateau": f"reduced by a factor {optimiser.get('plateau_factor', 1):g} on plateaus",
         "constant": "constant",
     }[schedule]
-    text += f", averaged weights ({optimiser['ema_decay']:g})"
+    text += f", EMA of the weights ({optimiser['ema_decay']:g})"
     if optimiser.get("swa_fraction"):
-        text += f", evenly in the last {optimiser['swa_fraction']:.0%} of the steps"
+        text += f", SWA in the last {optimiser['swa_fraction']:.0%} of the steps"
     return text
 
 
 def _origin(header: Mapping[str, Any]) -> str:
-    """Tell of which package or module an architecture is that lkm-calc does not have."""
+    """Return the package or module of a custom architecture."""
     origin = header.get("origin", {})
     if "package" in origin:
         return f" of the package {origin['package']} {origin['version']}"
@@ -103,33 +103,33 @@ def _data(training: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     file = training["files"]["train"]
     labels = "" if data["labels"] == "revised" else f"{data['labels']} labels, "
     return (
-        f"{data['n_train']} frames of {file['name']} ({labels}{data['n_validation']} more to "
-        f"validate), SHA-256 {file['sha256'][:16]}…"
+        f"{data['n_train']} frames of {file['name']} ({labels}{data['n_validation']} validation "
+        f"frames), SHA-256 {file['sha256'][:16]}…"
     )
 
 
 def _isolated(training: Mapping[str, Any], header: Mapping[str, Any]) -> str:
-    """Return a row that tells of isolated atoms, if there were any."""
+    """Return a row on isolated atoms, if there were any."""
     if "isolated_atoms" not in training:
         return ""
     energies = training["isolated_atoms"]["energies"]
     listed = ", ".join(f"{s} {e:.4f} eV" for s, e in energies.items() if s in header["elements"])
     frames = training["isolated_atoms"]["frames"]
-    return f"\n| isolated atoms | {listed}: exact, by {frames} more frame(s) of the file |"
+    return f"\n| isolated atoms | {listed}: exact, from {frames} further frame(s) of the file |"
 
 
 def _labels(training: Mapping[str, Any]) -> str:
-    """Return a row that tells how many frames have which labels; older files do not know."""
+    """Return a row with the numbers of labels, which older files do not contain."""
     counts = training.get("labels", {})
     parts = [f"{name} frames: {describe_labels(counts[name])}" for name in counts]
     return f"\n| labels | {'; '.join(parts)} |" if parts else ""
 
 
 def _type_weights(loss: Mapping[str, Any]) -> str:
-    """Describe the weights of frames by their config_type, if there are any."""
+    """Describe the weights by config_type, if there are any."""
     weights = loss.get("config_type_weights", {})
     listed = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
-    return f"; frames weighted by config_type: {listed}" if listed else ""
+    return f"; weights by config_type: {listed}" if listed else ""
 
 
 def _error_table(training: Mapping[str, Any]) -> str:

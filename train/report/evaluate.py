@@ -14,7 +14,7 @@ from ..data import Batch, GraphFrames
 
 
 class Pair(NamedTuple):
-    """Labels and what a model says, on the CPU in float64."""
+    """Labels and predictions, on the CPU in float64."""
 
     labels: Tensor
     predicted: Tensor
@@ -26,40 +26,40 @@ class Pair(NamedTuple):
 
 
 class LayerStatistics(NamedTuple):
-    """How the layers' embeddings lie to one another: whether LKM mixes or merely shrinks them."""
+    """Similarity and size of the embeddings, which distinguish mixing from shrinking by LKM."""
 
     lkm: float
     """L_KD, mean square distance to the mean over layers."""
     norm: float
-    """Root-mean-square component of the embeddings."""
+    """RMS component of the embeddings."""
     cosine: float
     """Mean cosine between the embeddings of two layers; 1 for a single layer."""
 
 
 class Predictions(NamedTuple):
-    """Labels and predictions side by side."""
+    """Labels and predictions of a data set."""
 
     energies: Pair
-    """(frames) in eV, or the property in its unit."""
+    """(frames) in eV, or the target property in its unit."""
     forces: Pair | None
     """(labelled atoms, 3) in eV/Å; None without labels."""
     stress: Pair | None
     """(labelled frames, 3, 3) in eV/Å³; None without labels."""
     numbers: Int[Tensor, " atoms"]
-    """Atomic numbers of the atoms whose forces are labelled; of all without such labels."""
+    """Atomic numbers of the atoms with force labels, or of all atoms without such labels."""
     n_atoms: Int[Tensor, " frames"]
     """Number of atoms."""
     layers: LayerStatistics
     references: Float[Tensor, " frames"]
-    """The sums of the model's energies of bonded atoms, about which energies are worth drawing."""
+    """Sums of the reference energies of the model, subtracted in plots of energies."""
     energy_unit: str = "eV"
 
 
 class Errors(NamedTuple):
-    """Mean absolute and root-mean-square errors; None where there are no labels."""
+    """MAE and RMSE; None if there are no labels."""
 
     energy_mae: float
-    """meV per structure, or thousandths of the property's unit."""
+    """meV per structure, or 10⁻³ of the unit of the property."""
     energy_rmse: float
     energy_per_atom_mae: float
     """meV per atom."""
@@ -70,14 +70,14 @@ class Errors(NamedTuple):
     """meV/Å³ per component."""
 
     def figures(self) -> dict[str, float]:
-        """Return those that there are, by name."""
+        """Return the available errors, by name."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def model_output(
     model: EnergyModel, batch: Batch, create_graph: bool = False
 ) -> EnergyForces | Prediction:
-    """Return what there are labels for: energies, and forces and stress as their derivatives."""
+    """Return energies and, if there are labels, forces and stress as their derivatives."""
     if batch.forces is None and batch.stress is None:
         with torch.set_grad_enabled(create_graph):
             prediction: Prediction = model(batch.graph)
@@ -87,7 +87,7 @@ def model_output(
 
 @own_settings
 def predict(model: EnergyModel, data: GraphFrames, batch_size: int) -> Predictions:
-    """Return labels and predictions of every frame."""
+    """Return labels and predictions of all frames."""
     energies, forces, stress, layers, numbers, references = [], [], [], [], [], []
     labelled_atoms = []
     for indices in data.in_order(batch_size):
@@ -132,7 +132,7 @@ def _pair(parts: list[tuple[Tensor, Tensor]]) -> Pair:
 def _layer_statistics(
     embeddings: tuple[Float[Tensor, "atoms dim"], ...],
 ) -> Float[Tensor, " statistics"]:
-    """Return L_KD, root-mean-square component and mean cosine between layers of a batch."""
+    """Return L_KD, RMS component and mean cosine between layers of a batch."""
     layers = torch.stack(embeddings)
     count = len(layers)
     directions = torch.nn.functional.normalize(layers, dim=2)
@@ -143,7 +143,7 @@ def _layer_statistics(
 
 
 def errors_of(predictions: Predictions) -> Errors:
-    """Return the errors, in meV and meV/Å."""
+    """Return the errors in meV, meV/Å and meV/Å³."""
     energy = 1000 * predictions.energies.difference
     errors = Errors(
         energy_mae=energy.abs().mean().item(),

@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves, parity of energies and forces, errors by force size."""
+"""Plots of a run: learning curves, parity of energies and forces, errors by force magnitude."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +17,13 @@ from lkm_calc.files import replacing
 from .evaluate import Errors, Pair, Predictions
 
 MAX_POINTS = 20_000
-"""Points drawn in a parity plot; more make it slow and no clearer."""
+"""Maximum number of points in a parity plot."""
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def plot_learning_curves(rows: Rows, path: Path) -> None:
-    """Draw validation errors, losses, what LKM does to the layers, and learning rate by epoch."""
+    """Plot validation errors, losses, statistics of the layers and learning rate by epoch."""
     figure = Figure(figsize=(14.5, 3.4), layout="constrained")
     errors, losses, layers, rate = figure.subplots(1, 4)
     labels = {"force_mae": "forces, meV/Å", "energy_mae": "energy, meV", "stress_mae": "stress"}
@@ -49,7 +49,7 @@ def plot_learning_curves(rows: Rows, path: Path) -> None:
 
 
 def _curves(axes: Axes, rows: Rows, names: Mapping[str, str], **style: Any) -> None:
-    """Draw the columns that are there and not always zero."""
+    """Plot the columns that exist and are not always zero."""
     for name, label in names.items():
         points = [(row["epoch"], row[name]) for row in rows if row.get(name)]
         if points:
@@ -59,10 +59,9 @@ def _curves(axes: Axes, rows: Rows, names: Mapping[str, str], **style: Any) -> N
 
 
 def plot_parity(predictions: Predictions, errors: Errors, title: str, path: Path) -> None:
-    """Draw predicted against reference energies and forces, and force errors by force size.
+    """Plot predicted against reference energies and forces, and force errors by magnitude.
 
-    Forces have the colours of the elements; energies are drawn about the reference energies of
-    their compositions.
+    Forces are coloured by element; reference energies of the composition are subtracted.
     """
     panels = 1 if predictions.forces is None else 3
     figure = Figure(figsize=(4.2 * panels, 4.2), layout="constrained")
@@ -71,7 +70,7 @@ def plot_parity(predictions: Predictions, errors: Errors, title: str, path: Path
     _parity(energy, bound, "C0")
     energy.set(
         title=f"Energy: MAE {errors.energy_mae / 1000:.3g} {predictions.energy_unit}",
-        xlabel=f"reference, {predictions.energy_unit} from the reference energies",
+        xlabel=f"reference, {predictions.energy_unit}, without reference energies",
         ylabel="predicted",
     )
     if predictions.forces is not None:
@@ -83,7 +82,7 @@ def plot_parity(predictions: Predictions, errors: Errors, title: str, path: Path
 
 
 def _force_panels(parity: Axes, by_size: Axes, forces: Pair, numbers: Tensor) -> None:
-    """Draw the parity of force components by element, and the error of forces by their size."""
+    """Plot the parity of force components by element, and force errors by magnitude."""
     for number in numbers.unique().tolist():
         of_element = Pair(*(values[numbers == number].flatten() for values in forces))
         mae = 1000 * of_element.difference.abs().mean()
@@ -100,7 +99,7 @@ def _force_panels(parity: Axes, by_size: Axes, forces: Pair, numbers: Tensor) ->
         by_size.plot(centres, [np.quantile(error[b], quantile) for b in bins], label=label)
     by_size.set(
         title="Error of the force vector",
-        xlabel="size of the reference force, eV/Å",
+        xlabel="magnitude of the reference force, eV/Å",
         ylabel="meV/Å",
         yscale="log",
     )
@@ -109,7 +108,7 @@ def _force_panels(parity: Axes, by_size: Axes, forces: Pair, numbers: Tensor) ->
 
 
 def _parity(axes: Axes, pair: Pair, colour: Any, label: str | None = None) -> None:
-    """Scatter one quantity with the diagonal."""
+    """Draw a scatter plot of one quantity with the diagonal."""
     stride = -(-len(pair.labels) // MAX_POINTS)
     x, y = pair.labels[::stride], pair.predicted[::stride]
     low, high = float(pair.labels.min()), float(pair.labels.max())
@@ -120,6 +119,6 @@ def _parity(axes: Axes, pair: Pair, colour: Any, label: str | None = None) -> No
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture, whole or not at all."""
+    """Write a figure to a file, atomically."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=140)

@@ -1,4 +1,4 @@
-"""Text and JSON files, whole or not at all, and checksums."""
+"""Atomic writing of text and JSON files, and checksums."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ def checksum(path: str) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file, atomically."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -93,11 +93,11 @@ def test_frames_that_cannot_be_searched_are_named():
     crystals[1].positions[1] = crystals[1].positions[0] + crystals[1].cell[0] + 1e-9
     cells, pbc = (np.stack([getattr(a, n) for a in crystals]) for n in ("cell", "pbc"))
     frames = replace(frames_of(crystals), cells=cells, pbc=pbc)
-    with pytest.raises(DataError, match="Frame 1 of those chosen: two atoms, or an atom and an im"):
+    with pytest.raises(DataError, match="Selected frame 1: two atoms, or an atom and an im"):
         GraphFrames(frames, MODEL, torch.device("cpu"))
     apart = frames_of([rattled(), rattled()])
     apart.positions[9] += 1e5
-    with pytest.raises(DataError, match="Frame 1 of those chosen: The atoms spread over"):
+    with pytest.raises(DataError, match="Selected frame 1: The atoms spread over"):
         GraphFrames(apart, MODEL, torch.device("cpu"))
 
 

@@ -84,12 +84,12 @@ def test_frames_without_forces_are_read(tmp_path, name):
 def test_forces_are_of_a_whole_frame():
     frames = frames_of([rattled("H2O"), rattled("H2O", 1)])
     check_frames(without_forces(frames, 0), "f", check_units=False, partial=True)
-    with pytest.raises(DataError, match=r"forces hold NaN.*\[0\]"):
+    with pytest.raises(DataError, match=r"forces contain NaN.*\[0\]"):
         check_frames(without_forces(frames, 0), "f", check_units=False)
     for value in (np.nan, np.inf):
         torn = frames.forces.copy()
         torn[1] = value
-        with pytest.raises(DataError, match=r"forces hold NaN or infinity in 1 frame.*\[0\]"):
+        with pytest.raises(DataError, match=r"forces contain NaN or infinity in 1 frame.*\[0\]"):
             check_frames(replace(frames, forces=torn), "f", check_units=False, partial=True)
 
 
@@ -321,7 +321,7 @@ def test_a_run_learns_from_what_there_is_and_says_so(file, tmp_path, caplog):
     assert text in caplog.text
     card = (tmp_path / "run" / "card.md").read_text()
     assert text in card
-    assert "frames weighted by config_type: scan 5, Default 0.5" in card
+    assert "weights by config_type: scan 5, Default 0.5" in card
     assert (
         json.loads((tmp_path / "run" / "result.json").read_text())["labels"]
         == (provenance["labels"])
@@ -385,7 +385,7 @@ def test_weights_by_config_type(file):
     untyped = replace(frames, config_types=None)
     assert frame_weights(untyped, {"Default": 0.1}).tolist() == [0.1] * 40
     check_config_types(frames, {"scan": 5.0, "Default": 0.1}, "f")
-    with pytest.raises(ConfigError, match=r"names IsolatedAtom, .*It holds md \(20\), scan \(20\)"):
+    with pytest.raises(ConfigError, match=r"contains IsolatedAtom, .*md \(20\), scan \(20\)"):
         check_config_types(frames, {"IsolatedAtom": 0.1, "scan": 5.0}, "f")
     with pytest.raises(ConfigError, match="None of its frames has a config_type"):
         check_config_types(untyped, {"scan": 5.0}, "f")
@@ -395,7 +395,7 @@ def test_an_unknown_type_ends_the_run_before_it_begins(file, tmp_path, caplog):
     config = tmp_path / "c.toml"
     config.write_text(f'[data]\ntrain = "{file}"\n[loss.config_type_weights]\nscna = 2\n')
     assert main(["fit", str(config), "--run.directory", str(tmp_path / "run")]) == 1
-    assert "names scna" in caplog.text
+    assert "contains scna" in caplog.text
     assert not (tmp_path / "run").exists()
 
 

@@ -243,7 +243,7 @@ def test_duplicates(source):
     found = faults(joined(good, replace(again, positions=moved)))
     n = len(good)
     assert f"frames {n}, {n + 1}, {n + 2} repeat" in found["duplicates"]
-    assert "the first that of frame 3" in found["duplicates"]
+    assert "(first: frame 3)" in found["duplicates"]
     near = replace(again, positions=again.positions + np.linspace(0, 3e-4, 27 * 3).reshape(27, 3))
     assert "near duplicates" in notes(joined(good, near))
 
@@ -260,7 +260,7 @@ def test_nan_is_reported_and_the_rest_examined(source, name):
     bad = changed(good, name, 9 * 5 if name != "energies" else 5, np.nan)
     found = faults(bad)
     assert list(found) == ["not finite"]
-    assert f"{name} hold NaN or infinity in frame 5." in found["not finite"]
+    assert f"{name} contain NaN or infinity in frame 5." in found["not finite"]
     gradient = replace(bad, forces=-bad.forces)
     assert set(faults(gradient)) == {"not finite", "sign of forces"}
 
@@ -391,7 +391,7 @@ def test_text_and_picture(tmp_path):
     text = report_text(report, "some.npz")
     assert text.startswith("some.npz: 120 frames, 1 fault(s)")
     assert "C2H6O                    119" in text
-    assert "FAULT  not finite: energies hold NaN or infinity in frame 4." in text
+    assert "FAULT  not finite: energies contain NaN or infinity in frame 4." in text
     plot_report(frames, report, tmp_path / "report.png")
     assert imread(tmp_path / "report.png").shape[1] > 1000
 
@@ -426,11 +426,11 @@ def without_forces(frames):
 @pytest.mark.parametrize(
     ("frames", "expected"),
     [
-        (copper(), ["net force, torque       not judged: all frames are periodic"]),
+        (copper(), ["net force, torque       not tested: all frames are periodic"]),
         (copper(3), ["force constant F²/kT    unknown: no composition has 20 frames"]),
-        (without_forces(springs()), ["net force, torque       not judged: all forces are zero"]),
-        (lone_atoms(), ["shortest distance       unknown: no two atoms are near each other"]),
-        (replace(springs(30), energies=np.full(30, -100.0)), ["by 0.00. The energies belong to"]),
+        (without_forces(springs()), ["net force, torque       not tested: all forces are zero"]),
+        (lone_atoms(), ["shortest distance       unknown: no atoms are close to each other"]),
+        (replace(springs(30), energies=np.full(30, -100.0)), ["is 0.00. The energies belong to"]),
     ],
 )
 def test_what_cannot_be_judged_is_said_in_words(frames, expected):

@@ -223,7 +223,7 @@ def test_nan_in_positions(tmp_path):
     atoms.info["energy"] = -14.0
     path = written(tmp_path / "a.extxyz", [atoms])
     path.write_text(path.read_text().replace(f"{atoms.positions[1, 1]:.8f}", "NaN", 1))
-    with pytest.raises(DataError, match=r"positions hold NaN.*\[0\]"):
+    with pytest.raises(DataError, match=r"positions contain NaN.*\[0\]"):
         read_ase(path)
 
 
@@ -269,10 +269,10 @@ def bad_cell():
     ("bad", "message"),
     [
         (molecule("H2O"), r"1 frame\(s\) \(first: \[3\]\) without energy.*atoms.info"),
-        (labelled(molecule("H2O"), np.nan), r"energies hold NaN.*\[3\]"),
+        (labelled(molecule("H2O"), np.nan), r"energies contain NaN.*\[3\]"),
         (labelled(molecule("H2O"), np.zeros(3)), r"energy of frame 3 has .* shape \(3,\)"),
-        (labelled(molecule("H2O"), forces=np.full((3, 3), np.inf)), r"forces hold.*\[3\]"),
-        (labelled(Atoms("X")), r"\[0\] are not atomic numbers"),
+        (labelled(molecule("H2O"), forces=np.full((3, 3), np.inf)), r"forces contain.*\[3\]"),
+        (labelled(Atoms("X")), r"\[0\] are not valid atomic numbers"),
         (labelled(Atoms("H2")), "two atoms of frame 3"),
         (labelled(Atoms()), r"first: \[3\]\) without atoms"),
         (bad_cell(), r"first: \[3\]\) with periodic directions"),

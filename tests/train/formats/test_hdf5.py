@@ -146,10 +146,7 @@ def to_group(file):
         (remove("positions"), "lacks the dataset.*positions; it contains cells.*write_hdf5"),
         (to_group, "lacks the dataset.*energies"),
         (remove("pbc"), "one of cells and pbc"),
-        (
-            attribute("/", "version", 2),
-            "has version 2 of lkm-frames; this lkm-calc reads version 1",
-        ),
+        (attribute("/", "version", 2), "has version 2 of lkm-frames; this lkm-calc reads"),
         (attribute("/", "format", "other"), "with format 'other', not 'lkm-frames'"),
         (lambda file: file.attrs.__delitem__("format"), "with format '', not"),
         (attribute("forces", "units", "eV/pm"), "units of forces is 'eV/pm'; choose one of eV/Å"),
@@ -163,10 +160,10 @@ def to_group(file):
         (put("starts", [1, 2, 5]), "starts must increase"),
         (put("starts", [0, 0, 5]), "starts must increase"),
         (put("starts", [0, 2.5, 5]), "starts contains non-integer values"),
-        (put("numbers", [1, 1, 14, 14, 0]), r"\[0\] are not atomic numbers"),
-        (put("energies", [-31.0, np.nan]), r"energies hold NaN.*\[1\]"),
+        (put("numbers", [1, 1, 14, 14, 0]), r"\[0\] are not valid atomic numbers"),
+        (put("energies", [-31.0, np.nan]), r"energies contain NaN.*\[1\]"),
         (put("energies", ["a", "b"]), "energies has dtype object, which is not numeric"),
-        (put("forces", np.full((5, 3), 1e4)), "root-mean-square force"),
+        (put("forces", np.full((5, 3), 1e4)), "RMS force"),
     ],
 )
 def test_unusable_files(path, change, message):

@@ -1,4 +1,4 @@
-"""Checks of frames one by one and against each other: a file for each, and their findings."""
+"""Checks of single frames and of duplicates, one per module, and their findings."""
 
 from .compositions import Composition as Composition
 from .compositions import list_compositions as list_compositions

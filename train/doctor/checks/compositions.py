@@ -11,7 +11,7 @@ from .findings import Floats, Ints
 
 
 class Composition(NamedTuple):
-    """The frames of one chemical formula."""
+    """Frames with one chemical formula."""
 
     formula: str
     n_frames: int
@@ -22,7 +22,7 @@ class Composition(NamedTuple):
 
 
 def element_counts(frames: Frames) -> tuple[Ints, Floats]:
-    """Return the elements present and how many atoms of each a frame has, (frames, elements)."""
+    """Return the elements and the number of atoms of each per frame, (frames, elements)."""
     elements, which = np.unique(frames.numbers, return_inverse=True)
     flat = np.bincount(
         frames.atom_frame * len(elements) + which, minlength=len(frames) * len(elements)
@@ -31,13 +31,13 @@ def element_counts(frames: Frames) -> tuple[Ints, Floats]:
 
 
 def kinds_of(frames: Frames) -> Ints:
-    """Return a number for each frame, the same for frames of one composition."""
+    """Return an index of the composition of each frame."""
     kinds: Ints = np.unique(element_counts(frames)[1], axis=0, return_inverse=True)[1].ravel()
     return kinds
 
 
 def list_compositions(frames: Frames) -> list[Composition]:
-    """Return a row for each composition, that of most frames first."""
+    """Return the compositions, the most frequent first."""
     elements, counts = element_counts(frames)
     which = kinds_of(frames)
     compositions = []

@@ -1,4 +1,4 @@
-"""Shortest distances, and atoms that come too close."""
+"""Shortest distances, and atoms that are too close."""
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
@@ -7,12 +7,12 @@ from ...data import MIN_DISTANCE, Frames, edges_of
 from .findings import Finding, Floats, Ints, name_frames
 
 MIN_CONTACT = 0.5
-"""Shortest credible distance over the sum of covalent radii. The lowest of all rMD17 frames,
-500 K, is 0.79; of Chignolin at up to 600 K, 0.79 too."""
+"""Minimum plausible distance relative to the sum of covalent radii. The minimum in rMD17 (500 K)
+and in Chignolin at up to 600 K is 0.79."""
 
 
 def measure_distances(frames: Frames, usable: Ints) -> tuple[Floats, Floats, list[Finding]]:
-    """Return the shortest distances, absolute and over covalent radii, and what is too close."""
+    """Return the shortest distances in Å and relative to covalent radii, and findings."""
     closest, contacts = np.full(len(frames), np.nan), np.full(len(frames), np.nan)
     radii = covalent_radii[frames.numbers]
     cutoff = 4 * float(radii.max())
@@ -45,13 +45,13 @@ def measure_distances(frames: Frames, usable: Ints) -> tuple[Floats, Floats, lis
         findings.append(Finding("fault", "too close", message))
     if lost:
         where = name_frames(usable[lost])
-        message = f"the cell is flat or far too large, or atoms flew apart, in {where}."
+        message = f"the cell is flat or too large, or atoms are too far apart, in {where}."
         findings.append(Finding("fault", "geometry", f"{message} Remove these frames."))
     return closest, contacts, findings
 
 
 def _name_pair(frames: Frames, f: int, a: int, b: int, distance: float) -> str:
-    """Name two atoms and their distance."""
+    """Describe two atoms and their distance."""
     a, b = sorted((a, b))
     first, second = (chemical_symbols[frames.numbers[frames.starts[f] + k]] for k in (a, b))
     return f"atoms {a} ({first}) and {b} ({second}) are {distance:.3g} Å apart"

@@ -1,4 +1,4 @@
-"""Frames that occur more than once."""
+"""Duplicate frames."""
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -9,18 +9,18 @@ from .compositions import kinds_of
 from .findings import Finding, Floats, Ints, name_frames
 
 EXACT = 1e-5
-"""Difference in Å of interatomic distances below which frames are one: files hold five digits
-or float32. The closest two of 2000 rMD17 frames of a molecule differ by 0.004 Å."""
+"""Tolerance in Å for distances of identical frames: files have five digits or float32. The closest
+two of 2000 rMD17 frames of a molecule differ by 0.004 Å."""
 NEAR = 1e-3
-"""The same for frames that teach nothing new: a hydrogen moves 0.01 Å in a step of MD."""
+"""The same for redundant frames: a hydrogen moves 0.01 Å per MD step."""
 DUPLICATE_SHARE = 5e-4
-"""Share of exact duplicates that a set may have. QM9 has 44 among 130,831 molecules."""
+"""Tolerated fraction of exact duplicates. QM9 has 44 among 130,831 molecules."""
 FINGERPRINT = 12
-"""Sorted distances by which duplicates are looked up before they are compared in full."""
+"""Number of sorted distances used to search for duplicates before a full comparison."""
 
 
 def find_duplicates(frames: Frames, usable: Ints) -> list[Finding]:
-    """Find frames that agree up to rigid motion, by their sorted distances; mirror images apart."""
+    """Find frames that agree up to rigid motion, by sorted distances, except mirror images."""
     kinds = kinds_of(frames)
     pairs = [_same(frames, np.flatnonzero(kinds == k)) for k in np.unique(kinds)]
     a, b, difference = np.concatenate(pairs, axis=1)
@@ -33,26 +33,26 @@ def find_duplicates(frames: Frames, usable: Ints) -> list[Finding]:
     if exact.any():
         gap = np.abs(frames.energies[a[exact].astype(int)] - frames.energies[b[exact].astype(int)])
         message = (
-            f"{name_frames(np.unique(second[exact]))} repeat the geometry of others, the first "
-            f"that of frame {first[exact][0]}; their energies differ by up to {gap.max():.2g} eV. "
-            "Remove them: copies on both sides of a split make the validation worthless."
+            f"{name_frames(np.unique(second[exact]))} repeat the geometry of other frames (first: "
+            f"frame {first[exact][0]}); their energies differ by up to {gap.max():.2g} eV. Remove "
+            "them: duplicates in training and validation sets invalidate the validation errors."
         )
         many = exact.sum() > DUPLICATE_SHARE * len(frames)
         findings.append(Finding("fault" if many else "note", "duplicates", message))
     if not exact.all():
         message = (
-            f"{name_frames(np.unique(second[~exact]))} are within {NEAR:g} Å of others or of their "
-            f"mirror images, the first of frame {first[~exact][0]}. Sample further apart, or keep "
-            "them in one part of a split."
+            f"{name_frames(np.unique(second[~exact]))} are within {NEAR:g} Å of other frames or "
+            f"their mirror images (first: frame {first[~exact][0]}). Sample less densely, or keep "
+            "them in the same part of the split."
         )
         findings.append(Finding("note", "near duplicates", message))
     return findings
 
 
 def _mirrored(frames: Frames, a: int, b: int) -> bool:
-    """Tell whether two frames of equal distances are mirror images and not the same.
+    """Return whether two frames with equal distances are mirror images and not identical.
 
-    Both exist in a set of chiral molecules, with equal energies. Atoms must be in the same order.
+    Both can occur in a set of chiral molecules. Atoms must be in the same order.
     """
     one, other = (slice(frames.starts[f], frames.starts[f + 1]) for f in (a, b))
     if not np.array_equal(frames.numbers[one], frames.numbers[other]):
@@ -65,9 +65,9 @@ def _mirrored(frames: Frames, a: int, b: int) -> bool:
 
 
 def _same(frames: Frames, group: Ints) -> Floats:
-    """Return pairs of frames of one composition that agree, and by how many Å, (3, pairs).
+    """Return pairs of similar frames of one composition and their difference in Å, (3, pairs).
 
-    Equal fingerprints are first merged, so that many copies of one frame give one pair each.
+    Equal fingerprints are merged first, so that each copy of a frame gives only one pair.
     """
     size = int(frames.sizes[group[0]])
     n_distances = size * (size - 1) // 2
@@ -90,14 +90,14 @@ def _same(frames: Frames, group: Ints) -> Floats:
 
 
 def _sorted_distances(frames: Frames, f: int) -> Floats:
-    """Return the interatomic distances of a frame in rising order, nearest images if periodic."""
+    """Return the sorted interatomic distances of a frame, of nearest images if periodic."""
     positions = frames.positions[frames.starts[f] : frames.starts[f + 1]]
     if frames.cells is None or frames.pbc is None or not frames.pbc[f].any():
         return np.sort(pdist(positions))
     i, j = np.triu_indices(len(positions), 1)
     vectors = positions[i] - positions[j]
-    # Rounded fractions are the nearest image of a nearly rectangular cell, and in any cell they
-    # do not change when atoms move by whole cell vectors.
+    # Rounding fractional coordinates gives the nearest image in nearly rectangular cells, and in
+    # any cell it is invariant under translation of atoms by cell vectors.
     inverse = np.linalg.pinv(frames.cells[f])
     vectors -= np.where(frames.pbc[f], np.round(vectors @ inverse), 0) @ frames.cells[f]
     return np.sort(np.linalg.norm(vectors, axis=1))

@@ -1,4 +1,4 @@
-"""Energies of the compositions, of their elements, and outliers of what is left."""
+"""Reference energies, and outliers of the residual energies."""
 
 from typing import NamedTuple
 
@@ -11,27 +11,27 @@ from .findings import MIN_GROUP, OUTLIER_NOTE, Finding, Floats, Ints, Mask, outl
 from .statistics import robust_scores
 
 OUTLIER_FAULT = 20.0
-"""Robust standard deviations from the median that are wrong."""
+"""Robust standard deviations from the median that count as a fault."""
 MIN_ENERGY_SPREAD = 0.01
-"""Least robust spread in eV per atom, pooled over rare compositions whose residual is chemistry."""
+"""Minimum robust spread in eV per atom, for rare compositions pooled together."""
 
 
 class References(NamedTuple):
-    """Energies of the elements that add up best to the energies of the frames."""
+    """Energies of the elements fitted to the energies of the frames."""
 
     energies: dict[str, float]
-    """eV per atom; of many solutions the nearest to free atoms where the rank falls short."""
+    """In eV; if not unique, the solution closest to free atoms."""
     rank: int
     residual: float
-    """Root mean square of what is left, eV per atom."""
+    """RMS residual, eV per atom."""
 
 
 class EnergyFigures(NamedTuple):
-    """What the energies say by themselves; arrays run over the frames."""
+    """Results for the energies; arrays run over the frames."""
 
     references: References
     residuals: Floats
-    """(frames) energies less those of their atoms, eV."""
+    """(frames) energies minus reference energies, eV."""
     outliers: Mask
     findings: list[Finding]
 
@@ -50,7 +50,7 @@ def measure_energies(frames: Frames, usable: Ints) -> EnergyFigures:
 
 
 def _energy_scores(residuals: Floats, per_atom: Floats, which: Ints) -> Floats:
-    """Return robust deviations, of a composition's own energies where it has enough frames."""
+    """Return robust deviations, within each composition if it has enough frames."""
     sizes = np.bincount(which)[which]
     scores = np.zeros(len(residuals))
     rare = sizes < MIN_GROUP
@@ -63,24 +63,24 @@ def _energy_scores(residuals: Floats, per_atom: Floats, which: Ints) -> Floats:
 
 
 def _about_compositions(frames: Frames, n_kinds: int, n_elements: int, rank: int) -> list[Finding]:
-    """Note what compositions leave undetermined, energies too low to be, and small files."""
+    """Report undetermined reference energies, impossibly low energies, and small files."""
     findings = []
     if rank < n_elements:
         message = (
-            f"the {n_kinds} composition(s) fix {rank} of {n_elements} reference energies. Nothing "
-            "is wrong, but a model knows the energy of other compositions only up to a constant."
+            f"the {n_kinds} composition(s) determine {rank} of {n_elements} reference energies. "
+            "This is not an error, but energies of other compositions are unknown up to a constant."
         )
         findings.append(Finding("note", "reference energies", message))
     if len(frames) < MIN_FRAMES_FOR_STIFFNESS:
-        message = f"{len(frames)} usable frame(s) are too few to judge units and outliers by."
+        message = f"{len(frames)} usable frame(s) are too few to test units and outliers."
         findings.append(Finding("note", "few frames", message))
     bound = lowest_energies(frames)
     low = np.flatnonzero(frames.energies < bound)
     if len(low):
         message = (
-            f"energies, in frame {low[0]} of the usable {frames.energies[low[0]]:.6g} eV, are "
-            f"below the {bound[low[0]]:.6g} eV that electrons can have. They are "
-            "in a smaller unit; convert them to eV."
+            f"energies, {frames.energies[low[0]]:.6g} eV in usable frame {low[0]}, are below the "
+            f"lower bound of {bound[low[0]]:.6g} eV for the electrons. They are in a smaller unit; "
+            "convert them to eV."
         )
         findings.append(Finding("fault", "low energies", message))
     return findings

@@ -1,4 +1,4 @@
-"""Findings of the examination of a data file, and how they name frames."""
+"""Findings of the examination of a data file."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -12,7 +12,7 @@ Mask = NDArray[np.bool_]
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong, or worth knowing."""
+    """A fault or a note."""
 
     severity: Literal["fault", "note"]
     name: str
@@ -21,23 +21,23 @@ class Finding(NamedTuple):
 
 
 def name_frames(indices: Ints | Sequence[int]) -> str:
-    """Name frames, the first few of many."""
+    """Return the indices of frames as text, only the first few of many."""
     listed = ", ".join(str(int(i)) for i in indices[:5])
     word = "frame" if len(indices) == 1 else "frames"
     return f"{word} {listed}" + (f" and {len(indices) - 5} more" if len(indices) > 5 else "")
 
 
 MIN_GROUP = 20
-"""Frames of a composition from which its own median and spread are taken."""
+"""Minimum number of frames of a composition for its own median and spread."""
 
 OUTLIER_NOTE = 8.0
-"""Robust standard deviations from the median that are worth a look. Energies of all rMD17 files
-keep within 5.1, logarithms of their largest forces too."""
+"""Robust standard deviations from the median that are reported as a note. Energies and logarithms
+of the largest forces in all rMD17 files are within 5.1."""
 
 
 def outlier_findings(scores: Floats, usable: Ints, what: str, fault: float) -> list[Finding]:
-    """Report scores that are wrong, above ``fault``, and those worth a look."""
-    remedy = "Look at them: a calculation that did not converge, or a state of its own."
+    """Report scores above ``fault`` as a fault and above :data:`OUTLIER_NOTE` as a note."""
+    remedy = "Inspect them: unconverged calculations, or a different electronic state."
     findings = []
     wrong = scores > fault
     odd = (scores > OUTLIER_NOTE) & ~wrong

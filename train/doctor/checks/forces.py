@@ -1,4 +1,4 @@
-"""Sizes of the forces, and whether they balance."""
+"""Magnitudes of the forces, net forces and torques."""
 
 import numpy as np
 
@@ -8,20 +8,21 @@ from .findings import MIN_GROUP, OUTLIER_NOTE, Finding, Floats, Ints, Mask, outl
 from .statistics import robust_scores
 
 FORCE_OUTLIER_FAULT = 12.0
-"""Robust standard deviations of the logarithm of the largest force that are wrong: 10 to 40 times
-the force of a typical frame."""
+"""Robust standard deviations of the logarithm of the largest force that count as a fault: 10 to 40
+times the force of a typical frame."""
 MIN_FORCE_SPREAD = 0.15
-"""Least robust spread of the logarithm of the largest force; that of rMD17 is 0.19 to 0.30."""
+"""Minimum robust spread of the logarithm of the largest force; rMD17 has 0.19 to 0.30."""
 MAX_IMBALANCE = 0.05
-"""Share of net forces or torques that is wrong; original MD17, converged loosely, has 0.001."""
+"""Relative net force or torque that counts as a fault; the loosely converged original MD17 has
+0.001."""
 
 
 def measure_forces(frames: Frames, usable: Ints) -> tuple[Floats, Mask, list[Finding]]:
-    """Return the largest force of each frame in eV/Å, which are outliers, and findings."""
+    """Return the largest force of each frame in eV/Å, whether it is an outlier, and findings."""
     if frames.forces is None:
         message = (
-            "the file has no forces: units, signs and shuffled labels cannot be judged. Energies "
-            "alone train poorly; add forces if the reference method gives them."
+            "the file has no forces, so units, signs and shuffled labels cannot be tested. "
+            "Training on energies only is inefficient; add forces if the method provides them."
         )
         finding = Finding("note", "no forces", message)
         return np.empty(0), np.zeros(len(frames), bool), [finding]
@@ -35,7 +36,7 @@ def measure_forces(frames: Frames, usable: Ints) -> tuple[Floats, Mask, list[Fin
 
 
 def measure_balance(frames: Frames) -> dict[str, float]:
-    """Return the size of the forces, and how far they fail to balance in non-periodic frames."""
+    """Return the RMS force and the relative net force and torque of non-periodic frames."""
     names = ("rms_force", "net_force", "net_torque")
     if frames.forces is None:
         return dict.fromkeys(names, np.nan)
@@ -55,21 +56,21 @@ def measure_balance(frames: Frames) -> dict[str, float]:
 
 
 def judge_balance(net_force: float, net_torque: float) -> list[Finding]:
-    """Report forces or torques that do not add up to zero."""
+    """Report net forces or torques that are not zero."""
     findings = []
     for name, share in (("net force", net_force), ("net torque", net_torque)):
         if share > MAX_IMBALANCE:
             message = (
-                f"the {name} of isolated frames is {100 * share:.2g} % of what unrelated forces "
-                "have, and should be zero. Forces of some atoms are missing, belong to other "
-                "frames, or hold an external field; if they belong to a crystal, give its cell."
+                f"the {name} of isolated frames is {100 * share:.2g} % of that of uncorrelated "
+                "forces, but should be zero. Forces of some atoms are missing, belong to other "
+                "frames, or include an external field; for a crystal, set the cell."
             )
             findings.append(Finding("fault", name, message))
     return findings
 
 
 def mean_stiffness(frames: Frames) -> float:
-    """Return F²/kT, kT from the energies' spread √(n/2) kT; the median over compositions."""
+    """Return F²/kT, with kT from the spread of the energies √(n/2) kT; median over compositions."""
     if frames.forces is None or not len(frames):
         return np.nan
     which = kinds_of(frames)

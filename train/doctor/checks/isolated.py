@@ -1,4 +1,4 @@
-"""Isolated atoms, and whether other structures are bound with respect to them."""
+"""Isolated atoms, and the binding energy of other structures relative to them."""
 
 from typing import NamedTuple
 
@@ -10,21 +10,21 @@ from .compositions import element_counts
 from .findings import Finding, Ints, name_frames
 
 BINDING_RANGE = (-0.5, 12.0)
-"""Credible mean binding energy in eV per atom; bulk tungsten has 8.9, argon 0.08."""
+"""Plausible mean binding energy in eV per atom; bulk tungsten has 8.9, argon 0.08."""
 
 
 class IsolatedFigures(NamedTuple):
-    """What the isolated atoms of a file have for energies."""
+    """Energies of the isolated atoms in a file."""
 
     energies: dict[str, float]
-    """eV by symbol, the mean of those that are the same."""
+    """Mean energy in eV, by element symbol."""
     n_frames: int
     binding: float
-    """Mean energy in eV per atom by which structures of these elements are bound; NaN if none."""
+    """Mean binding energy of structures of these elements in eV per atom; NaN if there are none."""
 
 
 def measure_isolated(frames: Frames, usable: Ints) -> tuple[IsolatedFigures, list[Finding]]:
-    """Return the energies of isolated atoms, and findings on them; frames may hold none."""
+    """Return the energies of isolated atoms, if any, and findings."""
     alone = np.flatnonzero(frames.isolated)
     numbers, labels = frames.numbers[frames.starts[alone]], frames.energies[alone]
     energies, findings = {}, []
@@ -34,8 +34,8 @@ def measure_isolated(frames: Frames, usable: Ints) -> tuple[IsolatedFigures, lis
         if np.ptp(labels[own]) > MAX_DIFFERENCE:
             symbol, where = chemical_symbols[number], name_frames(usable[alone[own]])
             message = (
-                f"those of {symbol}, {where}, differ by {np.ptp(labels[own]):.4g} eV. Keep the one "
-                "in its ground state."
+                f"energies of {symbol} ({where}) differ by {np.ptp(labels[own]):.4g} eV. Keep the "
+                "one in its ground state."
             )
             findings.append(Finding("fault", "isolated atoms", message))
     binding = _binding(frames, energies)
@@ -44,16 +44,16 @@ def measure_isolated(frames: Frames, usable: Ints) -> tuple[IsolatedFigures, lis
         findings.append(Finding("note", "isolated atoms", message))
     elif not np.isnan(binding) and not BINDING_RANGE[0] <= binding <= BINDING_RANGE[1]:
         message = (
-            f"other frames are bound by {binding:.3g} eV per atom with respect to them; "
-            f"{BINDING_RANGE[0]:g} to {BINDING_RANGE[1]:g} is credible. They are by another method "
-            "or in another unit; compute them as the other frames."
+            f"the binding energy of other frames relative to them is {binding:.3g} eV per atom "
+            f"(plausible: {BINDING_RANGE[0]:g} to {BINDING_RANGE[1]:g}). They were computed with "
+            "a different method or are in a different unit; compute them like the other frames."
         )
         findings.append(Finding("fault", "isolated atoms", message))
     return IsolatedFigures(energies, len(alone), binding), findings
 
 
 def _binding(frames: Frames, energies: dict[str, float]) -> float:
-    """Return the mean binding energy per atom where all elements have energies, or NaN."""
+    """Return the mean binding energy per atom of frames with known atomic energies, or NaN."""
     elements, counts = element_counts(frames)
     atoms = np.array([energies.get(chemical_symbols[z], np.nan) for z in elements])
     counts, labels = counts[~frames.isolated], frames.energies[~frames.isolated]

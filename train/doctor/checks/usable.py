@@ -1,4 +1,4 @@
-"""Frames that no other check can use: NaN, and atoms that are no element."""
+"""Frames that are unusable for other checks: NaN and invalid elements."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from .findings import Finding, Ints, name_frames
 
 
 def find_unusable(frames: Frames) -> tuple[list[Finding], Ints]:
-    """Return findings on NaN and elements, and the frames free of both."""
+    """Return findings on NaN and invalid elements, and the indices of usable frames."""
     findings = []
     usable = np.ones(len(frames), bool)
     for name in ("positions", "energies", "forces", "cells", "stress"):
@@ -17,7 +17,7 @@ def find_unusable(frames: Frames) -> tuple[list[Finding], Ints]:
         if values is None:
             continue
         wrong = ~np.isfinite(values).reshape(len(values), -1).all(1)
-        # Of stress and forces, NaN throughout stands for a frame without the label.
+        # For stress and forces, all NaN means that the frame has no label.
         if name == "stress":
             wrong = np.isinf(values).any((1, 2))
         if name == "forces":
@@ -27,7 +27,7 @@ def find_unusable(frames: Frames) -> tuple[list[Finding], Ints]:
         usable[bad] = False
         if len(bad):
             message = (
-                f"{name} hold NaN or infinity in {name_frames(bad)}. Remove them, or label anew."
+                f"{name} contain NaN or infinity in {name_frames(bad)}. Remove or recompute them."
             )
             findings.append(Finding("fault", "not finite", message))
     strange = (frames.numbers < 1) | (frames.numbers > MAX_NUMBER)
@@ -35,17 +35,17 @@ def find_unusable(frames: Frames) -> tuple[list[Finding], Ints]:
     usable[bad] = False
     if len(bad):
         message = f"{name_frames(bad)}: no atoms, or atomic numbers outside 1 (H) to 94 (Pu)."
-        findings.append(Finding("fault", "elements", f"{message} Check which array holds them."))
+        findings.append(Finding("fault", "elements", f"{message} Check the atomic numbers."))
     return findings, np.flatnonzero(usable)
 
 
 def judge_partial(frames: Frames, usable: Ints) -> list[Finding]:
-    """Note how many frames have no forces among frames with them."""
+    """Report the number of frames without forces if others have them."""
     without = np.flatnonzero(~frames.has_forces)
     if not 0 < len(without) < len(frames):
         return []
     message = (
         f"{len(without)} of {len(frames)} frames have no forces: {name_frames(usable[without])}. "
-        "They are trained on by their energies."
+        "Only their energies are used in training."
     )
     return [Finding("note", "frames without forces", message)]

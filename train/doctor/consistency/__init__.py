@@ -1,4 +1,4 @@
-"""Whether energies, forces and positions agree with each other: a file for each comparison."""
+"""Consistency of energies, forces and positions, one comparison per module."""
 
 from .bonds import BondTest as BondTest
 from .bonds import compare_bonds as compare_bonds

@@ -1,4 +1,4 @@
-"""The stiffness of C–H bonds, which hardly depends on molecule or method."""
+"""Force constant of C–H bonds, which hardly depends on the molecule or the method."""
 
 from typing import NamedTuple
 
@@ -8,36 +8,36 @@ from ...data import Frames, edges_of
 from ..checks import Floats
 
 MAX_BOND_FRAMES = 500
-"""Frames in which bonds are sought, spread evenly over the file."""
+"""Number of frames used, evenly spaced in the file."""
 REACH = 3.0
-"""Distance in Å within which a hydrogen's nearest neighbour lies, also if positions are in Bohr."""
+"""Search radius in Å for the nearest neighbour of a hydrogen, sufficient also in Bohr."""
 WINDOW = 0.1
-"""Share of the median length by which bonds may differ from it; others are breaking."""
+"""Maximum relative deviation of a bond from the median length; longer bonds are breaking."""
 MIN_SPREAD = 0.01
-"""Least share of it by which lengths must vary: those of bonds held rigid differ by 0.005."""
+"""Minimum relative spread of the lengths; that of constrained bonds is 0.005."""
 MIN_BONDS = 50
 MIN_CORRELATION = 0.8
-"""Least correlation of force and length; genuine sets have 0.95 to 0.99. It is low where all
-structures are relaxed or where forces belong to others."""
+"""Minimum correlation of force and length; correct sets have 0.95 to 0.99. It is low for relaxed
+structures and for misassigned forces."""
 
 
 class BondTest(NamedTuple):
-    """The force on hydrogen along its bond to carbon, beside the length of the bond."""
+    """Regression of the force on hydrogen along its bond to carbon on the bond length."""
 
     stiffness: float
-    """Absolute slope in eV/Å², in which labels of the energy have no part."""
+    """Absolute slope in eV/Å², independent of energy labels."""
     correlation: float
-    """Positive where forces restore the bond, negative where they are the gradient."""
+    """Positive for restoring forces, negative for gradients."""
     n_bonds: int
 
 
 def compare_bonds(frames: Frames) -> BondTest | None:
     """Regress the force on hydrogen along its bond to carbon on the length of the bond.
 
-    Any composition and size of molecules will do, and no two frames need be alike.
+    It works for any mixture of molecules and does not need similar frames.
 
     Returns:
-        None where there are too few bonds, or their forces do not follow their lengths.
+        None if there are too few bonds, or force and length are not correlated.
     """
     if frames.forces is None:
         return None
@@ -58,9 +58,9 @@ def compare_bonds(frames: Frames) -> BondTest | None:
 
 
 def _bonds(frames: Frames, forces: Floats, f: int) -> Floats:
-    """Return lengths of C–H bonds, and the force that lengthens them, (2, bonds).
+    """Return lengths of C–H bonds and the force that stretches them, (2, bonds).
 
-    A hydrogen is bonded to the atom nearest to it.
+    Each hydrogen is assumed to be bonded to its nearest neighbour.
     """
     rows = slice(frames.starts[f], frames.starts[f + 1])
     numbers = frames.numbers[rows]

@@ -1,4 +1,4 @@
-"""The energy of every frame beside what the forces of its neighbours make of it."""
+"""Comparison of the energy of each frame with an estimate from forces of similar frames."""
 
 from typing import NamedTuple
 
@@ -11,38 +11,38 @@ from ..checks import Floats, Ints, Mask, nonzero, robust_scores
 from .similar import MIN_DISPLACEMENT, groups_of, nearest, superpose
 
 MIN_GROUP_FRAMES = 100
-"""Frames of one sequence of atoms below which no neighbour is near enough."""
+"""Minimum number of frames of one sequence of atoms; with fewer, neighbours are too far."""
 NEIGHBOURS = 10
-"""Nearest frames from which the energy of each is estimated."""
+"""Number of nearest frames used to estimate the energy of each frame."""
 MAX_DISTANCES = 500
-"""Interatomic distances, the shortest, that carry the potential: all of them up to 32 atoms, the
-angles of Chignolin. Longer ones made its estimates no better."""
+"""Number of shortest interatomic distances in the potential: all of them up to 32 atoms, up to
+angles in Chignolin. Longer ones did not improve the estimates."""
 MAX_FIT_ATOMS = 20_000
-"""Atoms whose forces are fitted."""
+"""Maximum number of atoms whose forces are fitted."""
 RIDGE = 1e-6
 """Regularisation in units of the mean diagonal of the normal matrix."""
 BINS = 12
-"""Intervals of the displacement in which the error of an estimate is measured."""
+"""Number of bins of the displacement for the error of the estimates."""
 SUSPECT = 6.0
-"""Robust standard deviations of an energy from its estimate above which it belongs to another
-frame, if the deviation is larger than the spread of the energies, too. Of the 1000 frames of an
-rMD17 file two come so far at most, of Chignolin none; of 50 with shuffled energies 14 to 28."""
+"""Robust standard deviations of an energy from its estimate above which it is suspect, if the
+deviation also exceeds the spread of the energies. This holds for at most two of the 1000 frames of
+an rMD17 file and none of Chignolin; of 50 frames with shuffled energies, for 14 to 28."""
 HIGH = 0.8
-"""Share of an energy, counted from the median, that its deviation must reach besides: where atoms
-collide, estimates are bad by as much as half of it."""
+"""The deviation must also exceed this fraction of the energy relative to the median: for colliding
+atoms, estimates are wrong by up to half of it."""
 
 
 class NeighbourTest(NamedTuple):
-    """Which energies the forces do not lead to."""
+    """Frames whose energies are inconsistent with the forces."""
 
     suspects: Ints
-    """Frames whose energies contradict those of all their neighbours."""
+    """Frames whose energies are inconsistent with those of their neighbours."""
     n_frames: int
-    """Frames tested."""
+    """Number of tested frames."""
 
 
 class _Group(NamedTuple):
-    """Frames of one sequence of atoms."""
+    """Frames with the same sequence of atoms."""
 
     indices: Ints
     positions: Floats
@@ -53,14 +53,14 @@ class _Group(NamedTuple):
 
 
 def compare_neighbours(frames: Frames) -> NeighbourTest | None:
-    """Estimate the energy of each frame from its neighbours, by forces, and compare.
+    """Compare the energy of each frame with estimates from neighbouring frames and forces.
 
-    A potential of the interatomic distances is fitted to the forces; between two frames it gives
-    most of the difference of energies, and what it leaves of the forces the rest, as work along the
-    straight line. So even frames that lie far apart can be compared. No energy is ever fitted.
+    A potential of the interatomic distances is fitted to the forces. It provides most of the energy
+    difference of two frames; the work of the residual forces along the straight line provides the
+    rest. Even distant frames can be compared in this way. Energies are not fitted.
 
     Returns:
-        None where no molecule has MIN_GROUP_FRAMES frames.
+        None if no molecule has MIN_GROUP_FRAMES frames.
     """
     if frames.forces is None:
         return None
@@ -83,7 +83,7 @@ def compare_neighbours(frames: Frames) -> NeighbourTest | None:
 
 
 def _estimates(group: _Group) -> tuple[Ints, Floats, Floats]:
-    """Return pairs of near frames, (2, pairs), their ΔE by forces alone, and how far they lie."""
+    """Return pairs of near frames, (2, pairs), their ΔE from forces, and their distances."""
     energies, forces = _fitted(group.positions, group.forces)
     rest = group.forces - forces
     first, second = nearest(group.positions, NEIGHBOURS)
@@ -97,22 +97,22 @@ def _estimates(group: _Group) -> tuple[Ints, Floats, Floats]:
 
 
 class _Basis(NamedTuple):
-    """Parabolas in the inverse of distances, for each pair of atoms its own."""
+    """Parabolas in the inverse distance of each pair of atoms."""
 
     i: Ints
     j: Ints
     offset: Floats
-    """(frames, pairs) inverse distance less its mean, over its spread."""
+    """(frames, pairs) standardised inverse distance."""
     pull: Floats
     """(frames, pairs, 3) minus its gradient on atom i."""
 
     @property
     def energies(self) -> Floats:
-        """(frames, features) energies by unit coefficients."""
+        """(frames, features) energies for unit coefficients."""
         return np.concatenate([self.offset, self.offset**2], axis=1)
 
     def forces(self, f: int, n_atoms: int) -> csr_matrix:
-        """Return the forces on a frame by unit coefficients, (3 atoms, features)."""
+        """Return the forces on a frame for unit coefficients, (3 atoms, features)."""
         linear, square = self.pull[f], 2 * self.offset[f][:, None] * self.pull[f]
         values = np.concatenate([linear, -linear, square, -square]).ravel()
         atoms = np.concatenate([self.i, self.j, self.i, self.j])
@@ -123,7 +123,7 @@ class _Basis(NamedTuple):
 
 
 def _fitted(positions: Floats, forces: Floats) -> tuple[Floats, Floats]:
-    """Return energies and forces of the potential that fits the forces of the frames best."""
+    """Return energies and forces of the potential fitted to the forces."""
     n_frames, n_atoms = positions.shape[:2]
     basis = _basis(positions)
     n_features = 2 * len(basis.i)
@@ -139,7 +139,7 @@ def _fitted(positions: Floats, forces: Floats) -> tuple[Floats, Floats]:
 
 
 def _basis(positions: Floats) -> _Basis:
-    """Return the parabolas in the shortest distances of the frames."""
+    """Return the basis of the shortest distances of the frames."""
     i, j = _shortest(positions)
     vectors = positions[:, i] - positions[:, j]
     inverse = 1 / np.maximum(np.linalg.norm(vectors, axis=-1), 1e-6)
@@ -149,7 +149,7 @@ def _basis(positions: Floats) -> _Basis:
 
 
 def _shortest(positions: Floats) -> tuple[Ints, Ints]:
-    """Return the pairs of atoms of the shortest distances, as they are in a few of the frames."""
+    """Return the pairs of atoms with the shortest mean distances in a sample of the frames."""
     i, j = np.triu_indices(positions.shape[1], 1)
     few = positions[:: -(-len(positions) // 25)]
     order = np.argsort(sum(pdist(frame) for frame in few))[:MAX_DISTANCES]
@@ -157,7 +157,7 @@ def _shortest(positions: Floats) -> tuple[Ints, Ints]:
 
 
 def _contradicted(group: _Group, pairs: Ints, deviation: Floats, distance: Floats) -> Mask:
-    """Tell of each frame whether its energy contradicts those of its neighbours."""
+    """Return for each frame whether its energy is inconsistent with those of its neighbours."""
     error = _error(distance, deviation)
     excess, errors = np.zeros(len(group.indices)), np.ones(len(group.indices))
     ends = np.concatenate(pairs)
@@ -175,7 +175,7 @@ def _contradicted(group: _Group, pairs: Ints, deviation: Floats, distance: Float
 
 
 def _error(distance: Floats, deviation: Floats) -> Floats:
-    """Return the robust standard error of estimates, a power of the distance of two frames."""
+    """Return the robust standard error of estimates, fitted as a power law of the distance."""
     bins = np.array_split(np.argsort(distance), BINS)
     x = np.log([np.median(distance[own]) for own in bins])
     y = np.log([max(1.4826 * float(np.median(np.abs(deviation[own]))), 1e-9) for own in bins])
@@ -184,7 +184,7 @@ def _error(distance: Floats, deviation: Floats) -> Floats:
 
 
 def _weighted_median(values: Floats, weights: Floats) -> float:
-    """Return the value that half of the weight lies below."""
+    """Return the weighted median."""
     order = np.argsort(values)
     below = np.cumsum(weights[order])
     return float(values[order[np.searchsorted(below, below[-1] / 2)]])

@@ -1,4 +1,4 @@
-"""Energy differences of similar frames beside the work of the forces between them."""
+"""Comparison of energy differences of similar frames with the work of the forces."""
 
 from typing import NamedTuple
 
@@ -9,22 +9,22 @@ from ..checks import Floats, Ints, nonzero, through_zero
 from .similar import MIN_DISPLACEMENT, groups_of, nearest, superpose
 
 NEIGHBOURS = 3
-"""Nearest frames compared with each frame."""
+"""Number of nearest frames compared with each frame."""
 MAX_DISPLACEMENT = 0.6
-"""Largest displacement in Å of an atom between frames that are compared. The closest quarter of
-the pairs of the largest rMD17 molecules, 1000 frames each, reaches to 0.57 Å."""
+"""Largest displacement of an atom in Å between compared frames. In the closest quarter of the pairs
+of the largest rMD17 molecules, 1000 frames each, it is up to 0.57 Å."""
 MIN_PAIRS = 25
-"""Pairs below which no verdict is given; 25 pairs without relation correlate by 0.2."""
+"""Minimum number of pairs; 25 unrelated pairs have a correlation of about 0.2."""
 MIN_CORRELATION = 0.5
-"""Least correlation of ΔE with the work of the forces. The closest quarter of the pairs gives
-0.93 to 1.00 in all rMD17 files; labels of other frames gave up to 0.10."""
+"""Minimum correlation of ΔE with the work of the forces. The closest quarter of the pairs gives
+0.93 to 1.00 in all rMD17 files; labels of other frames up to 0.10."""
 FULL_CORRELATION = 0.8
-"""Correlation of the same below which part of the labels is wrong: a fifth of the energies of
-aspirin shuffled among themselves gave 0.71, a tenth 0.90."""
+"""Correlation below which some of the labels are wrong: 20 % shuffled energies of aspirin gave
+0.71, 10 % gave 0.90."""
 
 
 class PairTest(NamedTuple):
-    """Energy differences of similar frames beside the work of the forces between them."""
+    """Energy differences of similar frames and the work of the forces between them."""
 
     differences: Floats
     """(pairs) ΔE in eV."""
@@ -33,22 +33,22 @@ class PairTest(NamedTuple):
     displacement: float
     """Median over the pairs of the largest displacement of an atom, Å."""
     slope: float
-    """Least-squares slope of ΔE against the work; 1 where forces are minus the gradient."""
+    """Least-squares slope of ΔE against the work; 1 if forces are minus the gradient."""
     correlation: float
     """Correlation of the two about zero."""
     stiffness: float
-    """Σ|ΔF|² / −Σ ΔF·ΔR, a mean force constant in eV/Å² in which energies have no part."""
+    """Σ|ΔF|² / −Σ ΔF·ΔR, a mean force constant in eV/Å², independent of energy labels."""
 
 
 def compare_pairs(frames: Frames) -> PairTest | None:
     """Compare ΔE with the work of the mean force for the most similar pairs of frames.
 
-    The mean of both forces makes the work exact in a harmonic potential, whatever the distance.
-    Frames are paired within one sequence of atoms and superposed (Kabsch 1976); periodic ones are
-    left out, as they cannot be turned.
+    The work of the mean force is exact in a harmonic potential, for any displacement. Only frames
+    with the same sequence of atoms are paired; they are superposed (Kabsch 1976), and periodic
+    frames are excluded because they cannot be rotated.
 
     Returns:
-        None where fewer than MIN_PAIRS pairs are similar enough to tell.
+        None if fewer than MIN_PAIRS pairs are similar enough.
     """
     if frames.forces is None:
         return None

@@ -1,4 +1,4 @@
-"""Energies beside those of a pair potential that is fitted to the forces."""
+"""Comparison of energies with those of a pair potential fitted to the forces."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,44 +10,45 @@ from ...data import Frames, edges_of
 from ..checks import Floats, Ints, nonzero, through_zero
 
 POTENTIAL_CUTOFF = 5.0
-"""Reach in Å of the pair potential fitted to the forces; as the basis below, tried on rMD17."""
+"""Cutoff of the pair potential in Å; like the basis below, chosen on rMD17."""
 BASIS = 20
-"""Gaussians between 0.6 Å and the reach; with 10 or 16 some rMD17 energies were not followed."""
+"""Number of Gaussians between 0.6 Å and the cutoff; 10 or 16 were insufficient for some rMD17
+molecules."""
 RIDGE = 1e-3
 """Regularisation in units of the mean diagonal of the normal matrix."""
 MAX_FIT_ATOMS = 4000
-"""Atoms whose forces are fitted; more change the third digit only."""
+"""Maximum number of atoms whose forces are fitted; more change only the third digit."""
 MAX_TEST_FRAMES = 500
-"""Frames on which the fitted potential is tested."""
+"""Maximum number of test frames."""
 MIN_TEST_FRAMES = 25
-"""Test frames below which no verdict is given."""
+"""Minimum number of test frames."""
 MAX_FEATURES = 1200
-"""Coefficients beyond which the fit is left out: ten elements have 1100."""
+"""Maximum number of coefficients: ten elements have 1100."""
 
 
 class PotentialTest(NamedTuple):
-    """What a pair potential fitted to the forces of some frames says of the others."""
+    """Predictions of a pair potential fitted to forces, for frames that were not fitted."""
 
     explained: float
-    """Share of the square of the forces that it predicts, 0 for unrelated ones."""
+    """Explained fraction of the squared forces; 0 for unrelated forces."""
     correlation: float
-    """Correlation of its energies with the labels, compositions removed."""
+    """Correlation of its energies with the labels, after subtracting reference energies."""
     ratio: float
-    """Spread of the labels over the spread of its energies; 1 for matching units."""
+    """Ratio of the spread of the labels to that of its energies; 1 for consistent units."""
     stiffness: float
-    """Mean of its force constants in eV/Å², in which labels of the energy have no part."""
+    """Its mean force constant in eV/Å², independent of energy labels."""
     n_frames: int
-    """Frames tested."""
+    """Number of tested frames."""
 
 
 def compare_potential(frames: Frames) -> PotentialTest | None:
     """Fit a pair potential to forces and compare its energies with the labels of other frames.
 
-    The fit never sees an energy, so that energies and forces agree only if both belong to these
-    positions. It needs no similar frames and serves flexible, periodic and mixed sets.
+    Energies are not fitted, so energies and forces agree only if both belong to the positions. The
+    test does not need similar frames and works for flexible, periodic and mixed sets.
 
     Returns:
-        None where the file is too small, or has too many elements, for the fit.
+        None if the file is too small, or has too many elements, for the fit.
     """
     elements = np.unique(frames.numbers)
     n_features = len(elements) * (len(elements) + 1) // 2 * BASIS
@@ -72,7 +73,7 @@ def compare_potential(frames: Frames) -> PotentialTest | None:
 
 
 STIFFNESS_FRAMES = 25
-"""Frames over which the force constants of the potential are averaged."""
+"""Number of frames over which the force constants of the potential are averaged."""
 
 
 def _mean_stiffness(frames: Frames, elements: Ints, coefficients: Floats) -> float:
@@ -88,7 +89,7 @@ def _mean_stiffness(frames: Frames, elements: Ints, coefficients: Floats) -> flo
 
 
 def _residual(counts: Floats, energies: Floats) -> Floats:
-    """Return energies less the best sum of energies of their atoms, median removed first."""
+    """Return energies minus fitted reference energies, after subtracting the median."""
     centred = energies - np.median(energies)
     residual: Floats = centred - counts @ np.linalg.lstsq(counts, centred, rcond=None)[0]
     return residual
@@ -108,7 +109,7 @@ def _fit_forces(frames: Frames, elements: Ints) -> Floats:
 
 
 def _predict(frames: Frames, elements: Ints, coefficients: Floats) -> tuple[float, Floats]:
-    """Return the explained share of the forces, and the energies, (frames)."""
+    """Return the explained fraction of the forces, and the energies, (frames)."""
     energies = np.empty(len(frames))
     wrong = total = 0.0
     for f in range(len(frames)):
@@ -129,7 +130,7 @@ def _forces_of(frames: Frames, f: int) -> Floats:
 def _design(frames: Frames, f: int, elements: Ints) -> tuple[Floats, Floats]:
     """Return the basis functions of a frame, (features), and minus their gradient, (3N, features).
 
-    Feature: a Gaussian of the distance for each pair of elements.
+    The features are Gaussians of the distance for each pair of elements.
     """
     rows = slice(frames.starts[f], frames.starts[f + 1])
     kind = np.searchsorted(elements, frames.numbers[rows])

@@ -1,4 +1,4 @@
-"""Frames of the same atoms that resemble each other, and how they are laid onto one another."""
+"""Search for similar frames with the same atoms, and their superposition."""
 
 import numpy as np
 
@@ -6,17 +6,18 @@ from ...data import Frames
 from ..checks import Floats, Ints
 
 MAX_PAIR_FRAMES = 2000
-"""Frames in which nearest neighbours are sought; the search is quadratic, 2000 take a second."""
+"""Maximum number of frames for the nearest-neighbour search, which is quadratic (2000: 1 s)."""
 RUN = 10
-"""Consecutive frames taken together when a file has more: in a trajectory they are close."""
+"""Number of consecutive frames sampled together from larger files, as they are similar in
+trajectories."""
 MIN_DISPLACEMENT = 1e-3
-"""Displacement in Å below which frames are the same and a pair of them says nothing."""
+"""Displacement in Å below which frames are identical and not informative as a pair."""
 MAX_DISTANCES = 500
-"""Interatomic distances by which frames are compared; a sample of them finds neighbours too."""
+"""Maximum number of interatomic distances used to compare frames."""
 
 
 def groups_of(frames: Frames) -> list[Ints]:
-    """Return the frames of each sequence of atoms, non-periodic, two or more of each."""
+    """Return groups of two or more non-periodic frames with the same sequence of atoms."""
     members: dict[bytes, list[int]] = {}
     for f in _sample(len(frames)).tolist():
         if frames.pbc is None or not frames.pbc[f].any():
@@ -30,7 +31,7 @@ def groups_of(frames: Frames) -> list[Ints]:
 
 
 def _sample(n_frames: int) -> Ints:
-    """Return all frames, or runs of consecutive ones spread evenly over them."""
+    """Return all frames, or evenly spaced runs of consecutive frames."""
     if n_frames <= MAX_PAIR_FRAMES:
         return np.arange(n_frames)
     first = np.linspace(0, n_frames - RUN, MAX_PAIR_FRAMES // RUN).astype(np.int64)
@@ -38,7 +39,7 @@ def _sample(n_frames: int) -> Ints:
 
 
 def nearest(positions: Floats, n_neighbours: int) -> tuple[Ints, Ints]:
-    """Return pairs of frames that are nearest neighbours in their interatomic distances."""
+    """Return pairs of frames that are nearest neighbours in terms of interatomic distances."""
     n_frames, n_atoms = positions.shape[:2]
     i, j = np.triu_indices(n_atoms, 1)
     chosen = np.random.default_rng(0).permutation(len(i))[:MAX_DISTANCES]
@@ -55,9 +56,9 @@ def nearest(positions: Floats, n_neighbours: int) -> tuple[Ints, Ints]:
 
 
 def superpose(moving: Floats, fixed: Floats) -> Floats:
-    """Return the rotations that best lay centred structures onto others, (pairs, 3, 3)."""
+    """Return the rotations that best superpose centred structures, (pairs, 3, 3)."""
     left, _, right = np.linalg.svd(np.einsum("pni,pnj->pij", moving, fixed))
-    # A reflection would fit better at times, but no motion of a molecule is one.
+    # Exclude reflections, which are not motions of a molecule.
     left[:, :, 2] *= np.sign(np.linalg.det(left @ right))[:, None]
     rotation: Floats = left @ right
     return rotation
