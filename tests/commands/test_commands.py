@@ -277,7 +277,7 @@ def test_info_and_models(capsys, model_of_crystals):
     assert main(["info", "rmd17-ethanol", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["parameters"] == 121_929
-    assert facts["provenance"]["test_errors"]["force_mae"] == pytest.approx(6.94, abs=0.01)
+    assert facts["provenance"]["test_errors"]["force_mae"] == pytest.approx(4.08, abs=0.01)
     assert main(["info", model_of_crystals]) == 0, "a model without provenance"
     assert "not calibrated" in capsys.readouterr().out
     assert main(["info", "none"]) == 1
