@@ -1,14 +1,14 @@
-"""The physics battery: what holds of every force field, to be run on an architecture of one's own.
+"""Physics tests that every force field must pass, for custom architectures.
 
-:func:`check_model` runs all of it; with pytest each check is a test of its own:
+:func:`check_model` runs all of them; with pytest each check can be a separate test:
 
     @pytest.mark.parametrize("name", CHECKS)
     def test_physics(name):
         CHECKS[name](as_if_trained(build_model("my-model")))
 
-The checks call a model with structures of H, C, N, O and Si, molecules and crystals, and are in
-float64 but where they say otherwise. They raise a :class:`PhysicsError`, which is an
-AssertionError, with the property and the numbers. Nothing here needs pytest.
+The checks use molecules and crystals of H, C, N, O and Si, in float64 unless stated otherwise. They
+raise a :class:`PhysicsError`, a subclass of AssertionError, with the property and the numbers.
+pytest is not required.
 """
 
 from .battery import CHECKS as CHECKS

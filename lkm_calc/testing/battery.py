@@ -41,7 +41,7 @@ Check = Callable[[EnergyModel], None]
 def _over(
     check: Callable[[EnergyModel, ase.Atoms], None], *sets: Callable[[], Mapping[str, ase.Atoms]]
 ) -> Check:
-    """Return a check of every structure of some sets."""
+    """Return a check that runs over all structures of some sets."""
 
     def checks(model: EnergyModel) -> None:
         for structures in sets:
@@ -108,27 +108,27 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "file": _over(check_file, _ethanol),
     }
 )
-"""The checks by name; each takes a model in float64, such as :func:`as_if_trained` returns."""
+"""All checks by name; each takes a model in float64, as returned by :func:`as_if_trained`."""
 
 
 def check_model(model: EnergyModel, names: Iterable[str] | None = None) -> None:
-    """Run the physics battery on a model, which need not be trained.
+    """Run the physics tests on a model, which need not be trained.
 
-    A copy is checked, see :func:`as_if_trained`. It takes seconds to minutes: use few features.
+    A copy of the model is tested, see :func:`as_if_trained`. This takes seconds to minutes; use a
+    small model.
 
     Args:
-        model: The model, which takes at least H, C, N, O and Si.
-        names: Keys of :data:`CHECKS`; all of them where None.
+        model: A model that supports at least H, C, N, O and Si.
+        names: Keys of :data:`CHECKS`; all of them if None.
 
     Raises:
-        PhysicsError: What does not hold, a line each. An error that the model raises itself is
-            told there as well.
-        ValueError: There is no check of a name.
+        PhysicsError: One line per failed check, including exceptions raised by the model.
+        ValueError: A name is not a key of :data:`CHECKS`.
     """
     chosen = list(CHECKS if names is None else names)
     unknown = [name for name in chosen if name not in CHECKS]
     if unknown:
-        raise ValueError(f"There is no check {unknown[0]!r}; choose of {', '.join(CHECKS)}.")
+        raise ValueError(f"There is no check {unknown[0]!r}; choose from {', '.join(CHECKS)}.")
     ready, failures = as_if_trained(model), list[Exception]()
     lines = []
     for name in chosen:
@@ -137,7 +137,7 @@ def check_model(model: EnergyModel, names: Iterable[str] | None = None) -> None:
         except PhysicsError as error:
             failures.append(error)
             lines.append(f"{name}: {error}")
-        except Exception as error:  # it may be anything: the model's code is not ours
+        except Exception as error:  # custom models may raise anything
             failures.append(error)
             lines.append(f"{name}: {type(error).__name__}: {error}")
     if failures:
@@ -146,16 +146,16 @@ def check_model(model: EnergyModel, names: Iterable[str] | None = None) -> None:
 
 
 def as_if_trained(model: EnergyModel, seed: int = 0) -> EnergyModel:
-    """Return a copy in float64 that is no special case, for checks.
+    """Return a copy in float64 with generic weights, for the checks.
 
-    In a new model weights may be zero, or frequencies just such that functions vanish at the
-    cutoff, and hide faults that come with training. So weights that are all zero are drawn at
-    random, the others are multiplied by random numbers from 1 to 1.1, and reference energies are
-    left out. The copy has the same device.
+    In a new model, zero weights or initial frequencies for which functions happen to vanish at the
+    cutoff can hide errors that appear after training. Weights that are all zero are therefore drawn
+    at random, others are multiplied by random numbers from 1 to 1.1, and reference energies are set
+    to zero. The device is unchanged.
 
     Args:
         model: The model.
-        seed: Of the random numbers.
+        seed: Random seed.
     """
     generator = torch.Generator().manual_seed(seed)
     ready = copy.deepcopy(model).double().eval().requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Forces, stress and second derivatives: that they are what they are called, and finite."""
+"""Tests of forces, stress and second derivatives."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ from .measures import (
 def check_forces(model: EnergyModel, atoms: ase.Atoms) -> None:
     """Check that forces are −dE/dx by central differences of the energy, and not all zero."""
     forces = energy_and_forces(model, graph_of(atoms, model)).forces
-    require(bool(forces.any()), f"Forces of {named(atoms)}: all are zero, which tells nothing.")
+    require(bool(forces.any()), f"Forces of {named(atoms)}: all are zero, so the test is void.")
     expected = numerical_forces(model, atoms)
     require_close(forces, expected, FINITE_DIFFERENCE, f"Forces of {named(atoms)} against −ΔE/Δx")
 
@@ -51,7 +51,7 @@ def check_stress(model: EnergyModel, atoms: ase.Atoms) -> None:
 
 
 def check_second_derivatives(model: EnergyModel, atoms: ase.Atoms) -> None:
-    """Check that autograd differentiates the forces rightly, as training on forces needs."""
+    """Check the second derivatives by autograd, which training on forces needs."""
     graph = graph_of(atoms, model)
     positions = graph.positions.clone().requires_grad_()
     try:
@@ -62,7 +62,7 @@ def check_second_derivatives(model: EnergyModel, atoms: ase.Atoms) -> None:
 
 
 def check_finite(model: EnergyModel, atoms: ase.Atoms) -> None:
-    """Check that energy, forces and second derivatives are numbers."""
+    """Check that energy, forces and second derivatives are finite."""
     graph = graph_of(atoms, model)
     out = energy_and_forces(model, graph)
     hessian = torch.autograd.functional.hessian(energy_of(model, graph), graph.positions)
@@ -72,7 +72,7 @@ def check_finite(model: EnergyModel, atoms: ase.Atoms) -> None:
 
 
 def check_training(model: EnergyModel, atoms: ase.Atoms) -> None:
-    """Check that the gradients of a loss of energy, forces and LKM by the weights are finite."""
+    """Check that weight gradients of a loss of energy, forces and LKM are finite."""
     model.zero_grad()
     out = energy_and_forces(model, graph_of(atoms, model), create_graph=True)
     loss = out.energy.sum() + out.forces.square().sum() + lkm_loss(out.embeddings)
@@ -89,7 +89,7 @@ def check_training(model: EnergyModel, atoms: ase.Atoms) -> None:
 
 
 def check_lone_atoms(model: EnergyModel, structures: Sequence[ase.Atoms]) -> None:
-    """Check that atoms without neighbours feel no force."""
+    """Check that forces on atoms without neighbours are zero."""
     for atoms in structures:
         forces = energy_and_forces(model, graph_of(atoms, model)).forces
         largest = forces.abs().max().item()

@@ -1,4 +1,4 @@
-"""Receptive field: every neighbour, no other atom, and no other structure of a batch."""
+"""Tests of locality: all neighbours, no other atoms, and independence within a batch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,11 +14,11 @@ from ..potential import HeldGraph, energy_and_forces
 from .measures import ROUND_OFF, graph_of, named, require, require_close
 
 CROWD = 50
-"""Neighbours of the atom in the middle in :func:`check_neighbours`; others keep 32."""
+"""Minimum number of neighbours in :func:`check_neighbours`; other codes keep at most 32."""
 
 
 def check_batch(model: EnergyModel, structures: Sequence[ase.Atoms]) -> None:
-    """Check that structures have the same energies, forces and embeddings in a batch and alone."""
+    """Check that energies, forces and embeddings are the same in a batch and one by one."""
     graphs = [graph_of(atoms, model) for atoms in structures]
     batch = energy_and_forces(model, Graph.collate(graphs))
     singles = [energy_and_forces(model, graph) for graph in graphs]
@@ -34,12 +34,12 @@ def check_batch(model: EnergyModel, structures: Sequence[ase.Atoms]) -> None:
 
 
 def check_padding(model: EnergyModel, structures: Sequence[ase.Atoms], spare: float = 0.4) -> None:
-    """Check that padding changes nothing, as compiled programs need.
+    """Check that padding does not change results, as compiled code requires.
 
     Args:
         model: The model.
         structures: All of them periodic, or none.
-        spare: Share of such rows.
+        spare: Fraction of padded rows.
     """
     graph = model.prepare(Graph.collate([graph_of(atoms, model) for atoms in structures]))
     padded = pad(graph, Capacity.of(graph, spare), model.cutoff)
@@ -53,15 +53,15 @@ def check_padding(model: EnergyModel, structures: Sequence[ase.Atoms], spare: fl
     for layer, other in zip(found.embeddings, expected.embeddings, strict=True):
         require_close(layer, other, ROUND_OFF, "Embeddings of a padded graph")
     feel = out.forces[len(graph.numbers) :].any()
-    require(not feel, "Padded graph: there are forces on the padding.")
+    require(not feel, "Padded graph: forces on padding atoms are not zero.")
 
 
 def check_size_consistency(model: EnergyModel, one: ase.Atoms, other: ase.Atoms) -> None:
-    """Check that two molecules 100 Å apart are the sum of the two, and feel nothing of each other.
+    """Check that two molecules 100 Å apart do not interact.
 
     Raises:
-        PhysicsError: Energy or forces are not the sum, or an atom's energy depends on an atom of
-            the other molecule.
+        PhysicsError: The energy is not the sum, forces differ, or an atomic energy depends on an
+            atom of the other molecule.
     """
     other = other.copy()
     other.positions += [100.0, 0, 0]
@@ -76,15 +76,15 @@ def check_size_consistency(model: EnergyModel, one: ase.Atoms, other: ase.Atoms)
     positions = graph.positions.clone().requires_grad_()
     energies = model(replace(graph, positions=positions)).atom_energies
     (gradient,) = torch.autograd.grad(energies[: len(one)].sum(), positions)
-    require(bool(gradient[: len(one)].any()), f"Energies {text}: they depend on no position.")
+    require(bool(gradient[: len(one)].any()), f"Energies {text}: they do not depend on positions.")
     require(
         not gradient[len(one) :].any(),
-        f"Energies {text}: those of one depend on the positions of the other.",
+        f"Energies {text}: those of one molecule depend on positions of the other.",
     )
 
 
 def check_longer_edges(model: EnergyModel, atoms: ase.Atoms) -> None:
-    """Check that edges beyond the cutoff change nothing: a neighbour list may hold more."""
+    """Check that additional edges beyond the cutoff do not change results."""
     out = energy_and_forces(model, graph_of(atoms, model))
     longer = energy_and_forces(model, Graph.from_atoms(atoms, model.cutoff + 1.5, model.device))
     text = f"of {named(atoms)} with edges beyond the cutoff"
@@ -93,25 +93,24 @@ def check_longer_edges(model: EnergyModel, atoms: ase.Atoms) -> None:
 
 
 def check_neighbours(model: EnergyModel) -> None:
-    """Check that no neighbour is dropped where there are more than 50.
+    """Check that no neighbour is dropped for atoms with more than 50 neighbours.
 
-    The energy must depend on the vector between every two atoms within 7/8 of the cutoff; that an
-    atom hears of another one through a third does not count.
+    The energy must depend directly on the vector between any two atoms within 7/8 of the cutoff.
     """
     points = np.random.default_rng(0).normal(0, 0.9, (60, 3)) * model.cutoff / 4
     graph = graph_of(ase.Atoms("C60", points), model)
     most = int(torch.bincount(graph.edge_index[1]).max())
-    require(most > CROWD, f"An atom has {most} neighbours only.")
+    require(most > CROWD, f"An atom has only {most} neighbours.")
     vectors = graph.edge_vectors().detach().requires_grad_()
     energy = model(HeldGraph(**vars(graph), vectors=vectors)).energy.sum()
     (gradient,) = torch.autograd.grad(energy, vectors, materialize_grads=True, allow_unused=True)
     heard = gradient.any(1)
-    require(bool(heard.any()), "The energy does not depend on graph.edge_vectors(); use these.")
+    require(bool(heard.any()), "The energy does not depend on graph.edge_vectors(); use them.")
     heard = heard | heard[graph.reverse]
     distances = vectors.detach().norm(dim=1)
     deaf = ~heard & (distances < 0.875 * model.cutoff)
     require(
         not deaf.any(),
-        f"Where atoms have up to {most} neighbours, the energy does not depend on {int(deaf.sum())}"
+        f"With up to {most} neighbours per atom, the energy does not depend on {int(deaf.sum())}"
         f" of {len(deaf)} edges well within the cutoff of {model.cutoff:g} Å.",
     )

@@ -1,4 +1,4 @@
-"""What the checks have in common: differences, tolerances, and how a failure is told."""
+"""Finite differences, tolerances and errors, shared by the checks."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,19 +17,19 @@ FINITE_DIFFERENCE = 1e-6
 STEP = 1e-4
 """Displacement in Å of the central differences; the error of fourth order differences is h⁴."""
 ROUND_OFF = 1e-10
-"""Relative difference of numbers that are equal but for the order of sums, float64."""
+"""Relative difference of numbers that differ only in the order of sums, float64."""
 SINGLE = 1e-4
-"""Relative difference of forces in float32 from those in float64, whatever the weights."""
+"""Relative difference of forces in float32 and float64, for any weights."""
 SMOOTH = 0.05
-"""Steps of a function at a spacing of 1e-6 Å over those at 1e-4 Å; 0.01 where it is smooth."""
+"""Maximum ratio of the steps of a function at spacings of 1e-6 Å and 1e-4 Å; 0.01 if smooth."""
 
 
 class PhysicsError(AssertionError):
-    """A model lacks a property that a force field must have; the message has the numbers."""
+    """A model violates a required property of force fields; the message has the numbers."""
 
 
 def require(condition: bool, text: str) -> None:
-    """Raise a PhysicsError with a text unless a condition holds."""
+    """Raise a PhysicsError unless a condition holds."""
     if not condition:
         raise PhysicsError(text)
 
@@ -38,10 +38,10 @@ def require_close(found: Tensor, expected: Tensor, bound: float, text: str) -> N
     """Raise a PhysicsError unless values agree relative to the largest expected one.
 
     Args:
-        found: Of any shape.
-        expected: Of the same.
-        bound: See :func:`relative_error`.
-        text: What was compared.
+        found: Computed values of any shape.
+        expected: Expected values of the same shape.
+        bound: Maximum of :func:`relative_error`.
+        text: Description of the comparison.
     """
     require(
         found.shape == expected.shape,
@@ -51,7 +51,7 @@ def require_close(found: Tensor, expected: Tensor, bound: float, text: str) -> N
         return
     error = relative_error(found, expected)
     require(
-        error < bound,  # false of NaN
+        error < bound,  # false for NaN
         f"{text}: the relative difference is {error:.2g}; {bound:g} is allowed.",
     )
 
@@ -68,7 +68,7 @@ def graph_of(atoms: ase.Atoms, model: EnergyModel) -> Graph:
 
 
 def energy_of(model: EnergyModel, graph: Graph) -> Callable[[Tensor], Tensor]:
-    """Return the energy in eV as a function of the positions in Å, edges kept."""
+    """Return the energy in eV as a function of the positions in Å, with fixed edges."""
 
     def energy(positions: Tensor) -> Tensor:
         return model(replace(graph, positions=positions)).energy.sum()  # type: ignore[no-any-return]
@@ -83,7 +83,7 @@ def central_difference(function: Callable[[float], Any]) -> Any:
 
 
 def numerical_forces(model: EnergyModel, atoms: ase.Atoms) -> Tensor:
-    """Return −ΔE/Δx in eV/Å, neighbour list built anew at every displacement, (atoms, 3)."""
+    """Return −ΔE/Δx in eV/Å, (atoms, 3), with a new neighbour list for every displacement."""
     forces = np.zeros((len(atoms), 3))
     for index in np.ndindex(forces.shape):
 
@@ -97,6 +97,6 @@ def numerical_forces(model: EnergyModel, atoms: ase.Atoms) -> Tensor:
 
 
 def named(atoms: ase.Atoms) -> str:
-    """Return what a message calls a structure."""
+    """Return the name of a structure for messages."""
     periodic = "".join("abc"[k] for k in np.flatnonzero(atoms.pbc))
     return f"{atoms.symbols}" + (f", periodic along {periodic}" if periodic else "")

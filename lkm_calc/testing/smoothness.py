@@ -1,4 +1,4 @@
-"""Energy, forces and stiffness as a pair crosses a cutoff."""
+"""Smoothness of energy, forces and stiffness as a pair crosses a cutoff."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -16,11 +16,11 @@ from .structures import rattled
 COARSE, FINE = 1e-4, 1e-6
 """Spacings of the samples in Å."""
 NOISE = 1e-14
-"""Steps over the largest value that are rounding."""
+"""Relative steps below which differences are round-off."""
 
 
 class Steps(NamedTuple):
-    """A number each for the energy, the forces and the stiffness."""
+    """One number each for the energy, the forces and the stiffness."""
 
     energy: float
     forces: float
@@ -28,7 +28,7 @@ class Steps(NamedTuple):
 
 
 def cutoffs_of(model: EnergyModel) -> dict[str, float]:
-    """Return the radii in Å of a model: its cutoff, and hypers with "cutoff" in their names."""
+    """Return all cutoffs of a model in Å: ``cutoff`` and hypers with "cutoff" in their name."""
     named = {name: value for name, value in model.hypers.items() if "cutoff" in name}
     numbers = {n: float(v) for n, v in named.items() if type(v) in (int, float) and v > 0}
     return {"cutoff": model.cutoff} | numbers
@@ -37,8 +37,8 @@ def cutoffs_of(model: EnergyModel) -> dict[str, float]:
 def steps_between_samples(model: EnergyModel, radius: float, spacing: float) -> Steps:
     """Return the largest steps of energy, forces and stiffness as a pair crosses a radius.
 
-    Sixteen samples, half on each side. The stiffness is the derivative of the forces along the
-    path. Steps of the size of rounding are zero.
+    There are sixteen samples, half on each side. The stiffness is the derivative of the forces
+    along the path. Steps of the order of round-off are set to zero.
     """
     water = rattled("H2O")
     direction = np.array([0.36, 0.48, 0.8])
@@ -57,7 +57,7 @@ def steps_between_samples(model: EnergyModel, radius: float, spacing: float) -> 
 
 
 def _largest_step(values: tuple[Tensor, ...]) -> float:
-    """Return the largest difference of samples that follow each other."""
+    """Return the largest difference of consecutive samples."""
     step = max((b - a).abs().max().item() for a, b in pairwise(values))
     return 0.0 if step <= NOISE * max(v.abs().max().item() for v in values) else step
 

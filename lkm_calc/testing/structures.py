@@ -1,4 +1,4 @@
-"""Structures at which formulas with angles, inverse distances or periodic images break down."""
+"""Test structures, including cases in which angles or inverse distances are singular."""
 
 import ase
 import numpy as np
@@ -6,14 +6,14 @@ from ase.build import molecule
 
 
 def rattled(name: str = "CH3CH2OH", seed: int = 0, amplitude: float = 0.1) -> ase.Atoms:
-    """Return a molecule of ASE's database with its atoms displaced at random."""
+    """Return a molecule of ASE's database with random displacements."""
     atoms: ase.Atoms = molecule(name)
     atoms.positions += np.random.default_rng(seed).normal(0, amplitude, (len(atoms), 3))
     return atoms
 
 
 def crystal(seed: int = 0, pbc: bool | list[bool] = True) -> ase.Atoms:
-    """Return a triclinic, periodic cell, smaller than the cutoff, with displaced atoms."""
+    """Return a triclinic periodic cell, smaller than the cutoff, with random displacements."""
     atoms = ase.Atoms(
         "SiOCH",
         scaled_positions=[[0, 0, 0], [0.5, 0.4, 0.1], [0.1, 0.5, 0.6], [0.6, 0.1, 0.55]],
@@ -25,7 +25,7 @@ def crystal(seed: int = 0, pbc: bool | list[bool] = True) -> ase.Atoms:
 
 
 def molecules() -> dict[str, ase.Atoms]:
-    """Return structures at which energy, forces and second derivatives must be finite."""
+    """Return molecules for which energy, forces and second derivatives must be finite."""
     water = molecule("H2O")
     return {
         "rattled ethanol": rattled(),
@@ -41,7 +41,7 @@ def molecules() -> dict[str, ase.Atoms]:
 
 
 def crystals() -> dict[str, ase.Atoms]:
-    """Return cells that are periodic in three, two and one directions, smaller than the cutoff."""
+    """Return cells smaller than the cutoff, periodic in three, two and one directions."""
     return {
         "crystal": crystal(),
         "slab": crystal(pbc=[True, False, True]),

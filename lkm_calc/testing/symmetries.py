@@ -1,4 +1,4 @@
-"""What leaves the energy as it is, and turns the forces along."""
+"""Tests of symmetries: invariance of the energy and equivariance of the forces."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from .measures import ROUND_OFF, graph_of, named, require_close
 
 
 def check_rigid_motions(model: EnergyModel, atoms: ase.Atoms) -> None:
-    """Check that rotation with translation, and a reflection, move the forces along."""
+    """Check invariance and equivariance under rotation, translation and reflection."""
     out = energy_and_forces(model, graph_of(atoms, model))
     matrix, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
     for orthogonal in (matrix, -matrix):  # one of the two is a reflection
@@ -37,7 +37,7 @@ def check_permutation(model: EnergyModel, atoms: ase.Atoms) -> None:
 
 
 def check_supercell(model: EnergyModel, atoms: ase.Atoms) -> None:
-    """Check that a periodic cell repeated is so many cells: its images act like other atoms."""
+    """Check that energy, forces and stress of a supercell agree with those of the cell."""
     repeats = np.where(atoms.pbc, [2, 1, 2], 1) if atoms.pbc[[0, 2]].any() else np.array([1, 3, 1])
     out = energy_and_forces(model, graph_of(atoms, model), stress=True)
     larger = energy_and_forces(model, graph_of(atoms * repeats, model), stress=True)
@@ -49,7 +49,7 @@ def check_supercell(model: EnergyModel, atoms: ase.Atoms) -> None:
 
 
 def check_wrapping(model: EnergyModel, atoms: ase.Atoms) -> None:
-    """Check that it does not matter in which periodic image an atom stands."""
+    """Check that translating atoms by cell vectors does not change results."""
     out = energy_and_forces(model, graph_of(atoms, model))
     shifts = np.resize([[1, 0, 0], [0, -2, 1], [0, 0, 0], [3, 1, 0]], (len(atoms), 3)) * atoms.pbc
     moved = atoms.copy()
@@ -83,6 +83,6 @@ def _reordered(model: EnergyModel, atoms: ase.Atoms, order: torch.Tensor) -> Ene
         edge_index=graph.edge_index[:, order],
         reverse=place[graph.reverse[order]],
         shifts=None if graph.shifts is None else graph.shifts[order],
-        slot=None,  # to be counted anew
+        slot=None,  # to be recomputed
     )
     return energy_and_forces(model, reordered)

@@ -237,7 +237,7 @@ def test_vectors_that_are_not_the_edges_own_are_noticed():
 
 def test_copies_with_other_weights_are_noticed():
     CHECKS["copies"](as_if_trained(Pairs()))
-    with pytest.raises(PhysicsError, match="A copy gives another energy"):
+    with pytest.raises(PhysicsError, match="A copy gives a different energy"):
         CHECKS["copies"](as_if_trained(Forgetful()))
 
 
@@ -249,7 +249,7 @@ def test_what_a_file_loses_is_noticed(monkeypatch):
     model = as_if_trained(Pairs())
     CHECKS["file"](model)
     model.unsaved.fill_(1.5)
-    with pytest.raises(PhysicsError, match="another one after loading"):
+    with pytest.raises(PhysicsError, match="different after loading"):
         CHECKS["file"](model)
 
 
@@ -273,7 +273,7 @@ def test_errors_of_the_model_are_told_as_failures():
 
 
 def test_unknown_checks_are_refused():
-    with pytest.raises(ValueError, match="no check 'colour'; choose of output, forces"):
+    with pytest.raises(ValueError, match="no check 'colour'; choose from output, forces"):
         check_model(Pairs(), ["colour"])
 
 
