@@ -33,7 +33,7 @@ from ..support import (
 
 FLOORS = {
     "rmd17-aspirin": (3.4, 10.2),
-    "rmd17-azobenzene": (6.5, 19.0),
+    "rmd17-azobenzene": (1.1, 4.3),
     "rmd17-benzene": (0.5, 3.0),
     "rmd17-ethanol": (0.7, 4.2),
     "rmd17-malonaldehyde": (2.5, 12.0),
