@@ -271,7 +271,7 @@ def test_test_frames_with_other_elements_are_refused_before_training(data, tmp_p
         arrays["nuclear_charges"] == 8, 16, arrays["nuclear_charges"]
     )
     test = write_npz(tmp_path / "test.npz", **arrays)
-    with pytest.raises(DataError, match="does not know S"):
+    with pytest.raises(DataError, match="does not support S"):
         fit(config(data, tmp_path / "run", data__test=str(test)))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
