@@ -174,7 +174,7 @@ def of_a_tuple(self, widths=(3, 3)): ...
         ),
         (type("Narrow", (PAMNet,), {}), "the name 'pamnet', which"),
         (changed(init=of_any), r"has the argument \*\*options; declare each argument by name"),
-        (changed(init=of_many), r"takes \*layers"),
+        (changed(init=of_many), r"has the argument \*layers"),
         (changed(init=of_no_default), "has no default for width"),
         (changed(init=of_a_dtype), r"width=torch\.float32, which is not a JSON value"),
         (changed(init=of_a_tuple), r"widths=\(3, 3\), which is not a JSON value"),
@@ -282,7 +282,7 @@ def test_a_file_of_a_package_loads_where_it_is_installed_and_names_it_elsewhere(
     with pytest.raises(
         ModelFileError,
         match=r"unknown architecture 'springs'.*the package springs"
-        r"-net: if you trust that package, run pip install springs-net\. Available arch",
+        r"-net provides it: if you trust that package, run pip install springs-net\. Avail",
     ):
         load_model(path)  # fmt: skip
     with pytest.raises(ModelFileError, match="pip install springs-net"):
@@ -350,7 +350,7 @@ def test_loading_imports_nothing_that_a_file_names(own_file, tmp_path):
         ("springs = springs_net:Springs", "1 +", "cannot be imported .SyntaxError"),
         ("springs = springs_net:Missing", None, "cannot be imported .AttributeError"),
         ("springs = springs_net:torch", None, "is not a model class"),
-        ("summers = springs_net:Springs", None, "as 'summers', but its name is 'springs'"),
+        ("summers = springs_net:Springs", None, "'summers', but the name of the class is"),
     ],
 )
 def test_a_package_that_is_broken_is_named(entry, text, message, tmp_path, monkeypatch, caplog):
