@@ -193,7 +193,7 @@ def test_a_damaged_older_state_is_refused_too(data, tmp_path):
     bias = older["model"]["embedding.radial.bias"].numpy().tobytes()
     content[content.index(bias) + 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StateError, match=r"its part .* is not as it was written"):
+    with pytest.raises(StateError, match=r"its entry .* is damaged"):
         fit(config(data, tmp_path / "run"))
 
 
