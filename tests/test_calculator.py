@@ -63,7 +63,7 @@ def test_unknown_elements_are_refused_by_name():
     model = small_model()
     model.calibrate(1.0, {}, [1, 6, 8])
     atoms = ase.Atoms("HCl", [[0, 0, 0], [1.3, 0, 0]], calculator=LKMCalculator(model))
-    with pytest.raises(ValueError, match="does not know Cl: it was trained on H, C, O"):
+    with pytest.raises(ValueError, match="does not support Cl: it was trained on H, C, O"):
         atoms.get_potential_energy()
 
 

@@ -147,9 +147,9 @@ def test_elements_that_all_know():
     second.calibrate(1.0, {}, [1, 7, 8])
     calc = LKMCalculator([first, second])
     assert np.isfinite(calc.get_potential_energy(rattled("H2O")))
-    with pytest.raises(ValueError, match="does not know C: it was trained on H, N, O"):
+    with pytest.raises(ValueError, match="does not support C: it was trained on H, N, O"):
         calc.get_potential_energy(rattled())
-    with pytest.raises(ValueError, match="does not know N: it was trained on H, C, O"):
+    with pytest.raises(ValueError, match="does not support N: it was trained on H, C, O"):
         calc.evaluate([rattled("H2O"), rattled("NH3")])
     second.calibrate(1.0, {}, [7])
     with pytest.raises(ValueError, match=r"no element in common \(H, C, O; N\)"):

@@ -47,55 +47,55 @@ CONFIGS = Path(__file__).parent / "configs"
 """Configurations that come with the package."""
 
 DESCRIPTION = """\
-Train force fields with Layer-to-Layer Knowledge Mixing, and measure them.
+Train force fields with Layer-to-Layer Knowledge Mixing, and evaluate them.
 
-  lkm-train fit CONFIG.toml                        train, or go on with a run that was stopped
-  lkm-train fit CONFIG.toml --optimiser.epochs 10  change a value of the configuration
-  lkm-train fit rmd17 --molecule ethanol --data FILE   a configuration that comes with lkm-calc
+  lkm-train fit CONFIG.toml                        train, or continue a run that was stopped
+  lkm-train fit CONFIG.toml --optimiser.epochs 10  override a value of the configuration
+  lkm-train fit rmd17 --molecule ethanol --data FILE   use a bundled configuration
   lkm-train fit CONFIG.toml --time 2h              train for about two hours
-  lkm-train fit CONFIG.toml --prolong 300          continue a finished run to 300 epochs in all
+  lkm-train fit CONFIG.toml --prolong 300          continue a finished run to 300 epochs in total
   lkm-train fit CONFIG.toml --members 4            train a committee
   lkm-train fit CONFIG.toml --finetune MODEL       start from a trained model
-  lkm-train fit CONFIG.toml --import my_model.py   with an architecture of your own
-  torchrun --nproc-per-node 4 -m lkm_train fit CONFIG.toml   on several GPUs
-  lkm-train evaluate MODEL DATA                    errors on labelled frames
-  lkm-train calibrate MODEL DATA                   put into a model file what its guards go by
-  lkm-train check-data DATA                        look for faults in labelled frames
-  lkm-train download md17-aspirin FOLDER           fetch a public data set
+  lkm-train fit CONFIG.toml --import my_model.py   train a custom architecture
+  torchrun --nproc-per-node 4 -m lkm_train fit CONFIG.toml   train on several GPUs
+  lkm-train evaluate MODEL DATA                    compute errors on labelled frames
+  lkm-train calibrate MODEL DATA                   calibrate the extrapolation guards of a model
+  lkm-train check-data DATA                        check labelled frames for errors
+  lkm-train download md17-aspirin FOLDER           download a public data set
 """
 
 FIT = """\
-Train a model from a TOML configuration, which lists only what differs from the defaults below.
-Ctrl-C finishes the step and saves; the same command then goes on from there.
+Train a model from a TOML configuration, which only contains values that differ from the defaults
+below. Ctrl-C finishes the current step and saves the state; the same command then continues.
 
-The run's folder receives config.json, split.npz, metrics.jsonl, state.pt (to go on from),
-model.safetensors (best on the validation frames, for LKMCalculator), last.safetensors,
-result.json, card.md, learning_curves.png and parity.png.
+Files in the run directory: config.json, split.npz, metrics.jsonl, state.pt (training state),
+model.safetensors (lowest validation error, for LKMCalculator), last.safetensors, result.json,
+card.md, learning_curves.png and parity.png.
 """
 
 
 CHECK = """\
-Look for faults in labelled frames: NaN, units, duplicates, atoms too close, outliers, forces that
-are not minus the gradient of the energy, net forces and torques, reference energies.
+Check labelled frames for errors: NaN, units, duplicates, atoms too close, outliers, forces that
+are not the negative gradient of the energy, net forces and torques, reference energies.
 
-Exit status: 0 if the data are clean, 1 if a fault was found, 2 if the file cannot be read.
+Exit status: 0 if no errors were found, 1 if errors were found, 2 if the file cannot be read.
 """
 
 
 CALIBRATE = """\
-Measure a model on labelled frames that it did not learn, and put into its file what the guards of
-LKMCalculator(on_extrapolation=...) go by: quantiles of the force errors, where the embeddings of
-training atoms lie, and the closest distance of each pair of elements in the training frames. The
-weights stay as they are. lkm-train fit does it by itself.
+Evaluate a model on labelled held-out frames and store the calibration of the guards of
+LKMCalculator(on_extrapolation=...) in its file: quantiles of the force errors, statistics of the
+embeddings of training atoms, and the closest distance of each pair of elements in the training
+frames. The weights are not changed. lkm-train fit calibrates automatically.
 
-DATA may be the file that the model was trained on: then its validation frames are measured.
+If DATA is the file that the model was trained on, its validation frames are used.
 """
 
 
 @on_any_terminal
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0 done, 1 refused, 3 stopped before the end."""
-    # Of several processes that train one model, the first one talks.
+    """Run the command and return its exit status: 0 success, 1 error, 3 stopped before the end."""
+    # With several processes, only the first one logs progress.
     level = logging.INFO if first_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
     parser = _parser()
@@ -131,25 +131,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     ready = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
     fit_parser.add_argument(
-        "config", metavar="CONFIG", help=f"TOML file or the name of a ready one: {ready}"
+        "config", metavar="CONFIG", help=f"TOML file or bundled configuration: {ready}"
     )
     fit_parser.add_argument(
-        "--molecule", metavar="NAME", help="take the ready configuration for it, if there is one"
+        "--molecule", metavar="NAME", help="use the bundled configuration for it, if there is one"
     )
     fit_parser.add_argument(
         "--data", metavar="FILE", help="training frames; the same as --data.train"
     )
     fit_parser.add_argument(
-        "--stop-after", type=int, metavar="N", help="stop, resumably, after N steps in all"
+        "--stop-after", type=int, metavar="N", help="stop after N steps in total; can be continued"
     )
     fit_parser.add_argument(
         "--time", type=parse_time, metavar="T", help="train for about this long: 2h, 90min, 45s"
     )
     fit_parser.add_argument(
-        "--prolong", type=int, metavar="N", help="continue a run to N epochs in all"
+        "--prolong", type=int, metavar="N", help="continue a run to N epochs in total"
     )
     fit_parser.add_argument(
-        "--members", type=int, metavar="N", help="train a committee of N, seeds counting up"
+        "--members", type=int, metavar="N", help="train a committee of N with different seeds"
     )
     fit_parser.add_argument(
         "--finetune", metavar="MODEL", help="model to start from; the same as --run.finetune"
@@ -158,35 +158,35 @@ def _parser() -> argparse.ArgumentParser:
     fit_parser.set_defaults(command=_fit)
     evaluate = commands.add_parser(
         "evaluate",
-        help="errors of a model on labelled frames",
+        help="compute errors of a model on labelled frames",
         description="Print the errors of a model on the frames of a file, as JSON. Isolated atoms "
-        "are listed apart.",
+        "are listed separately.",
     )
     evaluate.add_argument("model", metavar="MODEL", help="bundled name or model file")
     _add_measuring_options(evaluate)
     evaluate.set_defaults(command=_evaluate)
     calibrate = commands.add_parser(
         "calibrate",
-        help="put into a model file what its guards go by",
+        help="calibrate the extrapolation guards of a model",
         description=CALIBRATE,
         formatter_class=raw,
     )
-    calibrate.add_argument("model", type=expanded, metavar="MODEL", help="model file, written anew")
+    calibrate.add_argument("model", type=expanded, metavar="MODEL", help="model file to update")
     _add_measuring_options(calibrate)
     calibrate.add_argument(
-        "--train", metavar="FILE", help="its training frames, where DATA is another file"
+        "--train", metavar="FILE", help="training frames of the model, if DATA is another file"
     )
     calibrate.set_defaults(command=_calibrate)
     check = commands.add_parser(
         "check-data",
-        help="look for faults in labelled frames",
+        help="check labelled frames for errors",
         description=CHECK,
         formatter_class=raw,
     )
     _add_data_options(check)
-    check.add_argument("--output", type=expanded, metavar="PNG", help="also draw a picture")
+    check.add_argument("--output", type=expanded, metavar="PNG", help="also write a plot")
     check.set_defaults(command=_check_data)
-    fetch = commands.add_parser("download", help="fetch a public data set")
+    fetch = commands.add_parser("download", help="download a public data set")
     fetch.add_argument("name", metavar="NAME", help=", ".join(SOURCES))
     fetch.add_argument("folder", metavar="FOLDER")
     fetch.set_defaults(command=_download)
@@ -194,13 +194,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the data file and how to read it: the keys of the section data, with the same names."""
-    parser.add_argument("data", metavar="DATA", help="data file of any format that fit reads")
+    """Add the data file and its options, named like the keys of the section data."""
+    parser.add_argument("data", metavar="DATA", help="data file in any format supported by fit")
     parser.add_argument("--format", default=DataConfig.format, help="auto, " + ", ".join(FORMATS))
-    parser.add_argument("--labels", choices=("revised", "original"), help="of revised MD17")
-    parser.add_argument("--target", help="of QM9: the property")
-    parser.add_argument("--energy-unit", default="", help="of files that do not fix it")
-    parser.add_argument("--length-unit", default="", help="of files that do not fix it")
+    parser.add_argument(
+        "--labels", choices=("revised", "original"), help="labels of revised MD17 to use"
+    )
+    parser.add_argument("--target", help="property of QM9")
+    parser.add_argument("--energy-unit", default="", help="for files that do not specify it")
+    parser.add_argument("--length-unit", default="", help="for files that do not specify it")
     for label in LabelKeys._fields:
         parser.add_argument(
             f"--{label}-key", metavar="NAME", help=f"name of the {label} in the file"
@@ -209,12 +211,12 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--no-check-units",
         dest="check_units",
         action="store_false",
-        help="accept labels that are not credible in their unit",
+        help="accept labels that are implausible in their units",
     )
 
 
 def _add_measuring_options(parser: argparse.ArgumentParser) -> None:
-    """Add labelled data and how a model computes them."""
+    """Add options for data and for evaluating a model."""
     _add_data_options(parser)
     add_device_option(parser)
     add_batch_size_option(parser, 16)
@@ -224,7 +226,7 @@ def _add_measuring_options(parser: argparse.ArgumentParser) -> None:
 def _read(
     options: argparse.Namespace, check_units: bool, learnt: Mapping[str, Any] | None = None
 ) -> Frames:
-    """Read the data file; what is not said is as in the data section a model was learnt from."""
+    """Read the data file; options not given default to the data section of the training."""
     learnt = learnt or {}
     keys = [f"{label}_key" for label in LabelKeys._fields]
     return read_frames(
@@ -240,7 +242,7 @@ def _read(
 
 
 def _defaults() -> str:
-    """Return the configuration's sections, keys and defaults."""
+    """Return sections, keys and defaults of the configuration."""
     lines = ["Configuration keys and their defaults:", ""]
     for section in dataclasses.fields(Config):
         values = getattr(Config(), section.name)
@@ -267,22 +269,24 @@ def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         return _fit_members(config, options.members, options.time)
     model = fit(config, options.stop_after, seconds=options.time)
     if model is None:
-        logger.info("Stopped; the same command goes on from here.")
+        logger.info("Stopped. Run the same command to continue.")
         return 3
     result = json.loads((model.parent / "result.json").read_text(encoding="utf-8"))
     for name in ("validation_errors", "test_errors"):
         if name in result:
             logger.info("%s: %s", name.replace("_", " "), json.dumps(result[name]))
-    logger.info("The model is %s; its plots are beside it.", model)
+    logger.info("The model is %s; plots are in the same folder.", model)
     return 0
 
 
 def _find_config(name: str, molecule: str | None) -> tuple[Path, str | None]:
-    """Return the path of a configuration, and the folder of the run of a ready one."""
+    """Return the path of a configuration and, if bundled, its default run directory."""
     path = expanded(name)
     if path.suffix or path.is_file():
         if molecule:
-            raise ConfigError(f"--molecule belongs to a ready configuration, not to {name}.")
+            raise ConfigError(
+                f"--molecule is for bundled configurations, not for {name}. Remove the option."
+            )
         return path, None
     labels = [f"{name}-{molecule}", name] if molecule else [name]
     for label in labels:
@@ -291,15 +295,15 @@ def _find_config(name: str, molecule: str | None) -> tuple[Path, str | None]:
             return path, f"runs/{labels[0]}"
     ready = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
     raise ConfigError(
-        f"There is no ready configuration {name!r}. Give a TOML file, before other options, or: "
-        f"{ready}."
+        f"There is no bundled configuration {name!r}. Specify a TOML file, before other options, "
+        f"or one of {ready}."
     )
 
 
 def _fit_members(config: Config, members: int, seconds: float | None) -> int:
     models = fit_members(config, members, seconds)
     if models is None:
-        logger.info("Stopped; the same command goes on from here.")
+        logger.info("Stopped. Run the same command to continue.")
         return 3
     logger.info("The models are %s.", ", ".join(map(str, models)))
     return 0
@@ -321,14 +325,14 @@ def _check_data(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     if options.output:
         try:
             plot_report(frames, report, options.output)
-        except (OSError, ValueError) as error:  # no folder, or no such kind of picture
+        except (OSError, ValueError) as error:  # missing folder or unknown image format
             logger.error("lkm-train: --output %s cannot be written: %s", options.output, error)
             return 2
     return 1 if report.faulty else 0
 
 
 def _model_and_frames(options: argparse.Namespace) -> tuple[EnergyModel, Frames]:
-    """Return the model on its device, and frames that suit it."""
+    """Return the model on its device, and the frames, checked for unit and elements."""
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
     model = load_model(options.model, device=device_of(options.device, "--device"))
@@ -336,8 +340,8 @@ def _model_and_frames(options: argparse.Namespace) -> tuple[EnergyModel, Frames]
     unit = model.provenance.get("energy_unit", "eV")
     if frames.energy_unit != unit:
         raise DataError(
-            f"{options.data} holds energies in {frames.energy_unit}, but the model learnt a "
-            f"property in {unit}. Choose the property with --target."
+            f"{options.data} contains energies in {frames.energy_unit}, but the model was trained "
+            f"on a property in {unit}. Select the property with --target."
         )
     if not frames.isolated.all():
         check_elements(model, structures_of(frames, options.data), options.data)
@@ -347,7 +351,7 @@ def _model_and_frames(options: argparse.Namespace) -> tuple[EnergyModel, Frames]
 def _calibrate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     if not options.model.is_file():
         raise ConfigError(
-            f"There is no file {str(options.model)!r}. Give the path of a model file."
+            f"There is no file {str(options.model)!r}. Specify the path of a model file."
         )
     model, frames = _model_and_frames(options)
     held_out = training = structures_of(frames, options.data)
@@ -356,8 +360,8 @@ def _calibrate(options: argparse.Namespace, _rest: Sequence[str]) -> int:
         training, held_out = frames.select(split.train), frames.select(split.validation)
     elif not options.train:
         raise ConfigError(
-            f"{options.data} is not the file that the model was trained on. Name that with --train:"
-            " the guards compare with its frames."
+            f"{options.data} is not the file that the model was trained on. Specify that file with "
+            "--train: the guards need the training frames."
         )
     if options.train:
         options.data = options.train

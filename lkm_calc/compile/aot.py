@@ -1,10 +1,10 @@
-"""Programs compiled ahead of time for a CPU, by torch's AOTInductor and a C++ compiler.
+"""Programs compiled ahead of time for a CPU with torch's AOTInductor and a C++ compiler.
 
 The energy and its gradient are traced together into one graph of tensor operations, compiled to
-machine code and kept in a folder of the user, to be loaded in milliseconds by the next process.
+machine code and cached in a folder of the user, from which other processes load it in milliseconds.
 
-A compiled program is no model file: it is code, made on this machine from the model's weights, and
-is loaded only from a folder and files that belong to the user.
+A compiled program is machine code that contains the weights, not a model file. It is only loaded
+from folders and files that belong to the user.
 """
 
 import hashlib
@@ -39,24 +39,23 @@ from .traced import Program, Traced, inputs_of
 logger = logging.getLogger("lkm_calc")
 
 WASTE = 1.2
-"""Edges that a program made before may have over those of a new one, to be used in its stead."""
+"""Maximum number of edges of a cached program, relative to a new one, for it to be reused."""
 
 
 def load_or_compile(
     model: EnergyModel, graph: Graph, capacity: Capacity, stress: bool, folder: Path | None
 ) -> tuple[Capacity, Program]:
-    """Load a program from the folder, where it is put first if there is none that fits.
+    """Load a program from the cache, compiling it first if there is no suitable one.
 
     Args:
         model: On the CPU.
         graph: A prepared graph.
-        capacity: Of the program if it has to be made.
+        capacity: Capacity of a new program.
         stress: Whether the stress is computed as well.
-        folder: Where programs are kept, that of :func:`lkm_calc.files.cache_folder` if not
-            given.
+        folder: Cache folder, by default :func:`lkm_calc.files.cache_folder`.
 
     Returns:
-        The program and its capacity, which holds the graph.
+        The capacity of the program, sufficient for the graph, and the program.
 
     Raises:
         CompileError: There is no working compiler, or the folder cannot be used.
@@ -73,7 +72,7 @@ def load_or_compile(
     if not path.exists():
         _compile(model, pad(graph, capacity, model.cutoff), stress, path)
     check_owner(path)
-    # torch's aoti_load_package is a shell around this that tries the compiler for two seconds.
+    # torch's aoti_load_package wraps this, but first spends two seconds on testing the compiler.
     loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
 
     def run(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -85,7 +84,7 @@ def load_or_compile(
 
 
 class _Flat(nn.Module):
-    """A traced graph as a module of its own."""
+    """A traced graph as a module, for torch.export."""
 
     def __init__(self, traced: torch.fx.GraphModule) -> None:
         super().__init__()
@@ -97,13 +96,14 @@ class _Flat(nn.Module):
 
 
 def _compile(model: EnergyModel, padded: Graph, stress: bool, path: Path) -> None:
-    """Write the program of a padded graph, whole or not at all.
+    """Compile the program of a padded graph and write it atomically.
 
     Raises:
         CompileError: There is no working compiler, or the folder cannot be written.
     """
     logger.warning(
-        "Compiling %s for %d atoms and up to %d edges: about a minute, once; kept in %s.",
+        "Compiling %s for %d atoms and up to %d edges. This takes about a minute; the result is "
+        "cached in %s.",
         model.name,
         len(padded.numbers) - 2,
         padded.edge_index.shape[1],
@@ -126,7 +126,7 @@ def _compile(model: EnergyModel, padded: Graph, stress: bool, path: Path) -> Non
 
 
 def _fingerprint(model: EnergyModel, graph: Graph, stress: bool) -> str:
-    """Return a name that changes with the weights, the kind of graph, the code and the machine."""
+    """Return a name with a hash of the weights, the kind of graph, the code and the machine."""
     about = {
         "model": [model.name, model.hypers, str(model.dtype)],
         "graph": [sorted(graph.tensors()), len(graph.numbers), graph.n_graphs, stress],
@@ -137,14 +137,14 @@ def _fingerprint(model: EnergyModel, graph: Graph, stress: bool) -> str:
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
-    package = Path(__file__).parents[1]  # all that a model is computed by
+    package = Path(__file__).parents[1]  # all code that evaluates a model
     for source in (*sorted(package.rglob("*.py")), *_other_sources(model, package)):
         digest.update(source.read_bytes())
     return f"{model.name.replace('+', 'p')}-{digest.hexdigest()[:24]}"
 
 
 def _other_sources(model: EnergyModel, package: Path) -> list[Path]:
-    """Return the files outside a package in which the classes of a model's parts are written."""
+    """Return the source files outside a package that define submodules of a model."""
     modules = {type(part).__module__ for part in model.modules()}
     named = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
     files = [Path(name) for name in named if name is not None]

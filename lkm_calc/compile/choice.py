@@ -1,4 +1,4 @@
-"""Which way energy and forces of a model are computed."""
+"""Selection of how energy and forces of a model are computed."""
 
 from ..models import EnergyModel
 from ..potential import ZBLModel
@@ -11,15 +11,15 @@ from .protocol import ForceFunction, UncompiledForces
 def force_function(
     model: EnergyModel, compile: bool = True, batches: bool = False
 ) -> ForceFunction:
-    """Return the fastest way to energy and forces of a model on its device.
+    """Return the fastest implementation of energy and forces for a model on its device.
 
-    The variants, and what each falls back to, are listed in :mod:`lkm_calc.compile`.
+    The implementations and their fallbacks are listed in :mod:`lkm_calc.compile`.
 
     Args:
-        model: On its device; its weights must stay as they are.
-        compile: False computes without compiled code.
-        batches: Whether all calls are of several structures at once, which programs of fixed shapes
-            do not compute.
+        model: On its device; its weights must not change afterwards.
+        compile: Whether to use compiled code.
+        batches: Whether all calls are for batches of several structures, which programs of fixed
+            shapes do not support.
     """
     within = model.model if isinstance(model, ZBLModel) else model
     if compile and has_kernel(within):

@@ -1,4 +1,4 @@
-"""Work on a GPU captured once as a CUDA graph and replayed: one launch instead of thousands."""
+"""Capture GPU work once as a CUDA graph and replay it: one launch instead of thousands."""
 
 import gc
 import threading
@@ -15,26 +15,27 @@ from .traced import Program, Traced, inputs_of
 
 Work = Callable[[], tuple[Tensor, ...]]
 Capture = Callable[[Work, torch.device], tuple[tuple[Tensor, ...], Callable[[], None]]]
-"""Runs a function and returns what it returned, and a function that computes it again, in place."""
+"""Runs a function; returns its output and a function that recomputes this output in place."""
 
 _ONE_AT_A_TIME = threading.Lock()
-"""torch captures one graph at a time in a process."""
+"""torch can only capture one graph at a time in a process."""
 
 
 def capture_cuda_graph(
     work: Work, device: torch.device
 ) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
-    """Capture a function as a CUDA graph, after a few runs that settle allocations and libraries.
+    """Capture a function as a CUDA graph, after a few warm-up runs.
 
     Args:
-        work: Reads and writes the same memory at every run, and never waits for the GPU.
-        device: The GPU it runs on, whichever is the current one.
+        work: Function that always reads and writes the same memory and never synchronises with the
+            GPU.
+        device: The GPU on which it runs, which need not be the current one.
     """
     graph = torch.cuda.CUDAGraph()
     with (
         _ONE_AT_A_TIME,
         torch.cuda.device(device),
-        torch.cuda.stream(torch.cuda.current_stream()),  # set back even if a capture fails
+        torch.cuda.stream(torch.cuda.current_stream()),  # restored even if the capture fails
     ):
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream())
@@ -42,7 +43,7 @@ def capture_cuda_graph(
             for _ in range(3):
                 work()
         torch.cuda.current_stream().wait_stream(aside)
-        # Other threads may go on using the GPU.
+        # Allows other threads to use the GPU during the capture.
         own = torch.cuda.Stream(device)
         with (
             _no_garbage_collection(),
@@ -59,7 +60,7 @@ def capture_cuda_graph(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect garbage now and not for a while: older graphs in it would break a capture."""
+    """Collect garbage, then pause collection: freeing older graphs would break a capture."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -72,25 +73,25 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Captured:
-    """A CUDA graph with the memory that it reads and writes."""
+    """A CUDA graph with its static inputs and outputs."""
 
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
     replay: Callable[[], None]
     weights: Sequence[Tensor]
-    """Those of the model, which must outlive its move to another device or type."""
+    """Weights of the model, kept alive in case it is moved to another device or dtype."""
 
     def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         for own, new in zip(self.inputs, tensors, strict=True):
             own.copy_(new, non_blocking=True)
         self.replay()
-        return [output.clone() for output in self.outputs]  # the next replay writes there
+        return [output.clone() for output in self.outputs]  # overwritten by the next replay
 
 
 def captured_forces(
     model: EnergyModel, padded: Graph, stress: bool, capture: Capture = capture_cuda_graph
 ) -> Program:
-    """Capture energy and forces of padded graphs of these shapes on the model's device."""
+    """Capture energy and forces for graphs of the shapes of a padded graph."""
     fixed = padded.to(model.device)
     inputs = inputs_of(fixed)
     traced = Traced(model, fixed, stress)

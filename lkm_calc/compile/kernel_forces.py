@@ -1,4 +1,4 @@
-"""Energy and forces by the C++ kernel of an architecture: :mod:`lkm_calc.compile.kernels`."""
+"""Energy and forces from the C++ kernel of an architecture: :mod:`lkm_calc.compile.kernels`."""
 
 import warnings
 from dataclasses import replace
@@ -14,23 +14,21 @@ from .kernels import Kernel, ZBLKernel, kernel_of
 from .protocol import UncompiledForces, check, is_faster
 
 CHECKED = 200
-"""Atoms of the first structure on which a kernel is checked."""
+"""Maximum number of atoms of the first structure on which a kernel is checked."""
 
 
 class KernelForces:
-    """Energy and forces of a model by the kernel that is written for its architecture.
+    """Energy and forces of a model from the C++ kernel of its architecture.
 
-    It computes structures of any size, and several at once. Before the first of them the kernel is
-    compared with the uncompiled computation, its numbers and its speed, on at most
-    :data:`CHECKED` atoms. Where there is no compiler, or the numbers differ, one warning says so,
-    and everything is computed without the kernel; so it is, with a line in the log, where the
-    kernel is no faster.
+    Supports structures of any size and batches. On the first call, the results and the speed of
+    the kernel are compared with the uncompiled computation on at most :data:`CHECKED` atoms. If
+    there is no compiler, or the results differ, a single warning is issued and the kernel is not
+    used. It is not used either, with a log message, if it is not faster.
 
     Args:
-        model: One that has a kernel, with or without short-range repulsion (ZBL); its weights must
-            stay as they are.
-        folder: Where the kernel is kept, that of :func:`lkm_calc.files.cache_folder` if not
-            given.
+        model: A model that has a kernel, with or without short-range repulsion (ZBL); its weights
+            must not change afterwards.
+        folder: Cache folder, by default :func:`lkm_calc.files.cache_folder`.
     """
 
     def __init__(self, model: EnergyModel, folder: Path | None = None) -> None:
@@ -43,16 +41,21 @@ class KernelForces:
 
     @property
     def compiles(self) -> bool:
-        """Whether the kernel can be used, as far as is known."""
+        """Whether the kernel can be used; True before the first call."""
         return not self.failed
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the kernel out of copies, which load their own."""
+        """Exclude the kernel from copies, which load it themselves."""
         return vars(self) | {"kernel": None}
 
     @own_settings
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
-        """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU."""
+        """Return energy, forces and stress as in :func:`lkm_calc.energy_and_forces`.
+
+        Args:
+            graph: On the CPU.
+            stress: Whether to compute the stress.
+        """
         if self.kernel is None and not self.failed:
             self._start(first_atoms(graph, CHECKED), stress)
         self.used = self.kernel is not None
@@ -61,7 +64,7 @@ class KernelForces:
         return self.kernel(graph, stress)
 
     def _start(self, graph: Graph, stress: bool) -> None:
-        """Load the kernel and compare it on a graph."""
+        """Load the kernel and compare it with the uncompiled computation on a graph."""
         self.failed = True
         try:
             kernel = kernel_of(self.model, self.folder)
@@ -77,7 +80,7 @@ class KernelForces:
 
 
 def first_atoms(graph: Graph, atoms: int) -> Graph:
-    """Return the graph of the first atoms alone, prepared for nothing; itself if it has no more."""
+    """Return the unprepared graph of the first atoms; the graph itself if it has no more."""
     if len(graph.numbers) <= atoms:
         return graph
     kept = (graph.edge_index < atoms).all(0)

@@ -1,9 +1,9 @@
 """Graphs of fixed shapes: padded with dummy atoms and edges up to a capacity.
 
-Compiled code and CUDA graphs need the same shapes at every call, while atoms that move change
-the number of edges. The rows added are edges between two atoms of a structure of their own, farther
-apart than the cut-off, where every message vanishes with its derivatives: energies and forces of
-the others are exactly what they were.
+Compiled code and CUDA graphs need the same shapes at every call, while the number of edges changes
+as atoms move. The added edges connect two dummy atoms of a separate structure, which are farther
+apart than the cut-off, where every message vanishes with its derivatives. Energies and forces of
+the real structures are exactly unchanged.
 """
 
 import math
@@ -25,14 +25,14 @@ class Capacity(NamedTuple):
     edges: int
     max_neighbours: int
     local: int = 0
-    """Of the indices in :class:`lkm_calc.graph.LocalIndices`, for models that use them."""
+    """Number of local edges in :class:`lkm_calc.graph.LocalIndices`, for models that use them."""
     pairs: int = 0
 
     @classmethod
     def of(cls, graph: Graph, spare: float = 0.0) -> "Capacity":
-        """Return the least capacity for a prepared graph, or one with a share of spare rows.
+        """Return the smallest capacity for a prepared graph, plus a fraction of spare rows.
 
-        Edges and local edges come in pairs, and one pair of each is always added.
+        Edges and local edges come in pairs, and at least one dummy pair of each is always added.
         """
         local = graph.local
         counts = [graph.edge_index.shape[1], graph.max_neighbours or 0]
@@ -47,31 +47,33 @@ class Capacity(NamedTuple):
         )
 
     def holds(self, graph: Graph) -> bool:
-        """Tell whether a prepared graph can be padded to this capacity."""
+        """Return whether a prepared graph can be padded to this capacity."""
         return all(have >= need for have, need in zip(self, Capacity.of(graph), strict=True))
 
     def fits(self, graph: Graph) -> bool:
-        """Tell whether a program of this capacity is for a prepared graph: of as many atoms."""
+        """Return whether a prepared graph has the same number of atoms and can be padded."""
         return self.atoms == len(graph.numbers) + 2 and self.holds(graph)
 
     def joined(self, other: "Capacity") -> "Capacity":
-        """Return the least capacity that holds what either holds."""
+        """Return the smallest capacity that is sufficient for both."""
         return Capacity(*map(max, self, other))
 
 
 def pad(graph: Graph, capacity: Capacity, cutoff: float) -> Graph:
-    """Return a prepared graph with rows added up to a capacity, as one structure more.
+    """Return a prepared graph padded to a capacity with one additional dummy structure.
 
     Args:
-        graph: At most as large as the capacity.
-        capacity: Even in edges and local edges.
-        cutoff: The model's cut-off in Å.
+        graph: Graph that fits into the capacity.
+        capacity: With even numbers of edges and local edges.
+        cutoff: Cut-off of the model in Å.
 
     Raises:
         ValueError: The graph is too large.
     """
     if not capacity.holds(graph):
-        raise ValueError(f"The graph needs {Capacity.of(graph)}, more than {capacity}.")
+        raise ValueError(
+            f"The graph needs {Capacity.of(graph)}, which exceeds {capacity}. Use a larger one."
+        )
     device, atoms, edges = graph.numbers.device, len(graph.numbers), graph.edge_index.shape[1]
     ghosts = capacity.atoms - atoms
     positions = graph.positions.new_zeros(ghosts, 3)
@@ -112,7 +114,7 @@ Output = TypeVar("Output", bound=EnergyForces | Prediction)
 
 
 def unpad(out: Output, graphs: int, atoms: int) -> Output:
-    """Return the results of the first structures and their atoms alone."""
+    """Return the results of the first structures, without padding."""
     per_graph, shares = {"energy", "stress"}, out.shares
     if shares is not None:
         shares = shares._replace(values=tuple(layer[:atoms] for layer in shares.values))

@@ -1,8 +1,8 @@
-"""Energy and forces by programs of fixed shapes, for models and devices without a kernel.
+"""Energy and forces from programs of fixed shapes, for models and devices without a kernel.
 
-A program computes graphs of one capacity, a little larger than the structure at hand needs. On a
-CPU it is compiled ahead of time (:mod:`lkm_calc.compile.aot`); on a GPU it is captured as a CUDA
-graph (:mod:`lkm_calc.compile.cuda_graphs`).
+A program is compiled for one capacity, slightly larger than the current structure needs. On a CPU
+it is compiled ahead of time (:mod:`lkm_calc.compile.aot`); on a GPU it is captured as a CUDA graph
+(:mod:`lkm_calc.compile.cuda_graphs`).
 """
 
 import warnings
@@ -24,35 +24,34 @@ from .protocol import UncompiledForces, check, is_faster
 from .traced import Program, inputs_of, results_of
 
 SPARE = 0.06
-"""Share of spare rows in a program, so that atoms may move before the next one is needed."""
+"""Fraction of spare rows in a program, so that moving atoms do not soon require a larger one."""
 MAX_PROGRAMS = 8
-"""Programs kept in memory; structures of further shapes are computed without one."""
+"""Maximum number of programs in memory; further shapes are computed without a program."""
 
 
 class Choice(NamedTuple):
-    """How structures of a kind are computed."""
+    """How structures of a certain kind are computed."""
 
     capacity: Capacity
     periodic: bool
     stress: bool
     program: Program | None
-    """None where it is no faster than the model."""
+    """None if it is not faster than the uncompiled model."""
 
 
 class ProgramForces:
-    """Energy and forces of a model by programs that are made as structures need them.
+    """Energy and forces of a model from programs that are compiled on demand.
 
-    A structure that outgrows the last program of its kind gets a larger one. Each program is
-    compared with the uncompiled computation before it is used, its numbers and its speed. Where
-    there is no compiler, or the numbers differ, one warning says so, and everything is computed
-    without programs; so are, without a warning, the shapes for which a program is no faster, and
-    several structures at once.
+    A larger program is compiled when a structure no longer fits into the existing ones. The results
+    and the speed of each program are compared with the uncompiled computation before it is used.
+    If there is no compiler, or the results differ, a single warning is issued and no programs are
+    used from then on. Batches, and shapes for which a program is not faster, are computed without
+    a program and without a warning.
 
     Args:
-        model: On its device; its weights must stay as they are.
-        folder: Where programs are kept, that of :func:`lkm_calc.files.cache_folder` if not
-            given.
-        capture: How work on a GPU is captured.
+        model: On its device; its weights must not change afterwards.
+        folder: Cache folder, by default :func:`lkm_calc.files.cache_folder`.
+        capture: Function that captures work on a GPU.
     """
 
     def __init__(
@@ -71,16 +70,21 @@ class ProgramForces:
 
     @property
     def compiles(self) -> bool:
-        """Whether programs can be made."""
+        """Whether programs can be compiled; True before the first call."""
         return not self.failed
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave programs out of copies, which load or capture their own."""
+        """Exclude programs from copies, which load or capture them again."""
         return vars(self) | {"choices": []}
 
     @own_settings
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
-        """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU."""
+        """Return energy, forces and stress as in :func:`lkm_calc.energy_and_forces`.
+
+        Args:
+            graph: On the CPU.
+            stress: Whether to compute the stress.
+        """
         if graph.n_graphs > 1:
             self.used = False
             return self.uncompiled(graph, stress)
@@ -98,7 +102,7 @@ class ProgramForces:
         return results_of(program(inputs_of(padded)), graph, stress)
 
     def _choice(self, graph: Graph, stress: bool) -> Choice | None:
-        """Return how to compute a prepared graph, with a program made now if none holds it."""
+        """Return how to compute a prepared graph, with a new program if no existing one fits."""
         kind = (graph.cell is not None, stress)
         for choice in self.choices:
             if choice[1:3] == kind and choice.capacity.fits(graph):
@@ -109,7 +113,8 @@ class ProgramForces:
         for known in self.choices:
             if known[1:3] == kind and known.capacity.atoms == capacity.atoms:
                 capacity = capacity.joined(known.capacity)
-        # From other positions than those it is checked with: a program that forgot them would pass.
+        # Compiled at other positions than those of the check, which thus detects a program that
+        # treats the positions as constants.
         places = torch.arange(graph.positions.numel(), dtype=torch.float64)
         shifts = 1e-3 * places.view_as(graph.positions).sin()
         example = replace(graph, positions=graph.positions + shifts)
@@ -131,10 +136,10 @@ class ProgramForces:
         return is_faster(compiled, self.uncompiled, graph, stress)
 
     def _make(self, graph: Graph, capacity: Capacity, stress: bool) -> tuple[Capacity, Program]:
-        """Make a program of a capacity, or load one made before that holds the graph.
+        """Compile or capture a program, or load a cached one into which the graph fits.
 
         Raises:
-            CompileError: It cannot be made, loaded or run.
+            CompileError: It cannot be compiled, loaded or run.
         """
         kind = self.model.device.type
         try:
@@ -143,7 +148,9 @@ class ProgramForces:
                 return capacity, captured_forces(self.model, padded, stress, self.capture)
             if kind == "cpu":
                 return load_or_compile(self.model, graph, capacity, stress, self.folder)
-        except RuntimeError as error:  # of loaders, drivers and memory
+        except RuntimeError as error:  # from the loader, the driver, or out of memory
             reason = first_line(error)
             raise CompileError(f"the program cannot be used ({reason}).") from error
-        raise CompileError(f"there are no programs for the device {self.model.device}.")
+        raise CompileError(
+            f"programs are not supported on {self.model.device}, only on CPU and CUDA devices."
+        )

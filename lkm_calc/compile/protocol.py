@@ -1,4 +1,4 @@
-"""What every way of computing forces has in common, and the one that compiles nothing."""
+"""Interface of all force functions, and the one without compilation."""
 
 import logging
 import math
@@ -15,33 +15,38 @@ from ..runtime import fast_matmul, own_settings, threads_for
 logger = logging.getLogger("lkm_calc")
 
 TOLERANCE = 1e-4
-"""Largest difference between compiled and uncompiled forces in eV/Å, and between energies per atom
-in eV; in proportion more where forces exceed 10 eV/Å. Float32 alone makes a tenth of it."""
+"""Maximum difference between compiled and uncompiled forces in eV/Å, and between energies per atom
+in eV; scaled up in proportion if forces exceed 10 eV/Å. float32 round-off is a tenth of it."""
 TRIALS = 3
-"""Timed calls of compiled code and of the model, to choose the faster one."""
+"""Number of timed calls of compiled and uncompiled code, to select the faster one."""
 
 
 Compute = Callable[[Graph, bool], EnergyForces]
-"""Energy and forces of a graph, and its stress if asked for."""
+"""Energy and forces of a graph, and its stress if requested."""
 
 
 @runtime_checkable
 class ForceFunction(Protocol):
-    """Computes energy and forces of one model, whose weights must stay as they are."""
+    """Computes energy and forces of one model, whose weights must not change."""
 
     used: bool
-    """Whether compiled code computed the last call."""
+    """Whether compiled code was used in the last call."""
 
     @property
     def compiles(self) -> bool:
-        """Whether it has compiled code, or will make some; False for good once that has failed."""
+        """Whether there is or will be compiled code; permanently False after a failure."""
 
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
-        """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU."""
+        """Return energy, forces and stress as in :func:`lkm_calc.energy_and_forces`.
+
+        Args:
+            graph: On the CPU.
+            stress: Whether to compute the stress.
+        """
 
 
 class UncompiledForces:
-    """Energy and forces by the model itself and autograd, for any graph, model and device.
+    """Energy and forces from the model and autograd, for any graph, model and device.
 
     Args:
         model: On its device.
@@ -61,30 +66,30 @@ class UncompiledForces:
 
 
 def check(found: EnergyForces, expected: EnergyForces) -> None:
-    """Raise a CompileError if compiled results differ from uncompiled ones by more than allowed."""
+    """Raise a CompileError if compiled and uncompiled results differ by more than the tolerance."""
     allowed = TOLERANCE * max(1.0, expected.forces.abs().max().item() / 10)
     off = (found.forces - expected.forces).abs().max().item()
     energy_off = (found.energy - expected.energy).abs().max().item()
     if not max(off, energy_off / len(found.forces)) <= allowed:
         raise CompileError(
             f"the compiled forces are off by {off:.2g} eV/Å and the energy by {energy_off:.2g} eV, "
-            f"more than the {allowed:.2g} allowed. Please report this with the versions of "
+            f"more than the tolerance of {allowed:.2g}. Please report this with the versions of "
             "torch and of the compiler."
         )
 
 
 def is_faster(compiled: Compute, uncompiled: Compute, graph: Graph, stress: bool) -> bool:
-    """Time both alternately, compare the best of each, and log it where compiled code is slower."""
+    """Compare the best of several alternating timings; log if compiled code is not faster."""
     best = [math.inf, math.inf]
     for _ in range(TRIALS):
         for k, compute in enumerate((compiled, uncompiled)):
             began = time.perf_counter()
-            compute(graph, stress).forces.cpu()  # a GPU has finished then
+            compute(graph, stress).forces.cpu()  # synchronises with a GPU
             best[k] = min(best[k], time.perf_counter() - began)
     if best[0] >= best[1]:
         logger.warning(
-            "Computing %d atoms without the compiled program, which takes %.1f ms a call; "
-            "the ordinary way takes %.1f.",
+            "Computing %d atoms without the compiled program, which takes %.1f ms per call; "
+            "the uncompiled model takes %.1f ms.",
             len(graph.numbers),
             1e3 * best[0],
             1e3 * best[1],

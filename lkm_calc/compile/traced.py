@@ -10,15 +10,15 @@ from ..potential import EnergyForces, energy_and_forces
 from .padding import unpad
 
 Program = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-"""What :class:`Traced` computes, compiled for one capacity."""
+"""Compiled :class:`Traced` for one capacity."""
 
 
 class Traced(nn.Module):
-    """Energy and forces as a function of the tensors of a padded graph, whose shapes stay.
+    """Energy and forces as a function of the tensors of a padded graph of fixed shapes.
 
     Args:
         model: On its device.
-        padded: A graph of these shapes, on the same device.
+        padded: A graph with these shapes, on the same device.
         stress: Whether the stress is computed as well.
     """
 
@@ -28,7 +28,7 @@ class Traced(nn.Module):
         self.names = list(padded.tensors())
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return energy, forces, atomic energies, the stress if asked for, and the embeddings."""
+        """Return energy, forces, per-atom energies, stress if requested, and embeddings."""
         graph = self.padded.with_tensors(dict(zip(self.names, tensors, strict=True)))
         out = energy_and_forces(self.model, graph, stress=self.stress)
         stresses = () if out.stress is None else (out.stress,)
@@ -36,12 +36,12 @@ class Traced(nn.Module):
 
 
 def inputs_of(graph: Graph) -> list[Tensor]:
-    """Return the tensors of a graph in the order in which programs take them."""
+    """Return the tensors of a graph in the order of the inputs of a program."""
     return list(graph.tensors().values())
 
 
 def results_of(tensors: Sequence[Tensor], graph: Graph, stress: bool) -> EnergyForces:
-    """Return a program's output for the structures of the graph before it was padded."""
+    """Return the output of a program for the graph without padding."""
     energy, forces, atom_energies, *others = tensors
     stresses = others.pop(0) if stress else None
     padded = EnergyForces(energy, forces, stresses, atom_energies, tuple(others))

@@ -1,7 +1,7 @@
-"""The architectures, by name, and what every energy model is.
+"""Architectures, their registry, and the base class of all energy models.
 
-Each architecture is one file, which implements :meth:`EnergyModel.atom_output` and imports no
-other.
+Each architecture is one module, which implements :meth:`EnergyModel.atom_output` and does not
+import any other architecture.
 """
 
 import inspect
@@ -30,34 +30,34 @@ for _architecture in (ACE, DimeNetPP, MXMNet, PAMNet):
     register_model(_architecture)
 
 MODELS: Mapping[str, type[EnergyModel]] = _ARCHITECTURES
-"""Every architecture that :func:`build_model` knows: those of lkm-calc, those registered by
-:func:`register_model`, and those that installed packages offer as entry points of the group
-``lkm_calc.models``. Listing the names imports none of them; ``MODELS[name]`` does."""
+"""Available architectures by name: those of lkm-calc, those registered with
+:func:`register_model`, and those that installed packages provide as entry points of the group
+``lkm_calc.models``. Listing the names does not import a package; ``MODELS[name]`` does."""
 
 
 def build_model(name: str, **hypers: Any) -> EnergyModel:
-    """Return an untrained model, weights drawn from torch's generator.
+    """Return an untrained model with weights initialised from torch's global generator.
 
     Args:
         name: A key of :data:`MODELS`.
-        hypers: Arguments of its class that differ from the defaults.
+        hypers: Hyperparameters that differ from the defaults of the architecture.
 
     Raises:
-        ArchitectureError: The package of the architecture cannot be imported, or its hypers are not
-            its arguments.
-        ValueError: The name or an argument is unknown.
+        ArchitectureError: The package of the architecture cannot be imported, or ``model.hypers``
+            does not match the arguments of its class.
+        ValueError: The name or a hyperparameter is unknown.
     """
     if name not in MODELS:
         raise ValueError(
-            f"Unknown model {name!r}; choose one of {', '.join(MODELS)}. One of your own must be "
-            "registered: import its module first, or install its package."
+            f"Unknown model {name!r}; choose one of {', '.join(MODELS)}. A custom architecture "
+            "must be registered: import its module first, or install its package."
         )
     cls = MODELS[name]
     known = inspect.signature(cls).parameters
     unknown = sorted(set(hypers) - set(known))
     if unknown:
         raise ValueError(
-            f"{name} has no argument {', '.join(unknown)}; it takes {', '.join(known)}."
+            f"{name} has no argument {', '.join(unknown)}; its arguments are {', '.join(known)}."
         )
     model = cls(**hypers)
     check_hypers(model, hypers)

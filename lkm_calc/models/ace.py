@@ -1,4 +1,4 @@
-"""Message-passing atomic cluster expansion, in the manner of MACE (arXiv:2206.07697)."""
+"""Message-passing atomic cluster expansion similar to MACE (arXiv:2206.07697)."""
 
 import math
 from typing import NamedTuple
@@ -34,11 +34,11 @@ SIZES = {
     "num_radial": (1, 100),
     "envelope_exponent": (3, 100),
 }
-"""Smallest and largest value of each size."""
+"""Minimum and maximum of each size."""
 
 
 class Options(NamedTuple):
-    """Which parts an interaction has; see :class:`ACE`."""
+    """Optional parts of an interaction; see :class:`ACE`."""
 
     node_dependent: bool
     runtime_geometry: bool
@@ -47,26 +47,26 @@ class Options(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """What the layers need of the edges j → i."""
+    """Edges j → i with their basis functions."""
 
     source: Int[Tensor, " edges"]
     target: Int[Tensor, " edges"]
     rbf: Float[Tensor, "edges radial"]
     cutoff: Float[Tensor, "edges 1"]
-    """The cut-off function, 1 at contact and 0 at the cut-off."""
+    """Cut-off function, 1 at zero distance and 0 at the cut-off."""
     harmonics: Float[Tensor, "edges components"]
     elements: Float[Tensor, "edges hidden"]
-    """1 + a row for the element of i + one for that of j."""
+    """1 + embedding of the element of i + embedding of the element of j."""
     norm: float
-    """Factor on sums over neighbours."""
+    """Factor by which sums over neighbours are multiplied."""
 
 
 class RadialNetwork(nn.Module):
-    """Weights of an edge j → i for each degree and channel, from its length and its atoms.
+    """Weights of an edge j → i for each degree and channel, from its length and its two atoms.
 
-    w = W₂ σ(W₁ σ(W₀ rbf ⊙ (1 + t_i + s_j + Σ_lm q_i,lm Y_lm)) + b): t and s are linear in the
-    scalars of the atoms and depend on their elements. The last term, which ViSNet
-    (arXiv:2210.16518) calls runtime geometry, projects the tensors of atom i on the edge.
+    w = W₂ σ(W₁ σ(W₀ rbf ⊙ (1 + t_i + s_j + Σ_lm q_i,lm Y_lm)) + b), where t and s are linear in
+    the scalars of the atoms and depend on their elements. The last term projects the tensors of
+    atom i onto the edge (runtime geometry calculation, ViSNet, arXiv:2210.16518).
     """
 
     def __init__(self, num_radial: int, hidden: int, out: int) -> None:
@@ -78,13 +78,13 @@ class RadialNetwork(nn.Module):
     def forward(
         self, rbf: Float[Tensor, "edges radial"], modulation: Float[Tensor, "edges hidden"]
     ) -> Float[Tensor, "edges out"]:
-        """Return the weights, not yet zero at the cut-off."""
+        """Return the weights, not yet multiplied by the cut-off function."""
         weights: Tensor = self.third(silu(self.second(silu(self.first(rbf) * modulation))))
         return weights
 
 
 class Interaction(nn.Module):
-    """One layer: messages, products on the atoms, and the update of scalars and tensors."""
+    """One layer: messages, tensor products, and the update of scalars and tensors."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Interaction(nn.Module):
     def forward(
         self, x: Tensor, tensors: Tensor | None, edges: Edges
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the new scalars, the new tensors (scalars included), and A."""
+        """Return the new scalars, the new tensors (including the scalars), and A."""
         a = self.atomic_basis(x, tensors, edges)
         if self.options.normalised:
             a = soft_norm(a)
@@ -152,8 +152,8 @@ class Interaction(nn.Module):
     def atomic_basis(self, x: Tensor, tensors: Tensor | None, edges: Edges) -> Tensor:
         """Return A_i,lm = W_l Σ_j (w_l ⊙ W x_j) Y_lm + w'_l ⊙ h_j,lm (components, atoms, channels).
 
-        Equation 8 of MACE with the product of the neighbour's tensor and the edge's harmonics kept
-        to the paths in which one of the two is a scalar.
+        Equation 8 of MACE, with the tensor product of neighbour features and spherical harmonics
+        restricted to the paths in which one of the two is a scalar.
         """
         channels = x.shape[1]
         modulation = edges.elements
@@ -181,7 +181,7 @@ class Interaction(nn.Module):
 
 
 class Readout(nn.Module):
-    """A value for each atom: wᵀ σ(W x + b) + c, or wᵀ x + c; zero for new weights."""
+    """A value for each atom: wᵀ σ(W x + b) + c, or wᵀ x + c; w and c are initialised to zero."""
 
     def __init__(self, channels: int, linear: bool) -> None:
         super().__init__()
@@ -199,41 +199,43 @@ class Readout(nn.Module):
 
 
 class ACE(EnergyModel):
-    """Equivariant message passing with many-body products on the atoms, in the manner of MACE.
+    """Equivariant message passing with many-body products, similar to MACE.
 
-    Each interaction sums the neighbours' messages to an atomic basis A of spherical tensors up to
-    degree ``max_ell``, multiplies A with itself up to ``correlation`` factors, and updates scalars
-    and tensors of the atoms with the products; a readout after each interaction adds to the energy.
-    With ``correlation`` 3 the first interaction already sees four bodies. Every message carries the
-    cut-off function, so energy and forces are smooth where a pair crosses it. The energy is
-    invariant under rotations, reflections and permutations; two layers see atoms up to twice the
-    cut-off apart.
+    Each interaction sums the messages of the neighbours to an atomic basis A of spherical tensors
+    up to degree ``max_ell``, forms products of up to ``correlation`` factors A, and uses them to
+    update the scalars and tensors of the atoms. A readout after each interaction contributes to the
+    energy. With ``correlation`` 3, the first interaction already describes four-body interactions.
+    Every message is multiplied by the cut-off function, so energy and forces are smooth at the
+    cut-off. The energy is invariant under rotations, reflections and permutations. The receptive
+    field of two layers is twice the cut-off.
 
-    What differs from MACE: messages couple a neighbour's tensors and the edge's harmonics only
-    where one of the two is a scalar; the radial network may see the states of both atoms
-    (``node_dependent``) and the tensors of the target projected on the edge
-    (``runtime_geometry``, ViSNet, arXiv:2210.16518); products are chains of two-fold products; and
-    the update may be gated and normalised.
+    Differences from MACE: messages couple neighbour tensors and spherical harmonics only where one
+    of the two is a scalar; the radial network can also depend on the scalars of both atoms
+    (``node_dependent``) and on the tensors of the target atom projected onto the edge
+    (``runtime_geometry``, ViSNet, arXiv:2210.16518); higher products are chains of pairwise
+    products; and the update can be gated and normalised.
 
     LKM embeddings, one for each interaction: the scalars x_i after it (``lkm_tap="scalars"``,
-    (atoms, num_channels)), or √(1 + |A_i,l|²) − 1, the size of its atomic basis, for each degree
+    (atoms, num_channels)), or √(1 + |A_i,l|²) − 1, the norm of the atomic basis, for each degree
     and channel (``"norms"``, (atoms, (max_ell + 1) · num_channels)).
 
     Args:
         num_channels: Number of channels of scalars and tensors.
         num_interactions: Number of layers.
-        max_ell: Largest degree l of harmonics and tensors, 1 to 3.
-        correlation: Largest number of factors A in a product, 1 to 5.
+        max_ell: Maximum degree l of spherical harmonics and tensors, 1 to 3.
+        correlation: Correlation order: maximum number of factors A in a product, 1 to 5.
         num_radial: Number of radial functions.
         radial_hidden: Width of the radial network.
         cutoff: Radius in Å.
         envelope_exponent: Exponent p of the cut-off function.
         avg_num_neighbors: Sums over neighbours are divided by its square root.
-        node_dependent: Let the radial network see the scalars of both atoms from the second layer.
-        runtime_geometry: Let it see the target's tensors along the edge from the second layer.
+        node_dependent: Let radial weights depend on the scalars of both atoms, from the second
+            layer on.
+        runtime_geometry: Let them depend on the tensors of the target atom projected onto the edge,
+            from the second layer on.
         gated: Gate scalars and tensors by a network of the scalars.
         normalised: Divide tensors by √(1 + mean square).
-        linear_readouts: Make all readouts but the last linear, as MACE does.
+        linear_readouts: Make all readouts except the last one linear, as in MACE.
         lkm_tap: Which embeddings to return, ``"scalars"`` or ``"norms"``.
     """
 
@@ -290,7 +292,7 @@ class ACE(EnergyModel):
         )
 
     def edges(self, graph: Graph) -> Edges:
-        """Return bases and directions of the edges."""
+        """Return the edges of a graph with their basis functions."""
         source, target = graph.edge_index
         distances, directions = lengths_and_directions(graph.edge_vectors().to(self.dtype))
         x = distances / self.cutoff
@@ -307,7 +309,7 @@ class ACE(EnergyModel):
         )
 
     def atom_output(self, graph: Graph) -> AtomOutput:
-        """Return the sum of the readouts' values and the embedding of each layer."""
+        """Return the sum of the values of all readouts and the embedding of each layer."""
         edges = self.edges(graph)
         x, tensors = self.embedding(graph.numbers), None
         layer_values, embeddings = [], []
@@ -319,7 +321,7 @@ class ACE(EnergyModel):
 
 
 def norms(a: Float[Tensor, "components atoms channels"]) -> Float[Tensor, "atoms invariants"]:
-    """Return √(1 + |a_l|²) − 1 for each degree and channel, degree after degree."""
+    """Return √(1 + |a_l|²) − 1 for each degree and channel, ordered by degree."""
     max_ell = math.isqrt(len(a)) - 1
     parts = [a[degree_slice(l)].square().sum(0) for l in range(max_ell + 1)]
     return torch.sqrt(1 + torch.cat(parts, 1)) - 1

@@ -31,7 +31,7 @@ SIZES = {
     "envelope_exponent": (3, 100),
     **dict.fromkeys(("num_before_skip", "num_after_skip", "num_output_dense"), (0, 1000)),
 }
-"""Smallest and largest value of each size."""
+"""Minimum and maximum of each size."""
 
 
 class Embedding(nn.Module):
@@ -77,11 +77,11 @@ class Interaction(nn.Module):
         self.after_skip = nn.ModuleList(Residual(hidden) for _ in range(after_skip))
 
     def radial_weight(self) -> Float[Tensor, "hidden radial"]:
-        """Return the two linear maps of the radial basis, without a bias between them, as one."""
+        """Return the product of the two bias-free linear maps of the radial basis."""
         return self.rbf_out.weight @ self.rbf_in.weight
 
     def angular_weight(self) -> Float[Tensor, "degrees radial channels"]:
-        """Return those of the spherical basis, for each degree and radial function."""
+        """Return that of the spherical basis, for each degree and radial function."""
         return torch.einsum(
             "bln,cb->lnc", self.sbf_in.weight.view(self.basis_shape), self.sbf_out.weight
         )
@@ -106,7 +106,7 @@ class Interaction(nn.Module):
 
 
 class Output(nn.Module):
-    """t_i = Σ_j (W rbf) ⊙ m_ji, up-projection, dense layers, one value an atom."""
+    """t_i = Σ_j (W rbf) ⊙ m_ji, up-projection, dense layers, one value per atom."""
 
     def __init__(self, hidden: int, num_radial: int, output_dim: int, num_dense: int) -> None:
         super().__init__()
@@ -128,14 +128,15 @@ class Output(nn.Module):
 
 
 class DimeNetPP(EnergyModel):
-    """DimeNet++ with its angular sum over edges instead of triplets; 1,885,830 parameters.
+    """DimeNet++ with the angular sum computed over edges, not triplets; 1,885,830 parameters.
 
-    State m on directed edges j → i within the cut-off; each of ``num_blocks`` interactions mixes
-    in the edges k → j by distance and angle, k ≠ i. An output block after the embedding and after
-    each interaction adds to the energy. Every path from an edge to the energy is gated by a
-    bias-free function of the radial basis, so energy and forces are smooth at the cut-off.
+    Messages m live on directed edges j → i within the cut-off. Each of ``num_blocks`` interactions
+    adds messages of the edges k → j, k ≠ i, weighted by distance and angle. Output blocks after
+    the embedding and after each interaction contribute to the energy. Every path from an edge to
+    the energy is gated by a bias-free function of the radial basis, so energy and forces are smooth
+    at the cut-off.
 
-    LKM embeddings, one for each of the ``num_blocks + 1`` output blocks: the sums t_i that enter it
+    LKM embeddings, one for each of the ``num_blocks + 1`` output blocks: its input t_i
     (``lkm_tap="state"``, (atoms, hidden)) or the features of its last hidden layer (``"head"``,
     (atoms, output_dim)).
 
@@ -143,7 +144,7 @@ class DimeNetPP(EnergyModel):
         hidden: Width of the messages.
         num_blocks: Number of interactions.
         triplet_dim: Width of the angular sum.
-        basis_dim: Width of the bottleneck through which basis functions enter.
+        basis_dim: Width of the bottleneck in the projections of the basis functions.
         output_dim: Width of the output blocks.
         num_spherical: Number of angular functions, l = 0 .. num_spherical-1.
         num_radial: Number of radial functions.
@@ -201,7 +202,7 @@ class DimeNetPP(EnergyModel):
         )
 
     def atom_output(self, graph: Graph) -> AtomOutput:
-        """Return the sum of the output blocks' values and the embedding of each."""
+        """Return the sum of the values of all output blocks and the embedding of each."""
         atoms, target = len(graph.numbers), graph.edge_index[1]
         distances, directions = lengths_and_directions(graph.edge_vectors().to(self.dtype))
         rbf = self.radial_basis(distances)

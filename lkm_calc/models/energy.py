@@ -1,4 +1,4 @@
-"""What an energy model is: local atomic energies, their scale and the reference energies."""
+"""Base class of energy models: atomic energies, energy scale and reference energies."""
 
 import math
 from abc import ABC, abstractmethod
@@ -26,49 +26,50 @@ class LayerShares(NamedTuple):
     """Contributions of each layer to the atomic energies."""
 
     values: tuple[Float[Tensor, " atoms"], ...]
-    """In the model's own dtype and scale, one a layer or, as many for each, several."""
+    """Unscaled, in the dtype of the model; one per layer, or the same number for each layer."""
     scale: Float[Tensor, ""]
-    """Factor in eV on the values, float64."""
+    """Factor in eV by which the values are multiplied, float64."""
 
     def energies(self) -> Float[Tensor, "values atoms"]:
-        """Return the shares in eV, float64."""
+        """Return the contributions in eV, float64."""
         return torch.stack(self.values).double() * self.scale
 
 
 class Prediction(NamedTuple):
-    """What a model computes for a graph."""
+    """Output of a model for a graph."""
 
     energy: Float[Tensor, " graphs"]
-    """Total energies in eV, float64, reference energies included."""
+    """Total energies in eV, float64, including reference energies."""
     atom_energies: Float[Tensor, " atoms"]
-    """The atoms' shares of it in eV, float64; they sum to the energy."""
+    """Per-atom energies in eV, float64, which sum to the total energy."""
     embeddings: tuple[Float[Tensor, "atoms dim"], ...]
     """Per-atom embeddings of each layer, for :func:`lkm_calc.lkm_loss`."""
     shares: LayerShares | None = None
-    """The layers' shares of the energy, for training; None if the architecture does not tell."""
+    """Contributions of the layers, for training; None if the architecture does not return them."""
 
 
 class AtomOutput(NamedTuple):
-    """What an architecture writes for each atom, in the model's own dtype and scale."""
+    """Per-atom output of an architecture, unscaled and in the dtype of the model."""
 
     values: Float[Tensor, " atoms"]
     embeddings: tuple[Float[Tensor, "atoms dim"], ...]
     layer_values: tuple[Float[Tensor, " atoms"], ...] = ()
-    """Each layer's part of the values, as :class:`LayerShares` has them."""
+    """Contribution of each layer to the values, as in :class:`LayerShares`."""
 
 
 class EnergyModel(nn.Module, ABC):
-    """A potential energy surface: E = Σ_i (scale · y_i + reference energy of element Z_i).
+    """Base class of all models: E = Σ_i (scale · y_i + reference energy of element Z_i).
 
-    Where an element's isolated atoms have a given energy, see :meth:`calibrate`, the reference
-    energy is that, and bonded atoms also have the element's binding energy.
+    If the energy of an isolated atom of an element is given (see :meth:`calibrate`), it is the
+    reference energy of the element, and the binding energy of the element is added for bonded
+    atoms.
 
-    An architecture implements :meth:`atom_output`; everything that turns y_i into eV stands here.
-    Forces and stress are functions over a model, see :func:`lkm_calc.energy_and_forces`.
+    An architecture implements :meth:`atom_output`; this class converts y_i to eV. Forces and stress
+    are computed by :func:`lkm_calc.energy_and_forces`.
 
     Args:
-        cutoff: Radius in Å of the neighbour list that the model needs.
-        hypers: The arguments that rebuild the same architecture.
+        cutoff: Radius in Å of the neighbour list.
+        hypers: Arguments with which the same architecture can be rebuilt.
     """
 
     name: str
@@ -99,13 +100,13 @@ class EnergyModel(nn.Module, ABC):
 
     @abstractmethod
     def atom_output(self, graph: Graph) -> AtomOutput:
-        """Return each atom's value y_i and its embedding after each layer, of a prepared graph."""
+        """Return the value y_i and the embeddings of each atom for a prepared graph."""
 
     def prepare(self, graph: Graph) -> Graph:
-        """Return the graph with the integers that the architecture derives from the edges.
+        """Return the graph with the indices that the architecture derives from the edges.
 
-        What is there already is kept. On a prepared graph the model only calculates: shapes are
-        known beforehand and a GPU is not waited for.
+        Existing indices are kept. For a prepared graph all shapes are known, so that the forward
+        pass does not synchronise with the GPU.
         """
         if graph.slot is not None and graph.max_neighbours is not None:
             return graph
@@ -121,20 +122,20 @@ class EnergyModel(nn.Module, ABC):
     def forward(self, graph: Graph) -> Prediction:
         """Return energies and embeddings of a graph.
 
-        The sum over atoms and the reference energies are float64 in every dtype: a total energy
-        of −10⁴ eV leaves no digits for the forces in float32.
+        Reference energies and the sum over atoms are always float64: float32 cannot resolve small
+        differences of total energies around −10⁴ eV.
         """
         return self.summed(graph, self.atom_output(self.prepare(graph)), self.isolated_shifts)
 
     def summed(
         self, graph: Graph, output: AtomOutput, isolated_shifts: Float[Tensor, " numbers"]
     ) -> Prediction:
-        """Return the prediction for a graph of what the architecture writes for its atoms.
+        """Return the prediction for a graph from the per-atom output of the architecture.
 
         Args:
             graph: The structures.
-            output: Of each atom.
-            isolated_shifts: By atomic number, what isolated atoms have more than bonded ones, eV.
+            output: Per-atom output.
+            isolated_shifts: Energy in eV, by atomic number, added for isolated atoms.
         """
         reference = self.offsets(graph.numbers)
         if self.isolated_elements:
@@ -147,7 +148,7 @@ class EnergyModel(nn.Module, ABC):
         return Prediction(energy, atom_energies, output.embeddings, shares)
 
     def offsets(self, numbers: Int[Tensor, " atoms"]) -> Float[Tensor, " atoms"]:
-        """Return the energy of each bonded atom in eV without the network's contribution."""
+        """Return the energy in eV of each atom, if bonded, without the network's contribution."""
         reference = self.reference_energies.index_select(0, numbers)
         if self.isolated_elements:
             reference = reference + self.binding_energies.index_select(0, numbers)
@@ -156,15 +157,15 @@ class EnergyModel(nn.Module, ABC):
     def isolated_by_edges(
         self, graph: Graph, vectors: Float[Tensor, "edges 3"]
     ) -> tuple[Float[Tensor, " atoms"], Float[Tensor, "edges 3"]] | None:
-        """Return what a graph's atoms have more than bonded ones in eV, and its gradient.
+        """Return the extra energies in eV of atoms that are not bonded, and their gradient.
 
-        For code that computes the network without torch. The gradient is that of the sum by the
-        edge vectors in Å; None where all atoms are bonded.
+        For code that evaluates the network without torch. The gradient is that of the sum with
+        respect to the edge vectors, in eV/Å. None if all atoms are bonded.
         """
         if not self.isolated_elements:
             return None
         target, atoms = graph.edge_index[1], len(graph.numbers)
-        with torch.no_grad():  # there is more to do only where a structure falls apart
+        with torch.no_grad():  # rarely non-zero: only if a molecule dissociates
             weight = isolation(vectors.norm(dim=1), target, atoms, self.cutoff)
             if not weight.any():
                 return None
@@ -187,7 +188,7 @@ class EnergyModel(nn.Module, ABC):
 
     @property
     def elements(self) -> tuple[str, ...]:
-        """Symbols of the elements that the model accepts, by atomic number."""
+        """Symbols of the supported elements, sorted by atomic number."""
         return tuple(chemical_symbols[z] for z in self.known_elements.nonzero().flatten().tolist())
 
     def calibrate(
@@ -200,14 +201,14 @@ class EnergyModel(nn.Module, ABC):
         """Set the energy scale, the reference energies and the supported elements.
 
         Args:
-            scale: Factor in eV on every atom's value.
+            scale: Factor in eV by which the value of every atom is multiplied.
             reference_energies: Energy in eV by atomic number.
             elements: Atomic numbers that occur in the training set.
-            binding_energies: Of elements whose isolated atoms have the reference energy exactly:
-                what bonded atoms have more, in eV by atomic number. An atom with a neighbour within
-                half the cut-off is a bonded one, and from there to the cut-off the energy goes over
-                smoothly: see ``lkm_calc.models.isolated``. After the weights are changed
-                call :meth:`measure_isolated_atoms`.
+            binding_energies: Energy in eV, by atomic number, added for bonded atoms of elements
+                whose isolated atoms must have exactly the reference energy. An atom with a
+                neighbour within half the cut-off is bonded; between there and the cut-off the
+                energy is switched smoothly, see ``lkm_calc.models.isolated``. Call
+                :meth:`measure_isolated_atoms` after changing the weights.
         """
         with torch.no_grad():
             self.scale.fill_(scale)
@@ -227,10 +228,10 @@ class EnergyModel(nn.Module, ABC):
     def shift_energies(self, shifts: Mapping[int, float]) -> None:
         """Add a constant to the energy of every bonded atom of an element.
 
-        Energies of isolated atoms that :meth:`calibrate` was given stay as they are.
+        Energies of isolated atoms set with :meth:`calibrate` do not change.
 
         Args:
-            shifts: In eV by atomic number.
+            shifts: Constants in eV by atomic number.
         """
         with torch.no_grad():
             for number, shift in shifts.items():
@@ -241,7 +242,7 @@ class EnergyModel(nn.Module, ABC):
 
     @own_precision
     def measure_isolated_atoms(self) -> None:
-        """Evaluate the network on isolated atoms and store what cancels its output for them."""
+        """Evaluate the network on isolated atoms and store shifts that cancel its output."""
         with torch.no_grad():
             for number in self.isolated_elements:
                 atom = Graph.from_atoms(ase.Atoms([number]), self.cutoff, self.device)
@@ -249,18 +250,19 @@ class EnergyModel(nn.Module, ABC):
                 self.isolated_shifts[number] = -self.binding_energies[number] - self.scale * value
 
     def check_elements(self, numbers: Iterable[int] | NDArray[np.integer]) -> None:
-        """Raise a ValueError that names the elements the model was not trained on."""
+        """Raise a ValueError if the model was not trained on an element."""
         known = set(self.known_elements.nonzero().flatten().tolist())
         strange = sorted({int(z) for z in numbers} - known)
         if strange:
             names = [chemical_symbols[z] if z < len(chemical_symbols) else str(z) for z in strange]
             raise ValueError(
-                f"The model does not know {', '.join(names)}: it was trained on "
-                f"{', '.join(self.elements)}. Use a model whose training set holds these elements."
+                f"The model does not support {', '.join(names)}: it was trained on "
+                f"{', '.join(self.elements)}. Use a model whose training set contains these "
+                "elements."
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EnergyModel":
-        """Move and cast like any module, but leave energies and their scale in float64."""
+        """Move and cast like any module, but keep energies and their scale in float64."""
         names = ("scale", "reference_energies", "binding_energies", "isolated_shifts")
         kept = {name: getattr(self, name) for name in names}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Import modules of one's own, for commands that are to know their architectures."""
+"""Import modules with custom architectures, for the command line."""
 
 import importlib
 import sys
@@ -10,39 +10,41 @@ from .registry import MODELS, ArchitectureError
 
 
 def import_architectures(sources: Iterable[str]) -> None:
-    """Import modules that register architectures: this runs their code.
+    """Import modules that register architectures. This executes their code.
 
-    The folder of a file becomes the last one of ``sys.path``, so that other processes which are
-    handed a model find its module under the same name.
+    The folder of a file is appended to ``sys.path``, so that other processes that receive a model
+    find its module under the same name.
 
     Args:
         sources: Paths of Python files, or names of modules.
 
     Raises:
-        ArchitectureError: A module cannot be imported, or registers nothing.
+        ArchitectureError: A module cannot be imported, or does not register an architecture.
     """
     for source in sources:
         name = _module_of(Path(source).expanduser()) if source.endswith(".py") else source
         try:
             importlib.import_module(name)
-        except Exception as error:  # it may be anything: the code is the user's
+        except Exception as error:  # user code may raise anything
             raise ArchitectureError(
                 f"{source} cannot be imported ({type(error).__name__}: {error})."
             ) from error
         top = name.partition(".")[0]
         if not any(cls.__module__.partition(".")[0] == top for cls in MODELS.registered.values()):
             raise ArchitectureError(
-                f"{source} registers no architecture. Put @register_model above its class."
+                f"{source} does not register an architecture. Put @register_model above its class."
             )
 
 
 def _module_of(path: Path) -> str:
-    """Return the name under which a file can be imported, wherever it lies."""
+    """Make a file importable and return the name of its module."""
     if not path.is_file():
         raise ArchitectureError(f"There is no file {path} to import.")
     path, name = path.resolve(), path.stem
     if not name.isidentifier():
-        raise ArchitectureError(f"{path.name} is no name of a module; rename it, such as model.py.")
+        raise ArchitectureError(
+            f"{path.name} is not a valid module name. Rename the file, for example to model.py."
+        )
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.append(folder)
@@ -51,6 +53,6 @@ def _module_of(path: Path) -> str:
     found = spec.origin if spec is not None else None
     if found is None or not Path(found).exists() or not path.samefile(found):
         raise ArchitectureError(
-            f"{path.name} has the name of another module, {found}. Rename the file."
+            f"{path.name} has the same name as another module, {found}. Rename the file."
         )
     return name

@@ -1,4 +1,4 @@
-"""What MXMNet and PAMNet share: atoms, and the edges of a global and a local graph."""
+"""Base class of MXMNet and PAMNet: embeddings of atoms, and edges of a global and a local graph."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from .energy import EnergyModel
 
 
 class MultiplexModel(EnergyModel):
-    """A model over two graphs, with embeddings of atoms and features of edges and angles.
+    """A model with a global and a local graph, and features of edges and angles.
 
     Args:
-        hypers: Those of the architecture.
-        taps: Which embeddings it can return.
+        hypers: Hyperparameters of the architecture.
+        taps: Allowed values of ``lkm_tap``.
     """
 
     def __init__(self, hypers: Mapping[str, Any], taps: Sequence[str]) -> None:
@@ -34,5 +34,5 @@ class MultiplexModel(EnergyModel):
         )
 
     def prepare(self, graph: Graph) -> Graph:
-        """Return the graph with its local edges and the pairs of them."""
+        """Return the graph with its local edges and pairs of local edges."""
         return self.basis.prepare(graph)

@@ -56,7 +56,7 @@ class GlobalPass(nn.Module):
 
 
 class LocalPass(nn.Module):
-    """Messages along local edges that hear of two-hop angles, then of one-hop angles.
+    """Messages along local edges that depend on two-hop angles, then on one-hop angles.
 
     m = [h_i ‖ h_j ‖ e];
     m' = MLP(m) + Σ_k (MLP(m) ⊙ W₁ e)_kj ⊙ MLP(sbf) over k → j → i;
@@ -97,23 +97,23 @@ class MXMNet(MultiplexModel):
     """MXMNet as a force field; 3,785,126 parameters.
 
     Each of ``num_layers`` layers passes messages over the global graph, then over the local graph
-    and its angles, and writes a value for every atom; the energy is their sum.
+    and its angles, and predicts a value for every atom; the energy is the sum of all values.
 
-    Differences from the published network, 3,773,862 parameters: embeddings for 94 elements
-    instead of 5 (+11,520); no bias on the projections of the radial bases (−256), which with the
-    right envelope makes every message vanish smoothly at its cut-off; the local graph is a short
-    cut-off instead of a table of bonds; an edge makes no angle with itself; Legendre polynomials
-    of the cosine instead of angles.
+    Differences from the published network, which has 3,773,862 parameters: embeddings for 94
+    elements instead of 5 (+11,520); no bias in the projections of the radial bases (−256), which
+    together with a suitable envelope makes every message vanish smoothly at its cut-off; a local
+    graph defined by a short cut-off instead of a table of bonds; no angle of an edge with itself;
+    and Legendre polynomials of the cosine instead of functions of the angle.
 
     LKM embeddings by ``lkm_tap``, ``num_layers`` of (atoms, hidden): the features after each local
-    pass (``"state"``) or the last hidden features of each head (``"head"``).
+    pass (``"state"``) or those of the last hidden layer of each head (``"head"``).
 
     Args:
         hidden: Width of all features.
         num_layers: Number of layers, each with a global and a local pass.
-        num_radial: Number of radial functions of a distance.
+        num_radial: Number of radial basis functions.
         num_spherical: Number of angular functions, l = 0 .. num_spherical-1.
-        num_spherical_radial: Number of radial functions for each of them.
+        num_spherical_radial: Number of radial functions per angular function.
         cutoff: Radius in Å of the global graph.
         local_cutoff: Radius in Å of the local graph.
         envelope_exponent: Exponent p of the cut-off functions.
@@ -141,7 +141,7 @@ class MXMNet(MultiplexModel):
         self.heads = nn.ModuleList(Head(hidden) for _ in range(num_layers))
 
     def atom_output(self, graph: Graph) -> AtomOutput:
-        """Return the sum of the layers' values and the embeddings of the chosen tap."""
+        """Return the sum of the values of all layers and the embeddings of the chosen tap."""
         edges = self.basis(graph, self.dtype)
         h = self.embedding(graph.numbers)
         values = h.new_zeros(len(h))

@@ -58,7 +58,7 @@ class GlobalPass(nn.Module):
 
 
 class LocalPass(nn.Module):
-    """Messages along local edges that hear of the angles to other local edges.
+    """Messages along local edges that depend on the angles to other local edges.
 
     m = [x_i ‖ x_j ‖ e]; n = MLP_kj(m) ⊙ W e; M = MLP_ji(m) + Σ n ⊙ MLP(sbf) over the angles;
     x = x + Σ_j (W_o e) ⊙ M.
@@ -86,17 +86,17 @@ class LocalPass(nn.Module):
 
 
 class PassOutput(NamedTuple):
-    """What a global or local pass has to say about each atom."""
+    """Per-atom output of a global or local pass."""
 
     values: Float[Tensor, " atoms"]
     scores: Float[Tensor, " atoms"]
-    """How much the value counts against that of the other pass of its layer."""
+    """Attention score of the value relative to that of the other pass of the layer."""
     features: Float[Tensor, "atoms hidden"]
-    """The features of the last hidden layer of the head."""
+    """Features of the last hidden layer of the head."""
 
 
 class ScoredHead(nn.Module):
-    """o = MLP[d,d,d,d](x), the value W o + b and its score o · w."""
+    """o = MLP[d,d,d,d](x), the value W o + b and the attention score o · w."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class ScoredHead(nn.Module):
 
 
 def smooth_leaky_relu(x: Tensor) -> Tensor:
-    """Return 0.2 x + 0.8 softplus(x): LeakyReLU(0.2) without the kink at zero."""
+    """Return 0.2 x + 0.8 softplus(x): a smooth LeakyReLU(0.2), without the kink at zero."""
     return 0.2 * x + 0.8 * nn.functional.softplus(x)
 
 
@@ -118,30 +118,30 @@ class PAMNet(MultiplexModel):
     """PAMNet as a force field; 3,590,060 parameters.
 
     Each of ``num_layers`` layers passes messages over the global graph, then over the local graph
-    and its angles. Both passes write a value for every atom; a softmax over the two scores weights
-    them, and the energy is the sum over layers.
+    and its angles. Both passes predict a value for every atom, the two are weighted by a softmax of
+    their scores, and the energy is the sum over layers.
 
-    Differences from the published network, 3,578,796 parameters: embeddings for 94 elements
-    instead of 5 (+11,520); no bias on the projections of the radial bases (−256), which with the
-    right envelope makes every message vanish smoothly at its cut-off; the local graph is a short
-    cut-off instead of a table of bonds; an edge makes no angle with itself; Legendre polynomials
-    of the cosine instead of angles; LeakyReLU of the scores without its kink, where forces would
-    jump.
+    Differences from the published network, which has 3,578,796 parameters: embeddings for 94
+    elements instead of 5 (+11,520); no bias in the projections of the radial bases (−256), which
+    together with a suitable envelope makes every message vanish smoothly at its cut-off; a local
+    graph defined by a short cut-off instead of a table of bonds; no angle of an edge with itself;
+    Legendre polynomials of the cosine instead of functions of the angle; and a smooth LeakyReLU of
+    the scores, because forces would jump at the kink of LeakyReLU.
 
     LKM embeddings by ``lkm_tap``, each (atoms, hidden): the features after every global and every
     local pass (``"state"``, 2 · num_layers), after the passes of one kind (``"global"``,
-    ``"local"``), or the last hidden features of every head (``"head"``, 2 · num_layers).
+    ``"local"``), or those of the last hidden layer of every head (``"head"``, 2 · num_layers).
 
     Args:
         hidden: Width of all features.
         num_layers: Number of layers, each with a global and a local pass.
-        num_radial: Number of radial functions of a distance.
+        num_radial: Number of radial basis functions.
         num_spherical: Number of angular functions, l = 0 .. num_spherical-1.
-        num_spherical_radial: Number of radial functions for each of them.
+        num_spherical_radial: Number of radial functions per angular function.
         cutoff: Radius in Å of the global graph.
         local_cutoff: Radius in Å of the local graph.
         envelope_exponent: Exponent p of the cut-off functions.
-        two_hop: False leaves out the angles k → j → i: PAMNet-s, 5,504 parameters less.
+        two_hop: False omits the angles k → j → i: PAMNet-s, with 5,504 parameters fewer.
         lkm_tap: Which embeddings to return.
     """
 
@@ -171,7 +171,7 @@ class PAMNet(MultiplexModel):
         edges = self.basis(graph, self.dtype)
         angles = edges.angles()
         x = self.embedding(graph.numbers)
-        states = []  # after every pass, global and local in turn
+        states = []  # after every pass, alternating between global and local
         for global_pass, local_pass in zip(self.global_passes, self.local_passes, strict=True):
             x = global_pass(x, edges.wide)
             states.append(x)

@@ -58,7 +58,7 @@ def test_without_a_compiler(tmp_path, monkeypatch):
 
 def test_a_compiler_that_is_asked_for_and_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -m64")
-    computes_in_the_ordinary_way("names no-such-compiler", small_model(), folder=tmp_path / "a")
+    computes_in_the_ordinary_way("CXX is no-such-compiler", small_model(), folder=tmp_path / "a")
 
 
 def test_a_compiler_may_come_with_options(monkeypatch):

@@ -38,14 +38,14 @@ def test_known_elements():
     model.calibrate(1.0, {}, [1, 6])
     assert model.elements == ("H", "C")
     model.check_elements([1, 6, 6])
-    with pytest.raises(ValueError, match="does not know O, Cl: it was trained on H, C"):
+    with pytest.raises(ValueError, match="does not support O, Cl: it was trained on H, C"):
         model.check_elements([1, 8, 17])
 
 
 def test_unknown_architecture_and_argument():
     with pytest.raises(ValueError, match=r"Unknown model 'schnet'; choose one of ace, dimenet\+\+"):
         build_model("schnet")
-    with pytest.raises(ValueError, match="no argument widht; it takes hidden"):
+    with pytest.raises(ValueError, match="no argument widht; its arguments are hidden"):
         build_model("dimenet++", widht=3)
 
 

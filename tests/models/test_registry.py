@@ -143,7 +143,9 @@ def test_a_registered_class_is_a_model_like_others(tmp_path):
     assert MODELS.get("nothing") is None
     assert dict(MODELS.items())["pamnet"] is PAMNet
     assert isinstance(build_model("whole", width=5), Whole)
-    with pytest.raises(ValueError, match="whole has no argument wings; it takes width, cutoff"):
+    with pytest.raises(
+        ValueError, match="whole has no argument wings; its arguments are width, cutoff"
+    ):
         build_model("whole", wings=2)
     with pytest.raises(KeyError):
         MODELS["nothing"]
@@ -162,17 +164,20 @@ def of_a_tuple(self, widths=(3, 3)): ...
     ("cls", "message"),
     [
         (Abstract, "Abstract is abstract: it does not define atom_output"),
-        (changed("My Net"), "has the name 'My Net'.*lower case"),
-        (changed("../net"), "has the name '../net'"),
-        (changed(""), "has the name ''"),
-        (changed(None), "has the name None"),
-        (changed("pamnet"), r"the name 'pamnet', which lkm_calc\.models\.pamnet\.PAMNet has"),
+        (changed("My Net"), "has the invalid name 'My Net'.*lower case"),
+        (changed("../net"), "has the invalid name '../net'"),
+        (changed(""), "has the invalid name ''"),
+        (changed(None), "has the invalid name None"),
+        (
+            changed("pamnet"),
+            r"the name 'pamnet', which is already used by lkm_calc\.models\.pamnet\.PAMNet",
+        ),
         (type("Narrow", (PAMNet,), {}), "the name 'pamnet', which"),
-        (changed(init=of_any), r"takes \*\*options; name its arguments one by one"),
-        (changed(init=of_many), r"takes \*layers"),
+        (changed(init=of_any), r"has the argument \*\*options; declare each argument by name"),
+        (changed(init=of_many), r"has the argument \*layers"),
         (changed(init=of_no_default), "has no default for width"),
-        (changed(init=of_a_dtype), r"width=torch\.float32, which is no JSON value"),
-        (changed(init=of_a_tuple), r"widths=\(3, 3\), which is no JSON value"),
+        (changed(init=of_a_dtype), r"width=torch\.float32, which is not a JSON value"),
+        (changed(init=of_a_tuple), r"widths=\(3, 3\), which is not a JSON value"),
     ],
 )
 def test_what_cannot_be_registered_is_refused(cls, message):
@@ -184,7 +189,7 @@ def test_what_cannot_be_registered_is_refused(cls, message):
 
 @pytest.mark.parametrize("thing", [torch.nn.Linear, Whole(), 5, None])
 def test_what_is_no_class_of_models_is_refused(thing):
-    with pytest.raises(ArchitectureError, match="is not a class of models; derive it from Energy"):
+    with pytest.raises(ArchitectureError, match="is not a model class; derive it from Energy"):
         check_class(thing)
 
 
@@ -210,9 +215,9 @@ def with_a_function(self, width=None, cutoff=4.0):
 @pytest.mark.parametrize(
     ("init", "hypers", "message"),
     [
-        (renamed, {}, "takes width, cutoff but passes up the hypers size, cutoff"),
-        (rounded, {"width": 5}, "was given width=5 and passes up 4"),
-        (with_a_function, {}, "hyper width=<built-in.*relu.* no JSON value"),
+        (renamed, {}, "has the arguments width, cutoff but the hypers size, cutoff"),
+        (rounded, {"width": 5}, "was built with width=5 but has 4 in hypers"),
+        (with_a_function, {}, "hyper width=<built-in.*relu.* not a JSON value"),
     ],
 )
 def test_hypers_that_would_not_rebuild_a_model_are_refused(init, hypers, message, tmp_path):
@@ -277,7 +282,7 @@ def test_a_file_of_a_package_loads_where_it_is_installed_and_names_it_elsewhere(
     with pytest.raises(
         ModelFileError,
         match=r"unknown architecture 'springs'.*the package springs"
-        r"-net: if you trust that package, pip install springs-net\. Installed are",
+        r"-net provides it: if you trust that package, run pip install springs-net\. Avail",
     ):
         load_model(path)  # fmt: skip
     with pytest.raises(ModelFileError, match="pip install springs-net"):
@@ -300,7 +305,7 @@ def test_bundled_architectures_tell_no_origin(tmp_path):
         ([], "Install the package or import the module"),
         (
             {"module": "springs_own"},
-            "of the module springs_own: import that module.*--import",
+            "the module springs_own defines it: import that module.*--import",
         ),
     ],
 )
@@ -344,8 +349,8 @@ def test_loading_imports_nothing_that_a_file_names(own_file, tmp_path):
         ("springs = springs_net:Springs", "import nowhere", "cannot be imported .ModuleNotFoundE"),
         ("springs = springs_net:Springs", "1 +", "cannot be imported .SyntaxError"),
         ("springs = springs_net:Missing", None, "cannot be imported .AttributeError"),
-        ("springs = springs_net:torch", None, "is not a class of models"),
-        ("summers = springs_net:Springs", None, "as 'summers', but its name is 'springs'"),
+        ("springs = springs_net:torch", None, "is not a model class"),
+        ("summers = springs_net:Springs", None, "'summers', but the name of the class is"),
     ],
 )
 def test_a_package_that_is_broken_is_named(entry, text, message, tmp_path, monkeypatch, caplog):
@@ -371,7 +376,9 @@ def test_two_packages_with_one_name_are_refused(installed, tmp_path, monkeypatch
     other = write_package(tmp_path / "more", "springs-two", "springs = springs_two:Springs")
     monkeypatch.syspath_prepend(other)
     assert [*MODELS].count("springs") == 1
-    with pytest.raises(ArchitectureError, match="packages springs-net and springs-two both offer"):
+    with pytest.raises(
+        ArchitectureError, match="packages springs-net and springs-two both provide"
+    ):
         build_model("springs")
 
 
@@ -453,10 +460,10 @@ def test_training_with_a_file_of_ones_own_in_two_processes(own_file, toml, tmp_p
     [
         ("springs_missing.py", None, "There is no file .*springs_missing.py to import"),
         ("springs_bad.py", "1 +", "springs_bad.py cannot be imported .SyntaxError"),
-        ("springs_idle.py", "x = 1", "springs_idle.py registers no architecture"),
-        ("springs-net.py", "x = 1", "springs-net.py is no name of a module; rename it"),
-        ("json.py", "x = 1", "json.py has the name of another module, .*json"),
-        ("sys.py", "x = 1", "sys.py has the name of another module, built-in"),
+        ("springs_idle.py", "x = 1", "springs_idle.py does not register an arch"),
+        ("springs-net.py", "x = 1", "springs-net.py is not a valid module name"),
+        ("json.py", "x = 1", "json.py has the same name as another module, .*json"),
+        ("sys.py", "x = 1", "sys.py has the same name as another module, built-in"),
         ("springs_nowhere", None, "springs_nowhere cannot be imported .ModuleNotFoundError"),
     ],
 )

@@ -114,7 +114,7 @@ def test_mean_of_a_committee_in_the_unit_of_forces():
 def test_unknown_elements_are_refused():
     model = small_model()
     model.calibrate(1.0, {}, [1, 6])
-    with pytest.raises(ValueError, match="does not know O"):
+    with pytest.raises(ValueError, match="does not support O"):
         hessian_of_atoms([model], rattled("H2O"))
 
 

@@ -164,5 +164,5 @@ def test_knows_its_elements_only(name):
     model = load_model(name)
     assert set(model.elements) == set(structure_of(name).symbols)
     strange = next(e for e in ("N", "O", "F") if e not in model.elements)
-    with pytest.raises(ValueError, match=f"does not know {strange}"):
+    with pytest.raises(ValueError, match=f"does not support {strange}"):
         LKMCalculator(model).evaluate([ase.Atoms(["C", strange], [[0, 0, 0], [1.2, 0, 0]])])

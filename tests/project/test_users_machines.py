@@ -211,7 +211,7 @@ def test_a_run_whose_best_model_is_gone_ends_with_a_model(
     fit(config(data, folder), stop_after=stop)  # 12 steps in all
     (folder / "model.safetensors").unlink()
     assert fit(config(data, folder)) == folder / "model.safetensors"
-    assert "model.safetensors, the best model so far, is gone" in caplog.text
+    assert "model.safetensors, the best model so far, is missing" in caplog.text
     assert np.isfinite(json.loads((folder / "result.json").read_text())["step"])
     LKMCalculator(folder / "model.safetensors", "cpu").get_potential_energy(molecule("CH3CH2OH"))
 

@@ -52,7 +52,7 @@ def test_fit_and_evaluate(config, tmp_path, capsys, messages):
 
 def test_a_run_that_was_stopped_says_how_to_go_on(config, messages):
     assert main(["fit", str(config), "--stop-after", "3"]) == 3
-    assert "the same command goes on" in messages.text
+    assert "Run the same command to continue" in messages.text
     assert main(["fit", str(config)]) == 0
 
 
@@ -100,7 +100,7 @@ def test_a_ready_configuration_by_name(tmp_path, monkeypatch, messages):
     config = json.loads(Path("runs/rmd17-pamnet-ethanol/config.json").read_text())
     assert config["model"]["name"] == "pamnet"
     assert main(["fit", "rmd71"]) == 1
-    assert "no ready configuration 'rmd71'" in messages.text
+    assert "no bundled configuration 'rmd71'" in messages.text
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
@@ -178,7 +178,7 @@ def test_a_property_of_qm9_from_file_to_card(tmp_path, capsys, messages):
     assert "force_mae" not in errors
     assert errors["energy_mae"] < 500, "thousandths of a Debye: the property it learnt, not U0"
     assert main(["evaluate", str(model), str(data), "--target", "U0"]) == 1
-    assert "learnt a property in Debye" in messages.text
+    assert "trained on a property in Debye" in messages.text
     with pytest.raises(ValueError, match="predicts a property in Debye"):
         LKMCalculator(model)
 

@@ -1,4 +1,4 @@
-"""A training run: from a configuration to a model file, step by step."""
+"""Training runs: training loop, optimisers, training state and output files."""
 
 from .duration import parse_time as parse_time
 from .duration import prolonged as prolonged

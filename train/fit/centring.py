@@ -1,9 +1,9 @@
-"""The constant in the energies of the averaged weights.
+"""Removal of constant energy errors of the averaged weights.
 
-While the learning rate is high, the energies of a network are off by a constant for each
-composition, several times as large as the errors about it and different after every step. It is
-found from the training frames and removed, so that validation errors measure the shape of the
-potential energy surface.
+While the learning rate is high, predicted energies have a constant error for each composition that
+changes with every step and is several times as large as the remaining error. It is fitted on
+training frames and removed, so that validation errors measure the shape of the potential energy
+surface.
 """
 
 import torch
@@ -17,16 +17,16 @@ from lkm_calc.runtime import own_settings
 from ..data import GraphFrames
 
 MAX_FRAMES = 200
-"""Training frames, evenly chosen, whose energies are compared."""
+"""Maximum number of training frames, evenly spaced, used for the fit."""
 MIN_FRAMES = 10
-"""Of them for each composition; with fewer, a constant would follow the noise."""
+"""Minimum mean number of frames per composition; with fewer, the fit would follow the noise."""
 
 
 @own_settings
 def centre_energies(model: EnergyModel, data: GraphFrames, batch_size: int) -> None:
-    """Shift the energies of a model's elements by least squares on training frames.
+    """Shift the energies of the elements of a model by least squares on training frames.
 
-    Does nothing where the compositions are too many to have a constant each, or an energy is not
+    Does nothing if there are too many compositions for the number of frames, or an energy is not
     finite.
     """
     count = min(len(data), MAX_FRAMES)
@@ -42,7 +42,7 @@ def centre_energies(model: EnergyModel, data: GraphFrames, batch_size: int) -> N
     if len(counts.unique(dim=0)) * MIN_FRAMES > count or not error.isfinite().all():
         return
     elements = counts.any(0).nonzero().flatten()
-    # The smallest shifts, with the driver that finds the rank.
+    # The minimum-norm solution: gelsd handles rank-deficient matrices.
     shifts: Tensor = torch.linalg.lstsq(
         counts[:, elements], error[:, None], driver="gelsd"
     ).solution

@@ -1,4 +1,4 @@
-"""How long to train: epochs that take a given time, and runs that are prolonged."""
+"""Length of a run: number of epochs within a given time, and prolonged runs."""
 
 import argparse
 import copy
@@ -22,11 +22,11 @@ from .step import Stepper
 UNITS = {"h": 3600.0, "min": 60.0, "m": 60.0, "s": 1.0}
 """Seconds."""
 FIRST_STEPS = 5
-"""Steps that are not timed: kernels are compiled and checked in the first one."""
+"""Number of untimed warm-up steps; kernels are compiled and checked in the first one."""
 SHARE = 0.01
-"""Part of the time that timing takes, at most."""
+"""Maximum fraction of the time spent on timing."""
 LONGEST = 20.0
-"""Seconds that timing takes at most, unless a step takes longer."""
+"""Maximum time in seconds spent on timing, unless a single step takes longer."""
 
 
 def parse_time(text: str) -> float:
@@ -39,13 +39,13 @@ def parse_time(text: str) -> float:
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
     if "".join(n + u for n, u in parts) != "".join(text.split()) or not seconds > 0:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time; give one such as 2h, 90min, 1h30m or 45s"
+            f"{text!r} is not a time; use for example 2h, 90min, 1h30m or 45s"
         )
     return seconds
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words: "2 h 5 min", "12 min", "40 s"."""
+    """Format a time: "2 h 5 min", "12 min", "40 s"."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -60,15 +60,15 @@ def epochs_within(
     config: Config,
     team: Workers,
 ) -> int:
-    """Return how many epochs take a given time, measured on a copy of the state.
+    """Return the number of epochs within a given time, from timed steps on a copy of the state.
 
     Args:
-        seconds: For training and validation.
-        state: Not changed.
+        seconds: Time for training and validation.
+        state: Initial state, which is not changed.
         data: The training frames.
         validation: The validation frames.
-        config: The run; its number of epochs does not matter.
-        team: The processes that share every batch.
+        config: The run; its number of epochs is ignored.
+        team: The processes among which every batch is split.
     """
     scratch = TrainingState.create(
         copy.deepcopy(state.model), config.optimiser, copy.deepcopy(state.learned)
@@ -80,7 +80,7 @@ def epochs_within(
     for k, indices in enumerate(itertools.cycle(batches)):
         began = time.perf_counter()
         stepper.step(indices, learning_rate(k, total, config.optimiser), Stop([], team))
-        scratch.loss_sums.tolist()  # a GPU has finished then
+        scratch.loss_sums.tolist()  # synchronises with a GPU
         scratch.counters.step += 1
         if k >= FIRST_STEPS:
             times.append(time.perf_counter() - began)
@@ -95,25 +95,25 @@ def epochs_within(
 
 
 def prolonged(config: Config, epochs: int) -> Config:
-    """Return the configuration that continues the run of a folder to more epochs in all.
+    """Return the configuration that continues the run in a folder to a larger number of epochs.
 
-    The learning rate starts again from half its peak. The same call on a run that is already being
-    prolonged to as many epochs returns its configuration.
+    The learning rate restarts from half its peak. If the run has already been prolonged to this
+    number of epochs, its configuration is returned.
 
     Raises:
-        ConfigError: The folder holds no run, or one of more epochs.
+        ConfigError: There is no run in the folder, or it has more epochs.
     """
     path = expanded(config.run.directory) / "config.json"
     if not path.is_file():
         raise ConfigError(
-            f"--prolong: there is no run in {config.run.directory}. Train one first, or give its "
-            "run.directory."
+            f"--prolong: there is no run in {config.run.directory}. Train a model first, or set "
+            "run.directory to the folder of the run."
         )
     saved = json.loads(path.read_text(encoding="utf-8"))["optimiser"]
     if epochs < saved["epochs"]:
         raise ConfigError(
             f"--prolong is {epochs}, but the run in {config.run.directory} has {saved['epochs']} "
-            "epochs. Give the number of epochs in all, which must be larger."
+            "epochs. Use a larger total number of epochs."
         )
     restart = saved["epochs"] if epochs > saved["epochs"] else saved.get("restart_epoch", 0)
     return replace(
@@ -122,7 +122,7 @@ def prolonged(config: Config, epochs: int) -> Config:
 
 
 def epochs_of_run(directory: str) -> int | None:
-    """Return the number of epochs of the run in a folder, None where there is none."""
+    """Return the number of epochs of the run in a folder, or None if there is no run."""
     folder = expanded(directory)
     if not ((folder / "config.json").is_file() and (folder / "state.pt").is_file()):
         return None

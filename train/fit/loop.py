@@ -58,15 +58,15 @@ class Epoch(NamedTuple):
     number: int
     """Counted from one."""
     learning_rate: float
-    """Of its last step."""
+    """Learning rate of its last step."""
     losses: dict[str, float]
-    """The mean of the loss and of its parts."""
+    """Means of the loss and its terms."""
     seconds_left: float
-    """To the end of the run, at the speed so far."""
+    """Estimated time to the end of the run."""
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss or a validation error became NaN or infinite."""
 
 
 @own_settings
@@ -79,23 +79,24 @@ def fit(
 ) -> Path | None:
     """Train a model, continuing the run in ``run.directory`` if there is one.
 
-    SIGINT and SIGTERM finish the step, save the state and return; the same call goes on from
-    there, on the CPU to the same weights, bit for bit, as if it had not stopped. Started by
-    torchrun, the processes share every batch, and the first one writes the files.
+    On SIGINT or SIGTERM the current step is finished, the state is saved and the function returns.
+    The same call continues the run; on a CPU the resulting weights are bitwise identical to those
+    of an uninterrupted run. With torchrun, every batch is split among the processes, and the first
+    process writes the files.
 
     Args:
         config: The run.
-        stop_after: Stop in the same way once this many steps have been made in all.
-        programs: Compiled steps of earlier runs that may serve this one, to which it adds its own.
-            With them, which batches are compiled, and so the last bits, depend on those runs.
-        seconds: Train for as many epochs as take this time, instead of ``optimiser.epochs``. A run
-            that is continued keeps its number of epochs.
+        stop_after: Stop in the same way after this total number of steps.
+        programs: Cache of compiled steps, which runs can share. Which batches are compiled, and
+            therefore the round-off, then depends on the earlier runs.
+        seconds: Train for the number of epochs that takes this time instead of
+            ``optimiser.epochs``. A run that is continued keeps its number of epochs.
 
     Returns:
         The path of the finished model, ``model.safetensors``, or None if stopped before the end.
 
     Raises:
-        ConfigError: The device or the model cannot be had.
+        ConfigError: The device or the model is not available.
         DataError: The data cannot be used.
         FolderInUseError: Another process trains in the folder.
         StateError: The folder holds a run of another configuration.
@@ -105,7 +106,7 @@ def fit(
     if device.type != "cuda" and (config.run.cuda_graphs or config.run.tf32):
         raise ConfigError(f"run.cuda_graphs and run.tf32 need a CUDA device; this is {device}.")
     if device.type == "cuda" and config.run.compile:
-        raise ConfigError("run.compile is for the CPU; on a GPU take run.cuda_graphs.")
+        raise ConfigError("run.compile is for the CPU; on a GPU use run.cuda_graphs.")
     with workers(device) as team, _alone_in(config.run.directory, team):
         if seconds is not None:
             config = _lasting(config, seconds, device, team)
@@ -113,7 +114,7 @@ def fit(
 
 
 def _lasting(config: Config, seconds: float, device: torch.device, team: Workers) -> Config:
-    """Return the configuration with the number of epochs that take a given time."""
+    """Return the configuration with the number of epochs that takes a given time."""
     epochs = epochs_of_run(config.run.directory)
     if epochs is None:
         run = _Run(config, device, team, None)
@@ -126,12 +127,12 @@ def _lasting(config: Config, seconds: float, device: torch.device, team: Workers
 
 
 def _alone_in(directory: str, team: Workers) -> AbstractContextManager[None]:
-    """Keep other runs out of the folder, where the first process writes."""
+    """Lock the folder against other runs, in the first process."""
     return only_process(Path(directory)) if team.first else nullcontext()
 
 
 class _Run:
-    """The parts of a run that its steps need."""
+    """Data, training state and output of a run."""
 
     def __init__(
         self, config: Config, device: torch.device, team: Workers, programs: Programs | None
@@ -167,8 +168,9 @@ class _Run:
             self._look_for_best()
         if team.from_first(float(self.state.step), device) != self.state.step:
             raise StateError(
-                f"{config.run.directory} holds step {self.state.step} for one process and another "
-                "for the first. All processes must see the same folder."
+                f"The training state in {config.run.directory} is at step {self.state.step} for "
+                "one process and at another step for the first process. All processes must see "
+                "the same folder."
             )
         self.data = GraphFrames(chosen, model, device, frame_weights(chosen, weights))
         held_out = frames.select(self.split.validation)
@@ -178,23 +180,23 @@ class _Run:
         self.validation = GraphFrames(held_out, model, device)
         if self.data.forces is not None and self.validation.forces is None:
             logger.warning(
-                "No validation frame has forces: the best model is chosen by its energies, and no "
-                "force error is known. Raise data.n_validation, or change run.seed."
+                "No validation frame has forces: the best model is selected by energies only, and "
+                "force errors are unknown. Increase data.n_validation, or change run.seed."
             )
         self.per_epoch = -(-len(self.data) // config.optimiser.batch_size)
         self.total = config.optimiser.epochs * self.per_epoch
 
     def _look_for_best(self) -> None:
-        """Let the next validation choose the best model anew where its file is gone."""
+        """Reset the best validation score if the file of the best model is missing."""
         counters, best = self.state.counters, self.record.best
         if np.isfinite(counters.best) and not best.exists():
             logger.warning(
-                "%s, the best model so far, is gone: the best of what follows is kept.", best
+                "%s, the best model so far, is missing: only later models are considered.", best
             )
             counters.best, counters.since_best, counters.since_cut = np.inf, 0, 0
 
     def fit(self, stop_after: int | None) -> Path | None:
-        """Train to the end, or to where it is stopped, and write what the run leaves."""
+        """Train until the end or until stopped, and write the output files."""
         state, first = self.state, self.team.first
         if first:
             self.record.begin(self.split, state.step)
@@ -220,18 +222,18 @@ class _Run:
             return self.record.best if finished else None
 
     def rows(self) -> int:
-        """Return the mean number of edges of a batch."""
+        """Return the mean number of edges per batch."""
         edges = self.data.edge_index.shape[1]
         return edges * self.config.optimiser.batch_size // len(self.data)
 
     def _calibrate(self) -> None:
-        """Put into the best model's file what its guards go by, if there are forces."""
+        """Calibrate the guards of the best model, if there are forces."""
         if self.validation.forces is not None:
             size = self.config.run.eval_batch_size
             calibrate_file(self.record.best, self.validation, self.data, size)
 
     def _epochs(self, end: int, stop: Stop) -> Iterator[Epoch]:
-        """Train up to the step ``end``, yielding at the end of each epoch."""
+        """Train up to step ``end``, yielding at the end of each epoch."""
         state, config, counters = self.state, self.config, self.state.counters
         options = config.optimiser
         stepper = Stepper(state, self.data, config, self.team, self.total, self.programs)
@@ -255,7 +257,7 @@ class _Run:
                 counters.step += 1
                 bar.update()
                 if position == self.per_epoch - 1:
-                    means = (state.loss_sums / self.per_epoch).tolist()  # a GPU has finished then
+                    means = (state.loss_sums / self.per_epoch).tolist()  # synchronises
                     counters.seconds += time.perf_counter() - began
                     state.loss_sums.zero_()
                     losses = {f"train_{n}": v for n, v in zip(Losses._fields, means, strict=True)}
@@ -267,7 +269,7 @@ class _Run:
             counters.seconds += time.perf_counter() - began
 
     def _validate(self, epoch: Epoch) -> None:
-        """End an epoch: measure the averaged weights, log, and save the state."""
+        """Validate the averaged weights at the end of an epoch, log, and save the state."""
         config, state = self.config, self.state
         row: dict[str, Any] = {
             "step": state.step,
@@ -286,9 +288,9 @@ class _Run:
                 state.save(self.record.state, self.record.identity)
 
     def _measure(self, label: str) -> dict[str, float]:
-        """Return the validation's figures, and keep the model if it is the best so far.
+        """Return the validation errors, and save the model if it is the best so far.
 
-        The first process measures, and tells the others the score.
+        The first process validates and broadcasts the score.
         """
         config, state, first = self.config, self.state, self.team.first
         score, figures = 0.0, {}
@@ -311,32 +313,33 @@ class _Run:
         return figures
 
     def _settle_energies(self) -> None:
-        """Fit the energy constants of the averaged weights, those of isolated atoms among them."""
+        """Fit constant energy shifts of the averaged weights, including those of isolated atoms."""
         model, config = self.state.averaged_model, self.config
         model.measure_isolated_atoms()
         if config.loss.energy > 0 and not config.loss.raw_energies:
             centre_energies(model, self.data, config.run.eval_batch_size)
 
     def _check_finite(self, value: float) -> None:
-        """Raise TrainingDivergedError if a loss or an error is not a number."""
+        """Raise TrainingDivergedError if a loss or an error is not finite."""
         options = self.config.optimiser
         if not np.isfinite(value):
             raise TrainingDivergedError(
                 f"The loss or the validation error became {value}. The last saved state is kept. "
-                f"Lower optimiser.learning_rate (now {options.learning_rate:g}) or "
+                f"Reduce optimiser.learning_rate (now {options.learning_rate:g}) or "
                 f"optimiser.clip_norm (now {options.clip_norm:g}) in a new run.directory."
             )
 
 
 def fit_members(config: Config, members: int, seconds: float | None = None) -> list[Path] | None:
-    """Train a committee: runs that differ in their seeds, in ``run.directory/member-1`` and so on.
+    """Train a committee: runs with different seeds, in ``run.directory/member-1`` and so on.
 
-    Seeds count up from ``run.seed``, which changes weights, split and order of the frames.
+    Member k has the seed ``run.seed`` + k − 1, which determines initial weights, split and order of
+    the frames.
 
     Args:
-        config: Of the first.
-        members: Their number.
-        seconds: Time for all of them together, see :func:`fit`.
+        config: Configuration of the first member.
+        members: Number of members.
+        seconds: Total time for all members, see :func:`fit`.
 
     Returns:
         The paths of the models, or None if stopped before the end.
@@ -345,7 +348,7 @@ def fit_members(config: Config, members: int, seconds: float | None = None) -> l
         ConfigError: ``members`` is below 2; otherwise as for :func:`fit`.
     """
     if members < 2:
-        raise ConfigError(f"--members is {members}; a committee has at least 2.")
+        raise ConfigError(f"--members is {members}; it must be at least 2.")
     paths = []
     for k in range(members):
         folder = str(Path(config.run.directory) / f"member-{k + 1}")
@@ -359,7 +362,7 @@ def fit_members(config: Config, members: int, seconds: float | None = None) -> l
 
 
 def read_data(path: str, options: DataConfig) -> Frames:
-    """Read a file as the configuration says."""
+    """Read a data file with the options of the configuration."""
     return read_frames(
         path,
         options.format,
@@ -373,9 +376,9 @@ def read_data(path: str, options: DataConfig) -> Frames:
 
 
 def device_of(name: str, option: str) -> torch.device:
-    """Return the device of a name, or raise a ConfigError that names the option it came from.
+    """Return the device of a name, or raise a ConfigError that names the option.
 
-    "cuda" and "auto" give each of several processes on a machine a GPU of its own.
+    With several processes on a machine, "cuda" and "auto" assign a different GPU to each.
     """
     try:
         return choose_device(own_device(name))
@@ -384,9 +387,9 @@ def device_of(name: str, option: str) -> torch.device:
 
 
 def validation_score(errors: Errors, config: Config) -> float:
-    """Return the mean absolute errors (eV, eV/Å, eV/Å³) with the weights of the loss.
+    """Return the sum of mean absolute errors (eV, eV/Å, eV/Å³), weighted as in the loss.
 
-    The model with the lowest score is kept as the best, whatever the kind of the loss.
+    The model with the lowest score is the best model, independent of the kind of loss.
     """
     loss = config.loss
     energy = errors.energy_per_atom_mae if loss.energy_per_atom else errors.energy_mae

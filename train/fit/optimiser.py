@@ -1,4 +1,4 @@
-"""What changes the weights: AdamW, or Muon for matrices with AdamW for the rest."""
+"""Optimisers: AdamW, or Muon for weight matrices and AdamW for all other parameters."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,17 +14,17 @@ from ..config import OptimiserConfig
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """a, b, c of X ← a X + (b A + c A²) X, A = X Xᵀ: the fastest growth of small singular values."""
 MATCH_ADAMW = 0.2
-"""Root mean square of an orthogonal update relative to one of AdamW, arXiv:2502.16982, eq. 4."""
+"""Scale that matches the RMS of Muon updates to that of AdamW, arXiv:2502.16982, eq. 4."""
 NO_GRADIENT = 1e-12
-"""Norm below which a gradient is no direction, as that of a dead layer, and its step vanishes with
-it; far above where squares of float32 underflow."""
+"""Norm below which a gradient has no meaningful direction (such as of a dead layer), so that the
+step vanishes with it; its square is well above the underflow of float32."""
 
 
 def make_optimisers(module: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimizer]:
-    """Return what together changes all weights of a module, once each.
+    """Return optimisers that together update each parameter of a module once.
 
-    With ``config.kind`` "muon", the matrices of linear layers are Muon's; embeddings, vectors and
-    frequencies, for which a spectral norm means nothing, are AdamW's.
+    With ``config.kind`` "muon", weight matrices of linear layers are optimised by Muon; embeddings,
+    vectors and frequencies, for which a spectral norm is not meaningful, by AdamW.
     """
     matrices = _matrices(module) if config.kind == "muon" else []
     taken = set(matrices)
@@ -47,26 +47,27 @@ def make_optimisers(module: nn.Module, config: OptimiserConfig) -> list[torch.op
 
 
 def _matrices(module: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of linear layers that are more than one row or column, once each."""
+    """Return unique weights of linear layers with more than one row and column."""
     weights = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
     return [cast(nn.Parameter, w) for w in dict.fromkeys(weights) if min(w.shape) > 1]
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+    """Momentum orthogonalised by Newton-Schulz (Jordan 2024, kellerjordan.github.io/posts/muon).
 
-    The step of each matrix is the semi-orthogonal matrix nearest to its averaged gradient, found by
-    Newton-Schulz iteration, scaled to the size of AdamW's steps so that both take the same learning
-    rate (arXiv:2502.16982). Matrices of one shape are iterated together, in their own precision;
-    ``torch.optim.Muon`` takes them one by one in bfloat16. On a CPU that takes three times as long
-    for width 64, as long for 128, and two thirds for 256 (``benchmarks.training_steps``).
+    The update of each matrix is the semi-orthogonal matrix nearest to its averaged gradient, found
+    by Newton-Schulz iteration and scaled to the RMS of AdamW updates, so that both use the same
+    learning rate (arXiv:2502.16982). Matrices of the same shape are processed as one batch in their
+    own precision; ``torch.optim.Muon`` processes them one by one in bfloat16, which on a CPU takes
+    three times as long for width 64, as long for 128, and two thirds for 256
+    (``benchmarks.training_steps``).
 
     Args:
-        matrices: Parameters of two dimensions.
+        matrices: Two-dimensional parameters.
         rate: Learning rate.
-        momentum: Decay a step of the averaged gradient.
+        momentum: Decay per step of the averaged gradient.
         decay: Decoupled weight decay.
-        iterations: Of Newton and Schulz.
+        iterations: Number of Newton-Schulz iterations.
     """
 
     def __init__(
@@ -82,11 +83,14 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": rate, "momentum": momentum, "weight_decay": decay})
         for parameter in chain.from_iterable(group["params"] for group in self.param_groups):
             if parameter.ndim != 2:
-                raise ValueError(f"Muon changes matrices; got a tensor of shape {parameter.shape}.")
+                raise ValueError(
+                    f"Muon is for matrices; got a parameter of shape {tuple(parameter.shape)}. Use "
+                    "AdamW for it."
+                )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Make one step with the gradients; parameters without one stay."""
+        """Perform one step; parameters without a gradient are not changed."""
         for group in self.param_groups:
             alike = defaultdict(list)
             for parameter in group["params"]:
@@ -96,12 +100,12 @@ class Muon(torch.optim.Optimizer):
                 self._change(parameters, group)
 
     def _change(self, parameters: list[Tensor], options: dict[str, Any]) -> None:
-        """Make the step of matrices of one shape."""
+        """Update matrices of the same shape."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         averages = [self._average(parameter) for parameter in parameters]
         momentum, rate = options["momentum"], options["lr"]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
-        ahead = torch.stack(gradients).lerp_(torch.stack(averages), momentum)  # Nesterov's
+        ahead = torch.stack(gradients).lerp_(torch.stack(averages), momentum)  # Nesterov momentum
         steps = orthogonalised(ahead, self.iterations)
         steps *= -rate * MATCH_ADAMW * max(parameters[0].shape) ** 0.5
         torch._foreach_mul_(parameters, 1 - rate * options["weight_decay"])
@@ -118,9 +122,9 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(
     matrices: Float[Tensor, "batch rows columns"], iterations: int = 5
 ) -> Float[Tensor, "batch rows columns"]:
-    """Return U Vᵀ of each matrix U S Vᵀ, singular values near 1 (0.4 to 1.3) instead of at it.
+    """Return approximately U Vᵀ of each matrix U S Vᵀ, with singular values from 0.4 to 1.3.
 
-    Newton-Schulz iteration with the coefficients of Jordan et al. A matrix of norm below
+    Newton-Schulz iteration with the coefficients of Jordan et al. A matrix with a norm below
     :data:`NO_GRADIENT` stays near zero.
     """
     a, b, c = QUINTIC

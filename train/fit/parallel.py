@@ -1,10 +1,10 @@
-"""Several processes that train one model: each computes a part of every batch.
+"""Data-parallel training: each process computes a part of every batch.
 
-The processes are started by torchrun, which tells each its rank. Every process holds the same
-weights, optimiser and averages; the gradients of its part of the batch are added to those of the
-others in one message a step, and all make the same step. DistributedDataParallel is not used: it
-hooks into one backward pass, while forces are themselves gradients, and its means over processes
-would weight the structures of uneven parts unevenly.
+The processes are started by torchrun. All have the same weights, optimisers and averages; gradients
+are summed over the processes once per step, and all perform the same step. DistributedDataParallel
+is not used, because it hooks into a single backward pass, while forces are themselves gradients,
+and because its mean over processes would give structures in parts of different size different
+weights.
 """
 
 import os
@@ -28,15 +28,15 @@ class Workers(NamedTuple):
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """Whether this is the first process, which writes the files."""
         return self.rank == 0
 
     def part(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, " part"]:
-        """Return this process's part of a batch, which may be empty."""
+        """Return the part of a batch for this process, which may be empty."""
         return indices[self.rank :: self.size]
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Add tensors up over the processes, in place."""
+        """Sum tensors over the processes, in place."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.detach().flatten().double() for tensor in tensors])
@@ -45,7 +45,7 @@ class Workers(NamedTuple):
             tensor.copy_(total.view_as(tensor))
 
     def from_first(self, value: float, device: torch.device) -> float:
-        """Return the first process's value in every process."""
+        """Return the value of the first process in every process."""
         if self.size == 1:
             return value
         shared = torch.tensor(value, dtype=torch.float64, device=device)
@@ -53,30 +53,29 @@ class Workers(NamedTuple):
         return float(shared)
 
     def wait(self) -> None:
-        """Wait until every process has come this far."""
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
 
 
 @dataclass
 class Stop:
-    """Whether to stop after this step; of several processes, all after the same one."""
+    """Whether to stop after this step, agreed among all processes."""
 
     signals: list[int]
-    """Those that this process received."""
+    """Signals received by this process."""
     team: Workers
     agreed: bool = False
-    """Whether a process had received one, as far as all know."""
+    """Whether the processes have agreed to stop."""
     pending: tuple[Tensor, torch.cuda.Event] | None = None
 
     def __bool__(self) -> bool:
         return self.agreed if self.team.size > 1 else bool(self.signals)
 
     def agree(self, asked: Tensor) -> None:
-        """Take note of the number of processes that want to stop, (1) on the device.
+        """Receive the number of processes that want to stop, (1) on the device.
 
-        On a GPU it is read a step later, when it has long arrived: a processor that waited for it
-        now would let the GPU run dry.
+        On a GPU it is read one step later, to avoid synchronisation.
         """
         if asked.device.type != "cuda":
             self.agreed = asked.item() > 0
@@ -92,9 +91,9 @@ class Stop:
 
 
 def own_device(name: str) -> str:
-    """Return the name of this process's GPU, where several on a machine would take the same.
+    """Return the device name with the GPU of this process, if there are several processes.
 
-    A scheduler may show each process one GPU alone, which is the first one for all of them.
+    If a scheduler makes a single GPU visible to each process, it is ``cuda:0`` for all of them.
 
     Raises:
         ValueError: There are more processes than GPUs.
@@ -106,28 +105,28 @@ def own_device(name: str) -> str:
     rank, shown = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if 1 < shown <= rank:
         raise ValueError(
-            f"Process {rank} (counted from 0) of this machine has no GPU of its own: there are "
-            f"{shown}. Start as many processes as there are GPUs (--nproc-per-node {shown})."
+            f"There is no GPU for process {rank} (counted from 0) on this machine, which has "
+            f"{shown}. Start one process per GPU (--nproc-per-node {shown})."
         )
     return f"cuda:{rank if shown > 1 else 0}"
 
 
 def first_process() -> bool:
-    """Tell whether this process is the first one of a run, or the only one."""
+    """Return whether this is the first or only process of a run."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def workers(device: torch.device) -> Iterator[Workers]:
-    """Join the processes that torchrun started, and leave them at the end.
+    """Initialise the process group if started by torchrun, and destroy it at the end.
 
-    NCCL joins GPUs and gloo CPUs. Without torchrun there is one process.
+    Uses NCCL for GPUs and gloo for CPUs. Without torchrun there is one process.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Workers()
         return
-    # The others wait while the first one validates, tests and draws; torchrun ends them if it dies.
+    # The others wait while the first one validates, tests and plots; torchrun ends them if it dies.
     patience = timedelta(days=2)
     if device.type == "cuda":
         torch.cuda.set_device(device)

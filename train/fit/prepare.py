@@ -1,4 +1,4 @@
-"""The model that a run starts with, and whether it and the labels suit each other."""
+"""Preparation of the initial model of a run, and checks of elements and labels."""
 
 import dataclasses
 import logging
@@ -22,8 +22,8 @@ from ..report import predict
 logger = logging.getLogger("lkm_train")
 
 MAX_SHIFT = 0.5
-"""Difference in eV of the energies of elements up to which frames are by the method of the model
-that is finetuned."""
+"""Maximum difference in eV of the energies of elements for which frames are considered to have the
+same level of theory as the finetuned model."""
 
 
 def check_elements(model: EnergyModel, frames: Frames, source: str) -> None:
@@ -35,9 +35,9 @@ def check_elements(model: EnergyModel, frames: Frames, source: str) -> None:
 
 
 def check_labels(frames: Frames, config: Config) -> None:
-    """Raise a ConfigError if the loss leaves nothing to learn from these labels.
+    """Raise a ConfigError if all labels have zero weight in the loss.
 
-    Warns where it weighs labels that there are none of.
+    Warns about positive weights of labels that the frames do not have.
     """
     loss = config.loss
     weights = {"energy": loss.energy}
@@ -48,23 +48,23 @@ def check_labels(frames: Frames, config: Config) -> None:
     for name in ("forces", "stress"):
         if name not in weights and getattr(loss, name) > 0:
             logger.warning(
-                "%s has no labels of %s: loss.%s does nothing.", config.data.train, name, name
+                "%s has no %s labels: loss.%s has no effect.", config.data.train, name, name
             )
     if not any(weights.values()):
         raise ConfigError(
-            f"{config.data.train} has labels of {', '.join(weights)}, all of weight 0 in the loss. "
-            "Give one a positive weight."
+            f"The labels of {config.data.train} ({', '.join(weights)}) all have weight 0 in the "
+            "loss. Set at least one weight to a positive value."
         )
 
 
 def prepare_model(
     config: Config, frames: Frames, isolated: Mapping[int, float] = MappingProxyType({})
 ) -> EnergyModel:
-    """Build the model, or take the one to finetune, and fit its energies to the frames.
+    """Build the model, or load the one to finetune, and fit its reference energies to the frames.
 
     Args:
         config: The run.
-        frames: To train on, isolated atoms left out.
+        frames: Training frames without isolated atoms.
         isolated: Energies in eV of isolated atoms by atomic number.
     """
     isolated = _known(isolated, frames)
@@ -74,7 +74,7 @@ def prepare_model(
         with (
             float32_by_default(),
             torch.random.fork_rng(devices=[]),
-        ):  # the caller's generator stays where it is
+        ):  # does not change the global random state
             torch.default_generator.manual_seed(config.run.seed)
             model = build_model(config.model.name, **config.model.hypers)
     except ArchitectureError as error:
@@ -104,12 +104,12 @@ def prepare_model(
 
 
 def _known(isolated: Mapping[int, float], frames: Frames) -> dict[int, float]:
-    """Return the energies of isolated atoms of elements that the frames hold."""
+    """Return the energies of isolated atoms of elements that occur in the frames."""
     elements = np.unique(frames.numbers).tolist()
     strange = [chemical_symbols[z] for z in isolated if z not in elements]
     if strange:
         logger.warning(
-            "No training frame but isolated atoms holds %s: the model does not learn %s.",
+            "%s occurs only as isolated atoms in the training frames: the model does not learn %s.",
             ", ".join(strange),
             "it" if len(strange) == 1 else "them",
         )
@@ -122,15 +122,15 @@ def _calibrate(
     energies: Mapping[int, float],
     isolated: Mapping[int, float],
 ) -> None:
-    """Set energies of bonded atoms and of isolated ones, by atomic number, and tell of the latter.
+    """Set energies of bonded and of isolated atoms, by atomic number, and log the latter.
 
-    The elements of the former are those that the model knows from now on.
+    The supported elements are the keys of ``energies``.
     """
     binding = {z: energies[z] - energy for z, energy in isolated.items()}
     model.calibrate(scale, {**energies, **isolated}, energies, binding)
     for z, energy in isolated.items():
         logger.info(
-            "isolated atoms of %s have %.6f eV; bonded ones begin %+.3f eV from there",
+            "isolated atoms of %s: %.6f eV; initial offset of bonded atoms: %+.3f eV",
             chemical_symbols[z],
             energy,
             binding[z],
@@ -138,11 +138,11 @@ def _calibrate(
 
 
 def _finetuned(config: Config, frames: Frames, isolated: Mapping[int, float]) -> EnergyModel:
-    """Return a trained model whose reference energies fit the frames as well as they can.
+    """Return a trained model with reference energies refitted to the frames.
 
-    Another method's total energies differ by amounts an element; least squares on what the model
-    leaves of the new energies finds them. Isolated atoms that the model knows keep their energies
-    if the method is the same, and are forgotten otherwise, but for those given.
+    Total energies of different levels of theory differ mostly by a constant per element, which is
+    fitted by least squares to the residuals of the model. Energies of isolated atoms stored in the
+    model are kept if the level of theory is the same and dropped otherwise, except those given.
     """
     try:
         model = load_model(config.run.finetune, dtype=getattr(torch, config.run.dtype))

@@ -1,4 +1,4 @@
-"""What a run leaves behind: configuration, metrics, models, plots."""
+"""Output files of a run: configuration, metrics, models, plots."""
 
 import datetime
 import importlib
@@ -32,10 +32,10 @@ from .state import TrainingState
 
 
 class Record:
-    """The folder of a run, and what its files tell of the run.
+    """The folder of a run and its files.
 
     Args:
-        config: The run; its directory is made when the run begins.
+        config: The run.
         isolated: The isolated atoms of the training file.
     """
 
@@ -51,8 +51,8 @@ class Record:
         self.last = self.directory / "last.safetensors"
         self.tensorboard: Any = None
         self.labels: dict[str, dict[str, int]] = {}
-        """How many frames have which labels, by the part of the split."""
-        # Once, when the files are read: they may be moved or changed while the run goes on.
+        """Numbers of frames with each label, in the training and the validation set."""
+        # Computed when the files are read, because they may be moved or changed during the run.
         self.files = {
             name: {"name": Path(path).name, "sha256": checksum(path)}
             for name, path in (("train", config.data.train), ("test", config.data.test))
@@ -61,21 +61,21 @@ class Record:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to be continued.
+        """The settings that must be unchanged for a run to be continued.
 
-        The training data by their checksum; where things lie and what computes may change.
+        Training data are identified by their checksum. Paths, device and the like may change.
         """
         table = to_table(self.config)
         table["data"]["train"] = f"SHA-256 {self.files['train']['sha256']}"
         del table["data"]["test"]
-        if self.isolated.n_frames:  # before there was a notion of them, they were frames as others
+        if self.isolated.n_frames:  # older versions treated them like all other frames
             table["data"]["isolated_atoms"] = self.isolated.by_symbol()
         for key in ("directory", "device", "eval_batch_size", "checkpoint_every", "tensorboard"):
             del table["run"][key]
         return table
 
     def begin(self, split: Split, step: int) -> None:
-        """Write configuration and split, and drop metrics of steps that will be made again."""
+        """Write configuration and split, and remove metrics of steps that will be repeated."""
         if self.config.run.tensorboard:
             self.tensorboard = _tensorboard(self.directory, step)
         write_json(self.directory / "config.json", to_table(self.config))
@@ -94,7 +94,7 @@ class Record:
             self.tensorboard.flush()
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the rows so far; a last line that a crash cut short is left out."""
+        """Return the rows so far, without a last line that was truncated by a crash."""
         if not self.metrics.exists():
             return []
         rows = []
@@ -108,9 +108,9 @@ class Record:
     def provenance(
         self, state: TrainingState, data: GraphFrames, validation: Errors
     ) -> dict[str, Any]:
-        """Return what a model file tells of its training, as JSON values."""
+        """Return the description of the training for the model file, as JSON values."""
         table = to_table(self.config)
-        # Where things lay on the trainer's disk is nobody's business; names and checksums are.
+        # Paths are private and are not stored, only file names and checksums.
         table["data"] |= {"train": "", "test": ""}
         table["run"] |= {"directory": "", "finetune": Path(self.config.run.finetune).name}
         more = {}
@@ -132,7 +132,7 @@ class Record:
         }
 
     def finish(self, state: TrainingState, validation: GraphFrames, test: Frames | None) -> None:
-        """Measure the best model, write both models with their errors, the card and the plots."""
+        """Evaluate the best model; write both models with their errors, the card and the plots."""
         size, device = self.config.run.eval_batch_size, validation.device
         state.averaged_model.measure_isolated_atoms()
         last_errors = errors_of(predict(state.averaged_model, validation, size))
@@ -159,7 +159,7 @@ class Record:
 
 
 def _tensorboard(directory: Path, step: int) -> Any:
-    """Return a writer of TensorBoard's files, or raise a ConfigError if it is not installed."""
+    """Return a TensorBoard writer, or raise a ConfigError if TensorBoard is not installed."""
     try:  # optional, and slow to import
         module = importlib.import_module("torch.utils.tensorboard")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Everything a run needs to continue exactly where it stopped, saved as one file."""
+"""Training state, from which a run can be resumed exactly, saved as one file."""
 
 import copy
 import io
@@ -27,56 +27,56 @@ from .optimiser import make_optimisers
 logger = logging.getLogger("lkm_train")
 
 FORMAT_VERSION = 2
-"""Version of the saved states that this code writes. The first ones had no number; with 2 came the
-checksum."""
+"""Version of training states written by this code. Version 2 added the checksum; states without a
+version are older."""
 
 
 class StateError(ValueError):
-    """A saved training state cannot be continued; the message says why."""
+    """A run cannot be resumed from its training state; the message says why."""
 
 
 @dataclass
 class Counters:
-    """The numbers of a run that are not functions of its step."""
+    """Counters and other scalars of a run."""
 
     step: int = 0
     seconds: float = 0.0
-    """Time spent in training so far, over all sessions."""
+    """Total training time so far, including earlier parts of a resumed run."""
     best: float = math.inf
     """Lowest validation score so far."""
     since_best: int = 0
-    """Validations since then."""
+    """Validations since the lowest score."""
     since_cut: int = 0
-    """Validations since the last best one or the last cut of the learning rate."""
+    """Validations since the lowest score or the last reduction of the learning rate."""
     rate_factor: float = 1.0
-    """Product of the cuts of the learning rate on plateaus."""
+    """Factor on the learning rate from reductions on plateaus."""
 
 
 @dataclass
 class TrainingState:
     """Weights, averaged weights, optimisers and counters.
 
-    The order of the frames and the learning rate but for its cuts are functions of seed and step,
-    so the step is all there is to save of them.
+    The order of the frames, and the learning rate except for reductions on plateaus, are functions
+    of seed and step and need not be saved.
     """
 
     model: EnergyModel
     averaged_model: EnergyModel
-    """Validated and kept."""
+    """Model with averaged weights, which is validated and saved."""
     optimisers: list[torch.optim.Optimizer]
     loss_sums: torch.Tensor
-    """Sums of the loss and its parts over the present epoch, float64."""
+    """Sums of the loss and its terms over the current epoch, float64."""
     loss_averages: torch.Tensor
-    """Of the last steps, of the loss without LKM and of L_KD, float64."""
+    """Running averages of the loss without LKM and of L_KD, float64."""
     counters: Counters
     learned: LearnedTeacher | None = None
-    """Weights of LKM's teacher, if they learn: trained with the model, and no part of it."""
+    """Learned weights of the LKM teacher, if any; trained with the model but not part of it."""
 
     @classmethod
     def create(
         cls, model: EnergyModel, config: OptimiserConfig, learned: LearnedTeacher | None = None
     ) -> "TrainingState":
-        """Start afresh from a model, and from the weights of the loss that learn, if any do."""
+        """Create the initial state for a model and, if any, learned weights of the teacher."""
         optimisers = make_optimisers(trained(model, learned), config)
         sums = torch.zeros(len(Losses._fields), dtype=torch.float64, device=model.device)
         averages = sums.new_zeros(2)
@@ -84,27 +84,27 @@ class TrainingState:
 
     @property
     def trained(self) -> nn.ModuleList:
-        """All that the optimisers change."""
+        """All modules trained by the optimisers."""
         return trained(self.model, self.learned)
 
     @property
     def step(self) -> int:
-        """The number of steps made."""
+        """Number of completed steps."""
         return self.counters.step
 
     def update_average(self, decay: float) -> None:
-        """Move the averaged weights to decay · average + (1 − decay) · weights."""
+        """Set the averaged weights to decay · average + (1 − decay) · weights."""
         get_ema_multi_avg_fn(decay)(*self._averaged_and_current, 1)
 
     @cached_property
     def _averaged_and_current(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The weights of the averaged model and of the model: a walk over modules takes long."""
+        """Weights of the averaged model and of the model, cached because collecting is slow."""
         return list(self.averaged_model.parameters()), list(self.model.parameters())
 
     def note_score(self, score: float, config: OptimiserConfig) -> bool:
-        """Count a validation, cut the learning rate on a plateau, and tell whether it is the best.
+        """Record a validation score and return whether it is the lowest so far.
 
-        A plateau has not seen a new best for ``plateau_patience`` validations.
+        The learning rate is reduced after ``plateau_patience`` validations without improvement.
         """
         counters = self.counters
         is_best = score < counters.best
@@ -119,13 +119,13 @@ class TrainingState:
         return False
 
     def stopped_early(self, config: OptimiserConfig) -> bool:
-        """Tell whether there was no new best for as long as the configuration waits."""
+        """Return whether early stopping is due."""
         return 0 < config.early_stopping <= self.counters.since_best
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Write the state and what tells the run that it belongs to, whole or not at all.
+        """Write the state and the identity of the run atomically.
 
-        A checksum follows the archive of torch, which ``torch.load`` reads as if it were not there.
+        A checksum is appended to torch's archive; ``torch.load`` ignores it.
         """
         content = {
             "format_version": FORMAT_VERSION,
@@ -144,10 +144,10 @@ class TrainingState:
             temporary.write_bytes(sealed(packed.getvalue()))
 
     def load(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Continue from a saved state.
+        """Resume from a saved state.
 
         Raises:
-            StateError: The file is damaged, or belongs to another run.
+            StateError: The file is damaged, or belongs to a run with another configuration.
         """
         content = _content(path)
         saved = told_of_old(content["identity"])
@@ -159,7 +159,7 @@ class TrainingState:
         different = _differences(saved, identity)
         if different:
             raise StateError(
-                f"{path.parent} holds a run with another configuration: {'; '.join(different)}. "
+                f"{path.parent} contains a run with another configuration: {'; '.join(different)}. "
                 "Restore these values to continue the run, or set run.directory to a new folder; "
                 "with --finetune MODEL a new run starts from the model of this one."
             )
@@ -167,23 +167,23 @@ class TrainingState:
             self._restore(content)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise StateError(
-                f"{path} does not fit this run ({type(error).__name__}: {error}). Another version "
-                "of lkm-calc wrote it; continue with that one, or set run.directory to a new "
-                "folder."
+                f"{path} does not fit this run ({type(error).__name__}: {error}). It was written "
+                "by another version of lkm-calc; continue with that version, or set run.directory "
+                "to a new folder."
             ) from error
         if prolonged:
             self.counters.since_best = self.counters.since_cut = 0
 
     def _restore(self, content: Mapping[str, Any]) -> None:
-        """Take everything over from what :meth:`save` wrote."""
+        """Restore everything written by :meth:`save`."""
         self.model.load_state_dict(content["model"])
         self.averaged_model.load_state_dict(content["average"])
-        # Runs of before there were several had one.
+        # Older states have a single optimiser.
         states = content.get("optimisers") or [content["optimiser"]]
         for optimiser, saved_state in zip(self.optimisers, states, strict=True):
             optimiser.load_state_dict(saved_state)
         self.loss_sums.copy_(content["loss_sums"])
-        if "loss_averages" in content:  # runs of before γ = "auto" have none
+        if "loss_averages" in content:  # missing in states older than γ = "auto"
             self.loss_averages.copy_(content["loss_averages"])
         if self.learned:
             self.learned.load_state_dict(content["learned"])
@@ -191,11 +191,11 @@ class TrainingState:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Return what a saved state holds, as it was written.
+    """Return the validated content of a training state.
 
     Raises:
-        StateError: The file is damaged, or of another kind.
-        PermissionError: It may not be read.
+        StateError: The file is damaged or not a training state.
+        PermissionError: The file is not readable.
     """
     try:
         content = _read(path)
@@ -204,7 +204,7 @@ def _content(path: Path) -> dict[str, Any]:
     except (*DAMAGE, AttributeError, TypeError, pickle.UnpicklingError) as error:
         raise StateError(_UNREADABLE.format(path, error)) from error
     if not (isinstance(content, dict) and content.keys() >= {"model", "identity", "counters"}):
-        raise StateError(_UNREADABLE.format(path, "it is another file of PyTorch's"))
+        raise StateError(_UNREADABLE.format(path, "it is some other PyTorch file"))
     sections = content["identity"]
     if not (isinstance(sections, dict) and all(isinstance(s, dict) for s in sections.values())):
         raise StateError(_UNREADABLE.format(path, f"identity is {sections!r}"))
@@ -215,54 +215,54 @@ _UNREADABLE = "{} is not a readable training state ({}). Remove its folder to st
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return what a saved state holds.
+    """Return the content of a training state.
 
     Raises:
-        StateError: It does not match its checksum.
-        Exception: It is damaged otherwise.
+        StateError: The file does not match its checksum.
+        Exception: The file is damaged in another way.
     """
     packed, intact = unsealed(path.read_bytes())
     content: dict[str, Any] = {}
     if intact is None:
         _check_archive(packed, path)
-    if intact is not False:  # nothing else is made of what is damaged
+    if intact is not False:  # do not unpickle damaged data
         content = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
     if not intact and (intact is False or "format_version" in content):
         raise StateError(
-            f"{path} does not match its checksum: it was damaged. Put back a copy of it, or remove "
+            f"{path} does not match its checksum: it was damaged. Restore a copy of it, or remove "
             "its folder to start the run again."
         )
     if intact is None:
-        logger.warning("%s is of before saved states had a checksum.", path)
+        logger.warning("%s was written by an older version, without a checksum.", path)
     return content
 
 
 def _check_archive(packed: bytes, path: Path) -> None:
-    """Raise a StateError if a part of torch's archive does not match its own checksum of 32 bits.
+    """Raise a StateError if an entry of torch's zip archive does not match its CRC-32.
 
-    torch.load does not compare them. Where a part is marked as a folder, it reads nothing, and
-    returns what is in memory.
+    torch.load does not check them. If an entry is marked as a folder, it reads nothing and returns
+    uninitialised memory.
     """
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         folders = [one.filename for one in archive.infolist() if one.external_attr & _FOLDER]
         damaged = archive.testzip() or next(iter(folders), None)
     if damaged is not None:
-        raise StateError(_UNREADABLE.format(path, f"its part {damaged} is not as it was written"))
+        raise StateError(_UNREADABLE.format(path, f"its entry {damaged} is damaged"))
 
 
 _FOLDER = 0x10
-"""Mark of a folder in a zip archive."""
+"""Attribute of folders in zip archives."""
 
 
 def trained(model: EnergyModel, learned: LearnedTeacher | None) -> nn.ModuleList:
-    """Return what is trained as one module."""
+    """Return all trained modules as one."""
     return nn.ModuleList([model] if learned is None else [model, learned])
 
 
 def _differences(
     saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
-    """Describe each key whose value differs."""
+    """Return a description of each key whose value differs."""
     found = []
     for key in sorted(set(saved) | set(wanted)):
         name = f"{prefix}{key}"
@@ -275,21 +275,21 @@ def _differences(
 
 
 def restart_step(total_steps: int, config: OptimiserConfig) -> int:
-    """Return the step at which the schedule starts again; 0 where it does not."""
+    """Return the step at which the schedule restarts, or 0 without a restart."""
     return total_steps // config.epochs * config.restart_epoch
 
 
 def swa_start(total_steps: int, config: OptimiserConfig) -> int:
-    """Return the step at which even averaging begins; the total number where it does not."""
+    """Return the step at which SWA starts; the total number of steps without SWA."""
     return total_steps - round(config.swa_fraction * total_steps)
 
 
 def average_decay(step: int, total_steps: int, config: OptimiserConfig) -> float:
     """Return the decay of the averaged weights after a step, counted from 0.
 
-    An exponential average whose memory grows with the steps up to that of ``ema_decay``; with a
-    constant decay the random first weights would spoil the first 1/(1 − decay) steps. In the SWA
-    part, the mean of the weights since its start (Izmailov et al. 2018, arXiv:1803.05407).
+    The decay of the exponential moving average increases to ``ema_decay``; with a constant decay,
+    the random initial weights would dominate for the first 1/(1 − decay) steps. In the SWA phase,
+    the average is the mean of the weights since its start (Izmailov et al. 2018, arXiv:1803.05407).
     """
     start = swa_start(total_steps, config)
     if step >= start:
@@ -298,21 +298,22 @@ def average_decay(step: int, total_steps: int, config: OptimiserConfig) -> float
 
 
 RESTART = 0.5
-"""Peak of the learning rate after a restart, over the first one."""
+"""Peak learning rate after a restart relative to the first one."""
 
 
 def learning_rate(
     step: int, total_steps: int, config: OptimiserConfig, rate_factor: float = 1.0
 ) -> float:
-    """Return the rate of a step: linear warm-up, then the schedule.
+    """Return the learning rate of a step: linear warm-up, then the schedule.
 
-    With ``restart_epoch``, first as in a run that ends there, then the same again at half the rate.
+    With ``restart_epoch``, the schedule first runs as if training ended there, then is repeated
+    with half the learning rate over the remaining steps.
 
     Args:
         step: Counted from 0.
-        total_steps: Of the whole run.
+        total_steps: Number of steps of the whole run.
         config: Peak, warm-up and schedule.
-        rate_factor: Product of the cuts on plateaus so far.
+        rate_factor: Factor from reductions on plateaus so far.
     """
     peak, restart = config.learning_rate, restart_step(total_steps, config)
     if step < restart:

@@ -1,4 +1,4 @@
-"""One optimiser step: gradients of a batch, alone or with other processes, and their use."""
+"""One optimiser step on a batch, in one process or several."""
 
 from dataclasses import replace
 
@@ -24,21 +24,21 @@ from .parallel import Stop, Workers
 from .state import TrainingState, average_decay
 
 AVERAGE_WEIGHT = 0.01
-"""Of a step in the averages of the losses."""
+"""Weight of the current step in the running averages of the losses."""
 TINY = 1e-30
-"""A distance between layers that is none."""
+"""Lower bound of L_KD, to avoid division by zero."""
 
 
 class Stepper:
-    """Makes the steps of a run; on a GPU it waits for none of them.
+    """Performs the steps of a run, without synchronising with a GPU.
 
     Args:
-        state: What a step changes.
+        state: Training state, updated by each step.
         data: The training frames.
         config: The run.
-        team: The processes that share every batch.
+        team: The processes among which every batch is split.
         total: Number of steps of the whole run.
-        programs: Where to look for compiled steps of earlier runs and to leave those of this one.
+        programs: Cache of compiled steps, which runs can share.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Stepper:
         self.total = total
         self.model = as_trained(state.model, data)
         self.parameters = list(state.trained.parameters())
-        # One program serves every γ, 0 as well, with gradients of the mixing that 0 multiplies.
+        # So that a single program covers every γ, including 0, L_KD is always differentiated.
         self.loss = replace(config.loss, gamma="auto") if config.run.compile else config.loss
         self.gamma = torch.zeros_like(state.loss_sums[0])
         self.plain = DoubleBackward(self.losses, self.gamma)
@@ -64,7 +64,7 @@ class Stepper:
         )
 
     def step(self, indices: Int[Tensor, " batch"], rate: float, stop: Stop) -> None:
-        """Make one step with the frames of ``indices`` and add its losses to the sums."""
+        """Perform one step with the frames ``indices`` and add its losses to the sums."""
         state, options = self.state, self.config.optimiser
         for optimiser in state.optimisers:
             for group in optimiser.param_groups:
@@ -97,8 +97,8 @@ class Stepper:
     def _set_gamma(self) -> None:
         """Set γ of this step.
 
-        With "auto" such that γ L_KD is a fraction of the rest of the loss, both as they were on
-        average over the last steps. The first step, before which there is nothing to go by, has 0.
+        With "auto", γ L_KD is a fraction of the rest of the loss, where both are running averages
+        over the last steps. γ is 0 in the first step, which has no averages yet.
         """
         loss = self.config.loss
         warmed_up = min(1.0, (self.state.step + 1) / max(1, loss.gamma_warmup_steps))
@@ -109,33 +109,33 @@ class Stepper:
             self.gamma.fill_(loss.gamma * warmed_up)
 
     def _note_losses(self, losses: Float[Tensor, " parts"]) -> None:
-        """Move the averages that γ goes by."""
+        """Update the running averages that determine γ."""
         parts = Losses(*losses)
         task = parts.total - self.gamma * parts.lkm
         self.state.loss_averages.lerp_(torch.stack([task, parts.lkm]), AVERAGE_WEIGHT)
 
     def _repeats(self, totals: Totals) -> bool:
-        """Tell whether a batch is worth a CUDA graph or a program.
+        """Return whether a CUDA graph or a program should be used for a batch.
 
-        One that an epoch ends with is not worth compiling; so which are compiled does not depend
-        on where a run was stopped.
+        A smaller last batch of an epoch is never compiled, so that which batches are compiled does
+        not depend on where a run was stopped.
         """
         whole = self.config.optimiser.batch_size
         return not self.config.run.compile or totals.graphs == whole
 
     def losses(self, batch: Batch, totals: Totals, gamma: Tensor) -> Losses:
-        """Return the losses of a piece of a batch with a γ, to be differentiated."""
+        """Return the differentiable losses of a part of a batch for a value of γ."""
         padded = model_output(self.model, batch, create_graph=True)
         predicted = unpad(padded, len(batch.energies), batch.atoms)
         return training_loss(predicted, batch, self.loss, totals, gamma, self.state.learned)
 
     def losses_of(self, results: EnergyForces, batch: Batch, totals: Totals) -> Losses:
-        """Return the losses of a piece of a batch, given what the model says of it."""
+        """Return the losses of a part of a batch, given the output of the model."""
         return training_loss(results, batch, self.loss, totals, self.gamma, self.state.learned)
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:
-    """Return the gradient of a parameter, zero where a process had no part in the batch."""
+    """Return the gradient of a parameter, zero if this process had no frames of the batch."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

@@ -1,21 +1,23 @@
-"""The loss of a batch and its gradients by the weights, behind one function.
+"""The loss of a batch and its gradients with respect to the weights.
 
-:func:`gradient_function` chooses how a run computes them. All variants are a
+:func:`gradient_function` selects how a run computes them. All implementations are a
 :class:`GradientFunction`: they are called with a batch, add its gradients to those of the weights
-and return the losses. In the order in which they are considered:
+and return the losses. In order of priority:
 
-- ``CUDAGraphGradients`` replay double backward as a CUDA graph. Chosen with
-  ``run.cuda_graphs``. Batches of more than ``MAX_GRAPHS`` shapes fall back to double backward. In
-  cuda_graphs.py.
-- ``KernelGradients`` need no second derivatives: parameter gradients of a C++ kernel at displaced
-  positions. Chosen with ``run.kernels = "auto"``, the default, where the model has a kernel that
-  trains (``ace`` on a CPU), no atom of the training frames is isolated, and the loss depends on
-  results alone. The first batch is compared with double backward, which takes over with one warning
-  if they differ or where there is no working compiler. In first_order.py.
-- ``CompiledGradients`` are double backward compiled by torch's Inductor. Chosen with
-  ``run.compile``. Each program is compared with double backward, which takes over with one warning
-  where there is no compiler or they differ, and for batches of further shapes. In compiled.py.
-- ``DoubleBackward`` is autograd, for everything else. In protocol.py.
+- ``CUDAGraphGradients`` replays double backward as a CUDA graph. Selected with
+  ``run.cuda_graphs``. Only the first ``MAX_GRAPHS`` shapes of batches are captured; others use
+  double backward directly. In cuda_graphs.py.
+- ``KernelGradients`` avoids second derivatives: it uses parameter gradients of a C++ kernel at
+  displaced positions. Selected with ``run.kernels = "auto"``, the default, if the model has a
+  kernel that supports training (``ace`` on a CPU), no atom of the training frames is isolated, and
+  the loss depends only on energies, forces, stress and embeddings. The first batch is compared with
+  double backward, which is used instead, with a single warning, if the gradients differ or there is
+  no working compiler. In first_order.py.
+- ``CompiledGradients`` is double backward compiled by torch's Inductor. Selected with
+  ``run.compile``. Each program is compared with double backward, which is used instead, with a
+  single warning, if the gradients differ or there is no compiler, and for further shapes of
+  batches. In compiled.py.
+- ``DoubleBackward`` uses autograd, for everything else. In protocol.py.
 """
 
 from .choice import gradient_function as gradient_function

@@ -1,4 +1,4 @@
-"""Which way the gradients of a run's steps are computed."""
+"""Selection of how gradients are computed."""
 
 import logging
 
@@ -26,18 +26,18 @@ def gradient_function(
     isolated: bool,
     programs: Programs | None = None,
 ) -> GradientFunction:
-    """Return how a run computes the gradients of its steps.
+    """Return the gradient function of a run.
 
-    The variants, and what each falls back to, are listed in :mod:`train.gradients`.
+    The implementations and their fallbacks are listed in :mod:`train.gradients`.
 
     Args:
         config: The run.
         model: The model.
-        trained: All whose weights are trained: the model, maybe with weights of its teacher.
-        plain: The gradients by double backward.
-        losses_of: The same losses, given what the model says of a batch.
-        isolated: Whether atoms of the training frames are isolated ones: see ``as_trained``.
-        programs: Where to look for compiled steps of earlier runs and to leave those of this one.
+        trained: All trained modules: the model and, if any, learned weights of the teacher.
+        plain: Gradients by double backward.
+        losses_of: The same losses as a function of the output of the model.
+        isolated: Whether the training frames contain isolated atoms, see ``as_trained``.
+        programs: Cache of compiled steps, which runs can share.
     """
     if config.run.cuda_graphs:
         return CUDAGraphGradients(plain, list(trained.parameters()))
@@ -53,7 +53,7 @@ def gradient_function(
 
 
 def trains_by_kernel(model: EnergyModel, config: Config) -> bool:
-    """Tell whether a run uses the kernel of its model."""
+    """Return whether a run uses the kernel of its model."""
     return (
         config.run.kernels == "auto"
         and trains(model)

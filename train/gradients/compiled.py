@@ -1,4 +1,4 @@
-"""Gradients of a batch as one compiled program of fixed shapes, for training on a CPU."""
+"""Gradients of a batch from one compiled program of fixed shapes, for training on a CPU."""
 
 import json
 import logging
@@ -22,31 +22,32 @@ from .protocol import DoubleBackward, LossFunction, gradient_difference, shapes_
 logger = logging.getLogger("lkm_train")
 
 Program = Callable[..., list[Tensor]]
-"""From weights, buffers, γ and the tensors of a batch to the losses and the gradients."""
+"""Maps weights, buffers, γ and the tensors of a batch to the losses and the gradients."""
 
 Programs = dict[tuple[object, ...], Program]
-"""By what is fixed in them."""
+"""Programs by a key of everything that is fixed in them."""
 
 MAX_PROGRAMS = 2
-"""Shapes compiled: that of batches, or of the two kinds of pieces into which they are cut."""
+"""Maximum number of shapes compiled: that of batches, or of the two kinds of parts of batches."""
 TOLERANCE = 1e-3
-"""Largest difference from the ordinary gradients over their norm; float32 makes a hundredth."""
+"""Maximum relative difference from gradients by double backward; float32 round-off is a hundredth
+of it."""
 
 
 class CompiledGradients:
-    """A gradient function compiled for the first shapes of batches, with the same numbers.
+    """A gradient function compiled for the first shapes of batches.
 
-    The losses and their gradients by the weights, which hold second derivatives of the energy, are
-    traced into one graph of operations and compiled by torch's Inductor. It needs a C++ compiler
-    and minutes, and pays for trainings that take much longer. A program is compared with
-    double backward before it is used. Without a compiler, or if the numbers differ, one
-    warning says so and everything is computed by double backward, as are batches of further shapes.
+    The losses and their gradients with respect to the weights, which contain second derivatives of
+    the energy, are traced into one graph of operations and compiled by torch's Inductor. This needs
+    a C++ compiler and takes minutes, so it is only worthwhile for much longer trainings. A program
+    is compared with double backward before it is used. Without a compiler, or if the gradients
+    differ, a single warning is issued and double backward is used, as for further shapes.
 
     Args:
-        model: Whose gradients are wanted.
-        plain: Adds the same gradients by double backward; has the losses and γ.
-        key: What is fixed in a program but for the shapes.
-        programs: Those there are; new ones are added. Runs may share them.
+        model: All trained modules.
+        plain: The same gradients by double backward; provides the losses and γ.
+        key: Everything that is fixed in a program except shapes.
+        programs: Cache of programs, to which new ones are added. Runs can share it.
     """
 
     padded = True
@@ -96,9 +97,9 @@ class CompiledGradients:
         """Compile for the shapes of a batch.
 
         Raises:
-            CompileError: There is no working compiler, or the program computes something else.
+            CompileError: There is no working compiler, or the program gives different gradients.
         """
-        logger.warning("Compiling the training step: minutes, once for each shape of batches.")
+        logger.warning("Compiling the training step. This takes minutes for each shape of batches.")
         began = time.perf_counter()
         try:
             traced = make_fx(self._function(batch, totals))(*self._arguments(batch))
@@ -114,7 +115,7 @@ class CompiledGradients:
         return program
 
     def _function(self, batch: Batch, totals: Totals) -> Callable[..., list[Tensor]]:
-        """Return losses and gradients as a function of all that may change."""
+        """Return losses and gradients as a function of weights, buffers, γ and the batch."""
         step = _Step(self.model, self.plain.losses, batch, totals)
 
         def function(*arguments: Tensor) -> list[Tensor]:
@@ -129,7 +130,7 @@ class CompiledGradients:
         return function
 
     def _check(self, program: Program, batch: Batch, totals: Totals) -> None:
-        """Raise a CompileError unless the program gives the gradients of double backward."""
+        """Raise a CompileError if gradients differ from those by double backward."""
 
         def found(batch: Batch) -> list[Tensor]:
             return self._run(program, batch)[1]
@@ -137,20 +138,20 @@ class CompiledGradients:
         off, norm = gradient_difference(found, self.plain, self.weights, batch, totals)
         if not off <= TOLERANCE * norm:
             raise CompileError(
-                f"the compiled gradients are off by {off:.2g} of {norm:.2g}. Please report this "
-                "with the versions of torch and of the compiler."
+                f"the compiled gradients are off by {off:.2g}, at a norm of {norm:.2g}. Please "
+                "report this with the versions of torch and of the compiler."
             )
 
 
 def program_key(config: Config) -> tuple[object, ...]:
-    """Return what a compiled step depends on but for shapes: not γ, which is given to it."""
+    """Return the settings on which a compiled step depends; γ is an input and not included."""
     table = to_table(config)
     loss = {key: value for key, value in table["loss"].items() if not key.startswith("gamma")}
     return json.dumps([table["model"], loss], sort_keys=True), config.run.dtype
 
 
 class _Step(nn.Module):
-    """The losses as a module over the tensors of a batch, so that its weights can be replaced."""
+    """The losses of a batch as a module, so that ``functional_call`` can replace its weights."""
 
     def __init__(
         self, model: nn.Module, losses: LossFunction, batch: Batch, totals: Totals

@@ -12,29 +12,29 @@ from ..data import Batch, Totals
 from .protocol import GradientFunction, shapes_of
 
 MAX_GRAPHS = 4
-"""Shapes captured; each keeps the memory of a whole step."""
+"""Maximum number of shapes captured; each uses the memory of a whole step."""
 
 
 class Captured(NamedTuple):
-    """A function on fixed inputs."""
+    """A captured function with its static inputs and output."""
 
     inputs: Batch
     losses: Tensor
-    """What it writes when it is replayed."""
+    """Losses, overwritten by each replay."""
     replay: Callable[[], None]
 
 
 class CUDAGraphGradients:
     """A gradient function that is captured for the first few shapes of batches and then replayed.
 
-    Shapes repeat where all frames are of one molecule; batches of further shapes are computed
-    without a CUDA graph. The inputs of a replay are copied to where those of the capture were, and
-    the gradients are added to the same tensors, which must therefore stay: zero them in place.
+    Shapes repeat if all frames are of one molecule; batches of further shapes are computed without
+    a CUDA graph. A replay copies its inputs to those of the capture and adds the gradients to the
+    same tensors, which must therefore be kept: set gradients to zero in place.
 
     Args:
-        function: What to capture; it must not wait for the GPU.
-        parameters: Whose gradients it adds to.
-        capture: How.
+        function: The function to capture, which must not synchronise with the GPU.
+        parameters: Parameters whose gradients it updates.
+        capture: Function that captures work on a GPU.
     """
 
     padded = True
@@ -50,7 +50,7 @@ class CUDAGraphGradients:
         self.graphs: dict[tuple[object, ...], Captured] = {}
 
     def __call__(self, batch: Batch, totals: Totals) -> Tensor:
-        """Do what the function does, with a batch whose graph is padded to a common capacity."""
+        """Add the gradients of a batch whose graph is padded, and return its losses in float64."""
         key = shapes_of(batch, totals)
         captured = self.graphs.get(key)
         if captured is None:
@@ -63,7 +63,7 @@ class CUDAGraphGradients:
         return captured.losses
 
     def _captured(self, batch: Batch, totals: Totals) -> Captured:
-        """Capture the function, which leaves the gradients as they were."""
+        """Capture the function; gradients are restored afterwards."""
         before = []
         for parameter in self.parameters:
             if parameter.grad is None:

@@ -1,14 +1,14 @@
-"""Gradients of a training step from first derivatives alone, by a kernel.
+"""Gradients of a training step from first derivatives only, computed by a kernel.
 
-With v = ∂L/∂F held fixed, the gradient of a loss of the forces is the derivative of the energy's
-parameter gradient along −v,
+With v = ∂L/∂F held fixed, the gradient of a loss of the forces is the derivative of the parameter
+gradient of the energy along −v,
 
     ∂L/∂θ = Σ v · ∂F/∂θ = −d/ds ∂E/∂θ (R + s v),
 
-because F = −∂E/∂R. A central difference takes it from two parameter gradients at displaced
-positions, so no second derivative of the model is needed. A stress enters as a strain in the same
-way. Terms of energies and embeddings are averaged over the two positions, which differs from their
-value in between by the square of the displacement.
+because F = −∂E/∂R. It is computed as a central difference of two parameter gradients at displaced
+positions, so no second derivative of the model is needed. A loss of the stress corresponds to a
+strain in the same way. Terms of energies and embeddings are averaged over the two positions, with
+an error of second order in the displacement.
 """
 
 import logging
@@ -31,21 +31,21 @@ from .protocol import gradient_difference
 logger = logging.getLogger("lkm_train")
 
 DISPLACEMENT = {torch.float32: 1e-3, torch.float64: 1e-5}
-"""Norm in Å of the displacement of all atoms of a structure. Larger ones cost accuracy by their
-square, smaller ones by rounding: tests/train/gradients/test_first_order.py."""
+"""Norm in Å of the displacement of all atoms of a structure. The truncation error grows with its
+square, round-off with its inverse: tests/train/gradients/test_first_order.py."""
 TOLERANCE = 1e-3
-"""Largest relative error of a gradient, compared with that of double backward."""
+"""Maximum relative difference from gradients by double backward."""
 
 LossOfResults = Callable[[EnergyForces, Batch, Totals], Losses]
-"""The losses of a batch, given what the model says of it."""
+"""The losses of a batch as a function of the output of the model."""
 
 
 class KernelGradients:
-    """Adds the gradients of a batch to those of the weights, by a kernel that gives ∂E/∂θ.
+    """Gradients of a batch from a kernel that provides ∂E/∂θ.
 
     Args:
-        model: Has a kernel that trains.
-        losses: Of results and labels.
+        model: A model with a kernel that supports training.
+        losses: Losses as a function of the output of the model.
         ordinary: The same gradients by double backward, with which the first batch is compared.
     """
 
@@ -74,7 +74,7 @@ class KernelGradients:
         return torch.stack([part.detach().double() for part in losses])
 
     def gradients(self, batch: Batch, totals: Totals) -> tuple[Losses, list[Tensor]]:
-        """Return the losses of a batch and their gradients by the weights."""
+        """Return the losses of a batch and their gradients with respect to the weights."""
         graph = batch.graph
         self.kernel.update()
         vectors = graph.edge_vectors()
@@ -99,13 +99,13 @@ class KernelGradients:
         by_energy: Float[Tensor, " graphs"],
         by_embeddings: tuple[Tensor, ...],
     ) -> list[Tensor]:
-        """Return the derivative of ∂E/∂θ along a direction, plus the terms of first order."""
+        """Return the derivative of ∂E/∂θ along a direction, plus first-order terms."""
         of_edge = graph.graph_index.index_select(0, graph.edge_index[1])
         edges, atoms = (
             torch.bincount(index, minlength=graph.n_graphs)
             for index in (of_edge, graph.graph_index)
         )
-        # The norm of the displacements of atoms that change the edges by as much.
+        # Norm of atomic displacements that would change the edges by the same amount.
         squares = sum_to(direction.square().sum(1), of_edge, graph.n_graphs)
         norms = (squares * atoms / (2 * edges).clamp(min=1)).sqrt()
         step = DISPLACEMENT[self.model.dtype] / norms
@@ -125,7 +125,7 @@ class KernelGradients:
         return self.kernel.gradients(both, displaced, torch.cat(by_atoms), layers)
 
     def _agrees(self, batch: Batch, totals: Totals) -> bool:
-        """Compare with double backward, and say how far they are apart."""
+        """Compare with double backward and log the difference."""
         with without_zeros(self.weights):
             off, norm = gradient_difference(
                 lambda batch: self.gradients(batch, totals)[1],
@@ -139,8 +139,8 @@ class KernelGradients:
         if relative <= TOLERANCE:
             return True
         logger.warning(
-            "The kernel's gradient differs from that of double backward by %.1e, more than %.0e; "
-            "training goes on with double backward.",
+            "The gradient of the kernel differs from that of double backward by %.1e, more than "
+            "%.0e; continuing with double backward.",
             relative,
             TOLERANCE,
         )
@@ -149,9 +149,9 @@ class KernelGradients:
 
 @contextmanager
 def without_zeros(weights: Iterable[Tensor]) -> Iterator[None]:
-    """Give weights that are all zero random values for a while.
+    """Temporarily set weights that are all zero to random values.
 
-    New readouts are zero, so that nothing but they has a gradient that could be compared.
+    New readouts are zero, so all other weights would have zero gradients.
     """
     zeros = [weight for weight in weights if not weight.any()]
     generator = torch.Generator().manual_seed(0)
@@ -172,7 +172,7 @@ def edge_directions(
     by_forces: Float[Tensor, "atoms 3"],
     by_stress: Float[Tensor, "graphs 3 3"] | None,
 ) -> Float[Tensor, "edges 3"]:
-    """Return how edge vectors move when atoms move along −∂L/∂F and the cell strains by ∂L/∂σ/V."""
+    """Return changes of edge vectors for displacements −∂L/∂F and the strain ∂L/∂σ/V."""
     source, target = graph.edge_index
     moved = by_forces.index_select(0, source) - by_forces.index_select(0, target)
     if by_stress is None or graph.cell is None:

@@ -1,4 +1,4 @@
-"""Training on structures with atoms that are, in part, isolated ones."""
+"""Training on structures that contain isolated atoms."""
 
 from dataclasses import replace
 
@@ -14,13 +14,14 @@ FRAMES_AT_ONCE = 256
 
 
 class WithIsolatedAtoms(EnergyModel):
-    """A model whose energies of isolated atoms hold at every step of a training.
+    """A model whose energies of isolated atoms are exact at every training step.
 
-    What the network writes for them follows from the weights, so isolated atoms, one of each
-    element, are computed along with every graph. The model by itself has what was measured last.
+    The output of the network for isolated atoms depends on the weights, so one atom of each element
+    is evaluated together with every graph. The wrapped model only uses the values from the last
+    ``measure_isolated_atoms``.
 
     Args:
-        model: The model, whose weights and energies are those of this one at all times.
+        model: The wrapped model, which shares its weights and energies.
     """
 
     def __init__(self, model: EnergyModel) -> None:
@@ -29,7 +30,7 @@ class WithIsolatedAtoms(EnergyModel):
         self.numbers = torch.tensor(model.isolated_elements, device=model.device)
 
     def forward(self, graph: Graph) -> Prediction:
-        """Return the model's prediction, with the energies of isolated atoms by its weights."""
+        """Return the prediction, with isolated atoms evaluated for the current weights."""
         model, atoms = self.model, len(graph.numbers)
         graph = model.prepare(graph)
         output = self.atom_output(graph)
@@ -44,7 +45,7 @@ class WithIsolatedAtoms(EnergyModel):
         return model.summed(graph, output, shifts)
 
     def atom_output(self, graph: Graph) -> AtomOutput:
-        """Return the model's output of a prepared graph and, after it, of isolated atoms."""
+        """Return the output for a prepared graph, followed by that for isolated atoms."""
         lone = self.numbers
         joined = replace(
             graph,
@@ -57,12 +58,12 @@ class WithIsolatedAtoms(EnergyModel):
 
 
 def as_trained(model: EnergyModel, data: GraphFrames) -> EnergyModel:
-    """Return what to differentiate in a training: the model if all atoms of the set are bonded."""
+    """Return the model to differentiate: wrapped if some atoms of the training set are isolated."""
     return WithIsolatedAtoms(model) if _some_isolated(model, data) else model
 
 
 def _some_isolated(model: EnergyModel, data: GraphFrames) -> bool:
-    """Tell whether an atom of an element whose isolated atoms have an energy is not bonded."""
+    """Return whether an atom is not bonded whose element has a given isolated-atom energy."""
     if not model.isolated_elements:
         return False
     concerned = torch.zeros_like(model.known_elements)

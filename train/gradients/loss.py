@@ -14,7 +14,7 @@ from .mixing import LearnedTeacher, teacher_of
 
 
 class Losses(NamedTuple):
-    """The loss and its parts, before weighting."""
+    """The total loss and its unweighted terms."""
 
     total: Float[Tensor, ""]
     energy: Float[Tensor, ""]
@@ -33,22 +33,22 @@ def training_loss(
 ) -> Losses:
     """Return w_E L(ΔE) + w_F L(ΔF) + w_S L(ΔS) + γ L_KD.
 
-    ΔE is per structure in eV and taken in float64 (total energies are thousands of eV); ΔF per
-    component in eV/Å and ΔS per component in eV/Å³, over the structures that have labels. Where the
-    batch has weights, they multiply each structure's part of the first three; what the means are
-    taken over stays. Where γ is zero L_KD is still computed, detached, to be logged.
+    ΔE is per structure in eV, computed in float64 (total energies are thousands of eV); ΔF is per
+    component in eV/Å and ΔS per component in eV/Å³, over the structures that have labels. Weights
+    of structures multiply their contributions to the first three terms but do not change the
+    denominators of the means. If γ is zero, L_KD is still computed for logging, without gradients.
 
     Args:
-        predicted: What the model says of the batch; forces and stress are needed where weighed.
+        predicted: Output of the model, with forces and stress if their weights are positive.
         batch: The labels.
-        config: Kinds and weights.
-        totals: Of the batch of which this is a piece; of the piece itself if not given.
-        gamma: γ of this step, () float64; that of the configuration if not given.
-        learned: The weights of LKM's teacher, where the configuration has "learned".
+        config: Kinds and weights of the terms.
+        totals: Totals of the whole batch if ``batch`` is a part of it; by default, of ``batch``.
+        gamma: γ of this step, () float64; by default, that of the configuration.
+        learned: Weights of the LKM teacher, if it is "learned".
 
     Raises:
-        ValueError: γ is not given and the configuration has "auto", or the teacher cannot be made:
-            see :func:`train.gradients.teacher_of`.
+        ValueError: γ is "auto" in the configuration and not given, or an error of
+            :func:`train.gradients.teacher_of`.
     """
     totals = totals or batch.totals()
     zero = batch.energies.new_zeros(())
@@ -87,7 +87,7 @@ def training_loss(
 
 
 def _counts(batch: Batch, totals: Totals) -> tuple[int, int] | tuple[Tensor, Tensor]:
-    """Return the numbers of labels of stress and forces in the whole batch, at least 1."""
+    """Return the numbers of stress and force labels in the whole batch, at least 1."""
     if batch.counts is None:
         return max(1, totals.stresses), max(1, totals.forces)
     stresses, forces = batch.counts.unbind()
@@ -95,14 +95,14 @@ def _counts(batch: Batch, totals: Totals) -> tuple[int, int] | tuple[Tensor, Ten
 
 
 def _fixed_gamma(config: LossConfig) -> float:
-    """Return γ where it is a number."""
+    """Return γ of the configuration, which must be a number."""
     if config.gamma == "auto":
-        raise ValueError('loss.gamma is "auto": give the γ of this step.')
+        raise ValueError('loss.gamma is "auto": pass γ of this step as gamma.')
     return config.gamma
 
 
 def _sum(difference: Tensor, kind: str, config: LossConfig, weights: Tensor | None) -> Tensor:
-    """Return the sum over components of |x|, x² or Huber's function of x, weighted if asked."""
+    """Return the optionally weighted sum over components of |x|, x² or the Huber loss of x."""
     if kind == "l1":
         values = difference.abs()
     elif kind == "l2":

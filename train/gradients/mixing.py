@@ -1,4 +1,4 @@
-"""Teachers of Layer-to-Layer Knowledge Mixing that only training can make: learnt, and by error."""
+"""Teachers of Layer-to-Layer Knowledge Mixing that need labels or learned weights."""
 
 from typing import Literal
 
@@ -14,16 +14,16 @@ from ..config import LossConfig
 from ..data import Batch
 
 TINY = 1e-12
-"""An energy in eV that is no error; where no layer has one, all weigh the same."""
+"""Lower bound of energy errors in eV; layers with smaller errors have the same weight."""
 
 
 class LearnedTeacher(nn.Module):
-    """Weights with which each layer's teacher is made of the other layers, learnt with the model.
+    """Learned weights with which the teacher of each layer is averaged over the other layers.
 
-    w_jk = softmax over k ≠ j of logits that start at zero, the mean of the others. A layer has no
-    part in its own teacher: otherwise every layer would soon teach itself alone. Nor is there one
-    teacher for all: the squared distance of vectors to one point is smallest at their mean, to
-    which weights learnt from it would come back.
+    w_jk = softmax over k ≠ j of logits that are initialised to zero, the mean of the others. A
+    layer is excluded from its own teacher, because otherwise the weights would converge to the
+    layer itself. A common teacher would not learn anything: the mean minimises the sum of squared
+    distances, so its weights would return to the mean.
 
     Args:
         layers: Number of embeddings.
@@ -40,7 +40,7 @@ class LearnedTeacher(nn.Module):
 
 
 def learned_teacher(config: LossConfig, model: EnergyModel) -> LearnedTeacher | None:
-    """Return new weights to be trained with a model, or None where the teacher needs none."""
+    """Return initial weights to be trained with a model, or None if the teacher has none."""
     if config.lkm_teacher != "learned":
         return None
     with torch.no_grad():
@@ -55,16 +55,16 @@ def teacher_of(
     config: LossConfig,
     learned: LearnedTeacher | None = None,
 ) -> Literal["mean", "deeper", "neighbours"] | Tensor:
-    """Return the teacher of a batch as :func:`lkm_calc.lkm_loss` takes it.
+    """Return the teacher of a batch in the form expected by :func:`lkm_calc.lkm_loss`.
 
     Args:
-        predicted: What the model says of the batch.
+        predicted: Output of the model.
         batch: The labels.
-        config: Names the teacher.
-        learned: What :func:`learned_teacher` made for the run.
+        config: Loss configuration with the kind of teacher.
+        learned: Weights from :func:`learned_teacher`.
 
     Raises:
-        ValueError: The weights that learn are wanted and not given, or as :func:`error_weights`.
+        ValueError: ``learned`` is required and missing, or an error of :func:`error_weights`.
     """
     if config.lkm_teacher == "error":
         return error_weights(predicted, batch)
@@ -72,7 +72,7 @@ def teacher_of(
         return config.lkm_teacher
     if learned is None:
         raise ValueError(
-            'loss.lkm_teacher is "learned": give the weights that learned_teacher makes.'
+            'loss.lkm_teacher is "learned": pass the weights from learned_teacher as learned.'
         )
     weights: Tensor = learned()
     return weights
@@ -81,20 +81,22 @@ def teacher_of(
 def error_weights(
     predicted: EnergyForces | Prediction, batch: Batch
 ) -> Float[Tensor, "1 layers atoms"]:
-    """Return weights of the layers in one teacher for all, by the energy each would end with.
+    """Return weights of the layers in a common teacher from energy errors of truncated networks.
 
-    Were the network cut after layer j, structure g would have the energy E_jg, the sum of the
-    shares up to there. The weights are w_jg ∝ 1 / |E_jg − E_g|, the softmax of −log of the error.
-    They are of each structure, so that pieces of a batch add up to it, wherever they are computed.
+    If the network is truncated after layer j, the energy of structure g is E_jg, the sum of the
+    contributions up to this layer. The weights are w_jg ∝ 1 / |E_jg − E_g|, the softmax of the
+    negative log error. They are computed per structure, so that the result does not depend on how
+    a batch is split.
 
     Raises:
-        ValueError: The architecture does not tell its layers' shares, or as many for each layer.
+        ValueError: The architecture does not return contributions of its layers, or not the same
+            number for each layer.
     """
     layers = len(predicted.embeddings)
     if predicted.shares is None or len(predicted.shares.values) % layers:
         raise ValueError(
-            'loss.lkm_teacher = "error" needs an architecture that returns the layers\' values, '
-            "one or as many for each embedding. Choose another teacher."
+            'loss.lkm_teacher = "error" needs an architecture that returns layer_values, the same '
+            "number for each embedding. Choose another teacher."
         )
     graphs = batch.graph.graph_index[: batch.atoms]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What every way of computing the gradients of a step has in common, and the plain one."""
+"""Interface of all gradient functions, and the one based on autograd."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -11,31 +11,31 @@ from ..data import Batch, Totals
 from .loss import Losses
 
 LossFunction = Callable[[Batch, Totals, Tensor], Losses]
-"""Returns the losses of a batch with a γ, as they depend on the weights of the model."""
+"""Returns the differentiable losses of a batch for a value of γ."""
 
 
 @runtime_checkable
 class GradientFunction(Protocol):
-    """Adds the gradients of a batch, or of a piece of one, to those of the weights."""
+    """Adds the gradients of a batch, or of a part of it, to those of the weights."""
 
     padded: bool
-    """Whether graphs must be padded to the capacity that all batches share."""
+    """Whether graphs must be padded to the common capacity of all batches."""
 
     def __call__(self, batch: Batch, totals: Totals) -> Tensor:
-        """Add the gradients and return the piece's part of the losses in float64.
+        """Add the gradients and return the contribution to the losses in float64.
 
         Args:
-            batch: With a graph as it is, or padded where ``padded`` says so.
-            totals: Of the whole batch.
+            batch: A batch or a part of it, with a padded graph if ``padded`` is True.
+            totals: Totals of the whole batch.
         """
 
 
 class DoubleBackward:
-    """Gradients by autograd, of forces by differentiating the energy twice.
+    """Gradients by autograd, which for losses of forces differentiates the energy twice.
 
     Args:
-        losses: What to differentiate.
-        gamma: The weight of LKM, () float64, which may be changed in place.
+        losses: The losses to differentiate.
+        gamma: Weight of LKM, () float64, which may be changed in place.
     """
 
     padded = False
@@ -57,19 +57,19 @@ def gradient_difference(
     batch: Batch,
     totals: Totals,
 ) -> tuple[float, float]:
-    """Return how far gradients are from those by double backward, and the norm of these.
+    """Return the norm of the difference from gradients by double backward, and their norm.
 
-    Both with labels that are off: the gradients of a model that has learnt its frames are small
-    differences of large terms, and would tell rounding from rounding.
+    Labels are modified, because gradients of a converged model are small differences of large
+    terms, dominated by round-off.
 
     Args:
-        found: Returns the gradients of a batch by the weights.
-        plain: Adds those by double backward to the weights.
-        weights: Their gradients are left as they were.
-        batch: What to compute them of.
-        totals: Of the whole batch.
+        found: Returns the gradients of a batch with respect to the weights.
+        plain: Adds the gradients by double backward to those of the weights.
+        weights: The weights, whose gradients are restored afterwards.
+        batch: The batch.
+        totals: Totals of the whole batch.
     """
-    # NaN stays NaN: a structure without the label.
+    # NaN marks missing labels and stays NaN.
     forces = None if batch.forces is None else 0 * batch.forces
     batch = batch._replace(energies=batch.energies + 1, forces=forces)
     kept = [weight.grad for weight in weights]
@@ -86,8 +86,8 @@ def gradient_difference(
 
 
 def shapes_of(batch: Batch, totals: Totals) -> tuple[object, ...]:
-    """Return all that is fixed in work captured or compiled for a batch."""
+    """Return a key of everything that is fixed in a program or CUDA graph for a batch."""
     shapes = tuple((tensor.shape, tensor.dtype) for tensor in batch.tensors())
-    # With counts among the tensors, how many labels there are is not fixed.
+    # If counts are among the tensors, the numbers of labels are not fixed.
     fixed = totals if batch.counts is None else totals[:2]
     return shapes, batch.graph.n_graphs, batch.graph.max_neighbours, batch.atoms, fixed

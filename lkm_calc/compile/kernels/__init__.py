@@ -1,8 +1,7 @@
-"""Energy and forces written out in C++, for all models of an architecture and all structures.
+"""C++ kernels for energy and forces, one per architecture, for all hyperparameters and structures.
 
-The gradients are derived by hand. A library is built from the source in the folder cpp within
-seconds by the compiler of the machine, for its processor, and kept in the user's folder of
-programs.
+The gradients are derived by hand. The local compiler builds a library from the source in the folder
+cpp within seconds, optimised for the local processor, and the library is cached.
 """
 
 from .kernel import Kernel as Kernel

@@ -1,4 +1,4 @@
-"""What the kernel of ACE is given: see ace.cpp."""
+"""Inputs of the ACE kernel, see ace.cpp."""
 
 from collections.abc import Iterable, Iterator
 from typing import cast
@@ -23,7 +23,7 @@ FLAGS = ("node_dependent", "runtime_geometry", "gated", "normalised", "linear_re
 
 
 def sizes(model: ACE) -> list[int]:
-    """Return the members of Sizes."""
+    """Return the members of the C++ struct Sizes."""
     return [
         *(int(model.hypers[name]) for name in HYPERS),
         model.embedding.num_embeddings,
@@ -33,12 +33,12 @@ def sizes(model: ACE) -> list[int]:
 
 
 def lengths(model: ACE) -> list[float]:
-    """Return the cut-off in Å and the factor on sums over neighbours."""
+    """Return the cut-off in Å and the factor by which sums over neighbours are multiplied."""
     return [model.cutoff, model.norm]
 
 
 def arrays(model: ACE) -> Iterator[Tensor]:
-    """Yield the weights in the order in which they are read."""
+    """Yield the weights in the order in which the kernel reads them."""
     yield model.embedding.weight
     yield model.radial_basis.frequencies
     yield model.target_element.weight
@@ -57,7 +57,7 @@ def embeddings(model: ACE) -> tuple[int, int]:
 
 
 def indices(model: ACE, graph: Graph) -> tuple[Tensor, ...]:
-    """Return what it needs beside the edges: nothing."""
+    """Return additional index tensors: none."""
     return ()
 
 

@@ -1,4 +1,4 @@
-"""Libraries of C++ functions, built for this processor by the compiler at hand and kept."""
+"""Build and cache C++ libraries, optimised for the local processor."""
 
 import ctypes
 import hashlib
@@ -31,21 +31,20 @@ SOURCES = Path(__file__).parent / "cpp"
 SHARED = SOURCES / "shared"
 """Headers that the sources include."""
 COMPILERS = ("c++", "g++", "clang++")
-"""Tried in this order where $CXX is not set."""
+"""Compilers tried in this order if $CXX is not set."""
 PACKAGE = "ziglang"
-"""Where none of them is there: a compiler from PyPI (extra ``compiler``), without OpenMP."""
+"""Fallback if none of them is found: a compiler from PyPI (extra ``compiler``), without OpenMP."""
 OPTIONS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
 CHOICES = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
-"""Options of which the first that a compiler takes are used."""
+"""Sets of options; the first one that the compiler accepts is used."""
 
 
 def library(name: str, folder: Path | None) -> ctypes.CDLL:
-    """Return the library of a source, built first if the folder holds none for this processor.
+    """Return the library of a source, building it first if it is not cached for this processor.
 
     Args:
-        name: That of the source, without its ending.
-        folder: Where libraries are kept, that of :func:`lkm_calc.files.cache_folder` if not
-            given.
+        name: Name of the source without the suffix.
+        folder: Cache folder, by default :func:`lkm_calc.files.cache_folder`.
 
     Raises:
         CompileError: There is no working compiler, or the folder cannot be used.
@@ -61,7 +60,7 @@ def library(name: str, folder: Path | None) -> ctypes.CDLL:
     except OSError as error:
         raise CompileError(
             f"the program cannot be used ({first_line(error)}). "
-            f"Delete it from {folder or cache_folder()}, or name another folder in $LKM_CACHE."
+            f"Delete it from {folder or cache_folder()}, or set $LKM_CACHE to another folder."
         ) from error
 
 
@@ -69,18 +68,18 @@ def _compiler() -> tuple[str, ...]:
     """Return the command of a C++ compiler.
 
     Raises:
-        CompileError: There is none, or not the one that $CXX names.
+        CompileError: No compiler is found, or $CXX is not a valid command.
     """
     try:
         asked = shlex.split(os.environ.get("CXX", ""))
     except ValueError as error:
         raise CompileError(
-            f"$CXX is {os.environ['CXX']!r}, which is no command ({error}). Correct or unset it."
+            f"$CXX is {os.environ['CXX']!r}, which is not a command ({error}). Correct or unset it."
         ) from error
     if asked:
         path = shutil.which(asked[0])
         if path is None:
-            raise CompileError(f"$CXX names {asked[0]}, which is not there. Correct or unset it.")
+            raise CompileError(f"$CXX is {asked[0]}, which was not found. Correct or unset it.")
         return (path, *asked[1:])
     for name in COMPILERS:
         if path := shutil.which(name):
@@ -89,14 +88,14 @@ def _compiler() -> tuple[str, ...]:
     if package is not None and package.origin is not None and sys.executable:
         return (sys.executable, "-m", PACKAGE, "c++")
     raise CompileError(
-        f"there is no C++ compiler: $CXX is not set, and {', '.join(COMPILERS)} are not there. "
-        'Install g++ or clang, or take one from PyPI: pip install "lkm-calc[compiler]".'
+        f"there is no C++ compiler: $CXX is not set, and {', '.join(COMPILERS)} were not found. "
+        'Install g++ or clang, or a compiler from PyPI: pip install "lkm-calc[compiler]".'
     )
 
 
 @cache
 def _fingerprint(name: str, compiler: tuple[str, ...]) -> str:
-    """Return a name that changes with the sources, the compiler and the processor."""
+    """Return a hash of the sources, the compiler and the processor."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
     about = repr([OPTIONS, CHOICES, compiler, version, platform.machine(), processor()])
     digest = hashlib.sha256(about.encode())
@@ -110,17 +109,20 @@ def _source(name: str) -> Path:
 
 
 def _build(name: str, compiler: tuple[str, ...], path: Path) -> None:
-    """Write the library, whole or not at all.
+    """Build a library and write it atomically.
 
     Raises:
-        CompileError: The compiler fails.
+        CompileError: The compiler failed.
     """
     how_long = "a minute or two" if PACKAGE in compiler else "seconds"
     logger.warning(
-        "Compiling %s for this processor: %s, once; kept in %s.", name, how_long, path.parent
+        "Compiling %s for this processor. This takes %s; the result is cached in %s.",
+        name,
+        how_long,
+        path.parent,
     )
     began = time.perf_counter()
-    # Without a home it knows no folder of its own.
+    # Without a home directory, zig has no default for its cache.
     surroundings = {"ZIG_GLOBAL_CACHE_DIR": str(path.parent / "zig"), **os.environ}
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / path.name
@@ -133,8 +135,8 @@ def _build(name: str, compiler: tuple[str, ...], path: Path) -> None:
                 break
         else:
             raise CompileError(
-                f"{' '.join(command)} failed: {found.stderr.strip()[-1000:]}. Name another C++ "
-                "compiler in $CXX, such as g++ 12, or do without compile."
+                f"{' '.join(command)} failed: {found.stderr.strip()[-1000:]}. Set $CXX to another "
+                "C++ compiler, such as g++ 12, or disable compile."
             )
         write_program(path, made.read_bytes())
     logger.warning("Compiled in %.0f s.", time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""What the kernel of DimeNet++ is given: see dimenetpp.cpp."""
+"""Inputs of the DimeNet++ kernel, see dimenetpp.cpp."""
 
 from collections.abc import Iterable, Iterator
 from typing import cast
@@ -25,7 +25,7 @@ HYPERS = (
 
 
 def sizes(model: DimeNetPP) -> list[int]:
-    """Return the members of Sizes."""
+    """Return the members of the C++ struct Sizes."""
     elements = model.embedding.atoms.num_embeddings
     head = int(model.lkm_tap == "head")
     return [
@@ -42,7 +42,7 @@ def lengths(model: DimeNetPP) -> list[float]:
 
 
 def arrays(model: DimeNetPP) -> Iterator[Tensor]:
-    """Yield the weights in the order in which they are read."""
+    """Yield the weights in the order in which the kernel reads them."""
     yield model.radial_basis.frequencies
     yield model.spherical_basis.pieces
     embedding = model.embedding
@@ -69,7 +69,7 @@ def embeddings(model: DimeNetPP) -> tuple[int, int]:
 
 
 def indices(model: DimeNetPP, graph: Graph) -> tuple[Tensor, ...]:
-    """Return what it needs beside the edges: nothing."""
+    """Return additional index tensors: none."""
     return ()
 
 

@@ -1,4 +1,4 @@
-"""What a kernel must be told of a model and of a graph."""
+"""Conversion of models and graphs to the inputs of a kernel."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,33 +12,33 @@ from ...nn import EdgeLinear, MultiplexBasis
 
 
 class Interface(NamedTuple):
-    """How a model of one architecture is handed to the library of its source."""
+    """How models of one architecture are passed to its kernel."""
 
     source: str
-    """Name of the source, without its ending."""
+    """Name of the C++ source without the suffix."""
     sizes: Callable[[Any], Sequence[int]]
-    """Of a model, whole numbers in the order of the source's struct Sizes."""
+    """Integers of a model in the order of the C++ struct Sizes."""
     lengths: Callable[[Any], Sequence[float]]
-    """Of a model, lengths in Å."""
+    """Lengths of a model in Å, and other real parameters."""
     arrays: Callable[[Any], Iterator[Tensor]]
-    """Of a model, its weights in the order in which the source reads them."""
+    """Weights of a model in the order in which the kernel reads them."""
     embeddings: Callable[[Any], tuple[int, int]]
-    """Of a model, the number of its layers' embeddings and their width."""
+    """Number of embeddings of a model, and their width."""
     indices: Callable[[Any, Graph], tuple[Tensor, ...]]
-    """Of a model and a graph, int64 tensors that the source reads beside the edges."""
+    """For a model and a graph, int64 tensors that the kernel reads in addition to the edges."""
     trains: bool = False
-    """Whether the source also gives gradients by the weights, and takes new ones."""
+    """Whether the kernel also provides gradients with respect to the weights."""
 
 
 def linear(layer: nn.Linear) -> Iterator[Tensor]:
-    """Yield a layer's weight, and its bias if it has one."""
+    """Yield the weight of a layer, and its bias if it has one."""
     yield layer.weight
     if layer.bias is not None:
         yield layer.bias
 
 
 def linears(module: nn.Module) -> Iterator[Tensor]:
-    """Yield the weights of all linear layers of a module, in its order."""
+    """Yield the weights of all linear layers of a module, in the order of its submodules."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             yield from linear(layer)
@@ -52,7 +52,7 @@ MULTIPLEX_HYPERS = (
     "num_spherical_radial",
     "envelope_exponent",
 )
-"""With these the sizes of MXMNet and PAMNet begin."""
+"""First members of Sizes of MXMNet and PAMNet."""
 
 
 def cutoffs(model: MultiplexModel) -> list[float]:
@@ -61,7 +61,7 @@ def cutoffs(model: MultiplexModel) -> list[float]:
 
 
 def of_distances(basis: MultiplexBasis, embedding: nn.Embedding) -> Iterator[Tensor]:
-    """Yield what MXMNet and PAMNet begin with: radial bases, elements, features of distances."""
+    """Yield the first arrays of MXMNet and PAMNet: radial bases, elements, features of edges."""
     yield basis.radial_wide.frequencies
     yield basis.radial_local.frequencies
     yield basis.spherical.pieces
@@ -71,7 +71,7 @@ def of_distances(basis: MultiplexBasis, embedding: nn.Embedding) -> Iterator[Ten
 
 
 def of_messages(message: EdgeLinear, gates: nn.Linear) -> Iterator[Tensor]:
-    """Yield the weights of messages side by side: [target ‖ source], [edge ‖ gates], its bias."""
+    """Yield the concatenated weights of messages: [target ‖ source], [edge ‖ gates], its bias."""
     to_target, to_source, of_edge = message.weight.chunk(3, dim=1)
     yield torch.cat([to_target, to_source])
     yield torch.cat([of_edge, gates.weight])

@@ -1,4 +1,4 @@
-"""A model's energy and forces by the kernel of its architecture."""
+"""Python interface of the C++ kernels."""
 
 import ctypes
 import weakref
@@ -34,34 +34,34 @@ INTERFACES: Mapping[type[EnergyModel], Interface] = MappingProxyType(
 
 _TYPES = {torch.float32: "float", torch.float64: "double"}
 _MEMORY, _ORDER = 1, 2
-"""What a call returns if something is wrong."""
+"""Error codes returned by the kernels."""
 
 
 def has_kernel(model: EnergyModel) -> bool:
-    """Tell whether there is a kernel for a model where it is."""
+    """Return whether there is a kernel for a model on its device and in its dtype."""
     return type(model) in INTERFACES and model.device.type == "cpu" and model.dtype in _TYPES
 
 
 def trains(model: EnergyModel) -> bool:
-    """Tell whether the kernel of a model, where it is, also gives gradients by the weights."""
+    """Return whether a model has a kernel that provides gradients with respect to the weights."""
     return has_kernel(model) and INTERFACES[type(model)].trains
 
 
 class ByEdges(NamedTuple):
-    """What a kernel computes of edge vectors."""
+    """Output of a kernel as a function of edge vectors."""
 
     atom_energies: Float[Tensor, " atoms"]
-    """In eV, float64, reference energies included."""
+    """Per-atom energies in eV, float64, including reference energies."""
     gradient: Float[Tensor, "edges 3"]
-    """Of their sum by the vectors, in eV/Å, float64; what comes of the length that an edge shares
-    with its reverse may stand at either of the two."""
+    """Gradient of their sum with respect to the edge vectors in eV/Å, float64. An edge and its
+    reverse have the same length; the gradient with respect to it may be assigned to either."""
     embeddings: tuple[Float[Tensor, "atoms dim"], ...]
     """Per-atom embeddings of each layer."""
 
     def with_isolated(
         self, model: EnergyModel, graph: Graph, vectors: Float[Tensor, "edges 3"]
     ) -> "ByEdges":
-        """Return it with what atoms that are not bonded have more than bonded ones."""
+        """Return it with the extra energies of atoms that are not bonded, and their gradient."""
         more = model.isolated_by_edges(graph, vectors)
         if more is None:
             return self
@@ -72,7 +72,7 @@ class ByEdges(NamedTuple):
     def assembled(
         self, graph: Graph, vectors: Float[Tensor, "edges 3"], stress: bool
     ) -> EnergyForces:
-        """Return energies, forces and stress of a graph with these edge vectors in Å."""
+        """Return energies, forces and stress of a graph with the given edge vectors in Å."""
         (source, target), atoms = graph.edge_index, len(graph.numbers)
         gradient = self.gradient
         forces = sum_to(gradient, source, atoms).index_add_(0, target, gradient, alpha=-1)
@@ -86,26 +86,28 @@ class ByEdges(NamedTuple):
 
 
 class Kernel:
-    """Energy and forces of a model on the CPU, and its embeddings.
+    """Energy, forces and embeddings of a model on the CPU, computed by a C++ kernel.
 
-    Memory for the largest structure so far is kept. A structure's numbers are the same bits alone
-    and in a batch.
+    Memory for the largest structure so far is kept. Results for a structure are bitwise identical
+    whether it is computed alone or in a batch.
 
     Args:
-        model: Its weights are copied.
-        folder: Where the library is kept, that of :func:`lkm_calc.files.cache_folder` if
-            not given.
+        model: The model; its weights are copied.
+        folder: Cache folder, by default :func:`lkm_calc.files.cache_folder`.
 
     Raises:
         CompileError: There is no working compiler, or the folder cannot be used.
-        MemoryError: There is not enough for the weights.
+        MemoryError: There is not enough memory for the weights.
         ValueError: There is no kernel for the model.
     """
 
     @own_settings
     def __init__(self, model: EnergyModel, folder: Path | None = None) -> None:
         if not has_kernel(model):
-            raise ValueError(f"There is no kernel for {model.name} on {model.device}.")
+            raise ValueError(
+                f"There is no kernel for {model.name} on {model.device} in {model.dtype}. Kernels "
+                f"exist on the CPU for {', '.join(cls.name for cls in INTERFACES)}."
+            )
         self.model = model
         self.interface = INTERFACES[type(model)]
         functions, kind = library(self.interface.source, folder), _TYPES[model.dtype]
@@ -113,7 +115,7 @@ class Kernel:
         make.restype, make.argtypes = ctypes.c_void_p, [ctypes.c_void_p] * 3
         free.argtypes, self._run.argtypes = [ctypes.c_void_p], [ctypes.c_void_p] * 4
         self.weights: list[Tensor] = []
-        """The parameters that a kernel trains, in the order of the interface's arrays."""
+        """Parameters of the model, in the order of the arrays, if the kernel supports training."""
         if self.interface.trains:
             self.weights = list(self.interface.arrays(model))
             self._update, self._gradients = (
@@ -133,18 +135,22 @@ class Kernel:
 
     @own_settings
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
-        """Return what :func:`lkm_calc.energy_and_forces` returns, for a graph on the CPU.
+        """Return energy, forces and stress as in :func:`lkm_calc.energy_and_forces`.
+
+        Args:
+            graph: On the CPU.
+            stress: Whether to compute the stress.
 
         Raises:
-            MemoryError: There is not enough for the graph.
-            ValueError: Its edges are not sorted by target as those of neighbour lists are.
+            MemoryError: There is not enough memory for the graph.
+            ValueError: The edges are not sorted by target, as they are in neighbour lists.
         """
         vectors = graph.edge_vectors()
         found = self.run(graph, vectors).with_isolated(self.model, graph, vectors)
         return found.assembled(graph, vectors, stress)
 
     def update(self) -> None:
-        """Take the model's weights as they are now."""
+        """Copy the current weights of the model."""
         self._update(self._handle, _pointers(self.weights))
 
     @own_settings
@@ -155,10 +161,11 @@ class Kernel:
         by_energies: Float[Tensor, " atoms"],
         by_embeddings: Float[Tensor, "layers atoms dim"] | None,
     ) -> list[Tensor]:
-        """Return the gradients by the weights of Σ by_energies · E_i + Σ by_embeddings · e_ij.
+        """Return gradients with respect to the weights, in the order of :attr:`weights`.
 
-        In the order of :attr:`weights`. E_i are atomic energies in eV without reference
-        energies; errors as of a call.
+        They are the gradients of Σ by_energies · E_i + Σ by_embeddings · e_ij, where E_i are
+        per-atom energies in eV without reference energies and e_ij are embeddings. Raises the same
+        errors as a call.
         """
         found = [torch.empty_like(weight) for weight in self.weights]
         values = (by_energies * self.model.scale).to(self.model.dtype).contiguous()
@@ -177,9 +184,10 @@ class Kernel:
 
     @own_settings
     def run(self, graph: Graph, vectors: Float[Tensor, "edges 3"]) -> ByEdges:
-        """Return what follows from the vectors in Å of a graph's edges; errors as of a call.
+        """Return energies, gradient and embeddings for given edge vectors in Å.
 
-        All atoms are taken for bonded ones: see :meth:`ByEdges.with_isolated`.
+        All atoms are treated as bonded, see :meth:`ByEdges.with_isolated`. Raises the same errors
+        as a call.
         """
         atoms, edges = len(graph.numbers), len(vectors)
         values = torch.empty(atoms, dtype=self.model.dtype)
@@ -201,7 +209,7 @@ class Kernel:
     def _inputs(
         self, graph: Graph, vectors: Float[Tensor, "edges 3"]
     ) -> tuple[NDArray[np.int64], tuple[Tensor, ...]]:
-        """Return the counts and the arrays of a graph that the library reads."""
+        """Return the counts and arrays of a graph that the kernel reads."""
         indices = self.interface.indices(self.model, graph)
         sizes = [len(graph.numbers), len(vectors), threads_worth(len(vectors)), *map(len, indices)]
         inputs = (graph.numbers, *graph.edge_index, graph.reverse, vectors, *indices)
@@ -209,11 +217,11 @@ class Kernel:
 
     @staticmethod
     def _check(problem: int, edges: int) -> None:
-        """Raise what the number that a call returns means."""
+        """Raise the exception that corresponds to an error code of the kernel."""
         if problem == _MEMORY:
             raise MemoryError(f"There is not enough memory for {edges} edges.")
         if problem == _ORDER:
-            raise ValueError("The edges are not sorted by target; take those of a neighbour list.")
+            raise ValueError("The edges are not sorted by target. Build the graph with from_atoms.")
 
 
 def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

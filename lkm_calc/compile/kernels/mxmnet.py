@@ -1,4 +1,4 @@
-"""What the kernel of MXMNet is given: see mxmnet.cpp."""
+"""Inputs of the MXMNet kernel, see mxmnet.cpp."""
 
 from collections.abc import Iterable, Iterator
 from typing import cast
@@ -13,7 +13,7 @@ from .interface import MULTIPLEX_HYPERS, Interface, cutoffs, linears, of_distanc
 
 
 def sizes(model: MXMNet) -> list[int]:
-    """Return the members of Sizes."""
+    """Return the members of the C++ struct Sizes."""
     elements = model.embedding.num_embeddings
     intervals = model.basis.spherical.intervals
     return [
@@ -25,7 +25,7 @@ def sizes(model: MXMNet) -> list[int]:
 
 
 def arrays(model: MXMNet) -> Iterator[Tensor]:
-    """Yield the weights in the order in which they are read."""
+    """Yield the weights in the order in which the kernel reads them."""
     basis = model.basis
     yield from of_distances(basis, model.embedding)
     yield from linears(cast(nn.Module, basis.to_two_hop))
@@ -54,7 +54,7 @@ def embeddings(model: MXMNet) -> tuple[int, int]:
 
 
 def indices(model: MXMNet, graph: Graph) -> tuple[Tensor, ...]:
-    """Return the local edges, their reverses, and senders and receivers of angles."""
+    """Return local edges, reverse local edges, and senders and receivers of angles."""
     return tuple(cast(LocalIndices, model.prepare(graph).local))
 
 

@@ -1,4 +1,4 @@
-"""What the kernel of PAMNet is given: see pamnet.cpp."""
+"""Inputs of the PAMNet kernel, see pamnet.cpp."""
 
 from collections.abc import Iterable, Iterator
 from typing import cast
@@ -15,7 +15,7 @@ TAPS = ("state", "global", "local", "head")
 
 
 def sizes(model: PAMNet) -> list[int]:
-    """Return the members of Sizes."""
+    """Return the members of the C++ struct Sizes."""
     return [
         *(int(model.hypers[name]) for name in HYPERS),
         TAPS.index(model.lkm_tap),
@@ -25,7 +25,7 @@ def sizes(model: PAMNet) -> list[int]:
 
 
 def arrays(model: PAMNet) -> Iterator[Tensor]:
-    """Yield the weights in the order in which they are read."""
+    """Yield the weights in the order in which the kernel reads them."""
     yield from of_distances(model.basis, model.embedding)
     for features in (model.basis.to_one_hop, model.basis.to_two_hop):
         if features is not None:
@@ -38,7 +38,7 @@ def arrays(model: PAMNet) -> Iterator[Tensor]:
 
 
 def _pass(part: GlobalPass | LocalPass) -> Iterator[Tensor]:
-    """Yield the weights of a pass, those of layers side by side one above the other."""
+    """Yield the weights of a pass; those of layers evaluated together are concatenated."""
     yield from linears(part.mlp)
     if isinstance(part, LocalPass):
         yield from of_messages(part.messages, part.gates)
@@ -60,7 +60,7 @@ def embeddings(model: PAMNet) -> tuple[int, int]:
 
 
 def indices(model: PAMNet, graph: Graph) -> tuple[Tensor, ...]:
-    """Return what it needs beside the edges: nothing, it finds the local ones by their lengths."""
+    """Return additional index tensors: none, the kernel finds local edges by their lengths."""
     return ()
 
 

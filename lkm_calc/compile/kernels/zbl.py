@@ -1,4 +1,4 @@
-"""Models with a ZBL core by the kernel of the model within."""
+"""Models with ZBL repulsion, computed by the kernel of the wrapped model."""
 
 from pathlib import Path
 
@@ -14,13 +14,14 @@ from .kernel import ByEdges, Kernel
 
 
 class ZBLKernel:
-    """The kernel of a model with a ZBL core: that of the model within, at the vectors it sees.
+    """Energy and forces of a model with ZBL repulsion, computed by the kernel of the wrapped model.
 
-    Where no pair is closer than its outer radius, the numbers are that kernel's, to the bit.
+    The kernel is called with clamped edge vectors. If no pair is closer than its outer radius,
+    results are bitwise identical to those of :class:`Kernel`.
 
     Args:
-        model: The weights of the model within are copied.
-        folder: As :class:`Kernel` takes it, which also raises the errors.
+        model: The model; its weights are copied.
+        folder: As for :class:`Kernel`, which raises the same errors.
     """
 
     def __init__(self, model: ZBLModel, folder: Path | None = None) -> None:
@@ -29,7 +30,7 @@ class ZBLKernel:
 
     @own_settings
     def __call__(self, graph: Graph, stress: bool = False) -> EnergyForces:
-        """Return what :func:`lkm_calc.energy_and_forces` returns; errors are those of Kernel."""
+        """Return energy, forces and stress; arguments and errors as for :class:`Kernel`."""
         vectors = graph.edge_vectors()
         pairs = self.model.pairs(graph, vectors.dtype)
         near = (vectors.norm(dim=1) < pairs.outer).nonzero().flatten()
@@ -47,10 +48,10 @@ class ZBLKernel:
         near: Int[Tensor, " near"],
         pairs: Pairs,
     ) -> ByEdges:
-        """Run the kernel with near edges held, and lead its gradient back to their vectors.
+        """Run the kernel with close edges clamped, and propagate its gradient to their vectors.
 
-        What the kernel gives to an edge instead of its reverse arrives as it should: the derivative
-        of what is seen of an edge is that of its reverse.
+        The kernel may assign gradients of an edge to its reverse. This is correct here, because the
+        derivative of the clamped vector is the same for both.
         """
         with torch.enable_grad():
             close = vectors.index_select(0, near).requires_grad_()
@@ -72,5 +73,5 @@ class ZBLKernel:
 
 
 def kernel_of(model: EnergyModel, folder: Path | None = None) -> Kernel | ZBLKernel:
-    """Return the kernel of a model, with a core or without; errors are those of Kernel."""
+    """Return the kernel of a model with or without ZBL repulsion; errors as for :class:`Kernel`."""
     return ZBLKernel(model, folder) if isinstance(model, ZBLModel) else Kernel(model, folder)

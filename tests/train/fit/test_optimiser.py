@@ -67,7 +67,7 @@ def test_parameters_without_a_gradient_stay():
 
 
 def test_only_matrices():
-    with pytest.raises(ValueError, match="changes matrices; got a tensor of shape"):
+    with pytest.raises(ValueError, match="for matrices; got a parameter of shape"):
         Muon([nn.Parameter(torch.ones(3))], 0.1)
 
 

@@ -189,7 +189,7 @@ def test_nothing_learns_with_other_teachers(teacher):
 def test_weights_that_learn_must_be_given():
     model = small_model()
     batch = batch_of(model)
-    with pytest.raises(ValueError, match="give the weights that learned_teacher makes"):
+    with pytest.raises(ValueError, match="pass the weights from learned_teacher"):
         training_loss(model(batch.graph), batch, LossConfig(gamma=0.01, lkm_teacher="learned"))
 
 

@@ -133,9 +133,9 @@ def test_the_command_adds_to_a_file_and_leaves_the_weights(springs, path, tmp_pa
 def test_refusals_leave_the_file_alone(springs, path, caplog):
     before = path.read_bytes()
     assert calibrate_command(path, springs) == 1
-    assert "is not the file that the model was trained on. Name that with --train" in caplog.text
+    assert "not the file that the model was trained on. Specify that file with" in caplog.text
     assert calibrate_command("rmd17-ethanol", springs) == 1
-    assert "no file 'rmd17-ethanol'. Give the path" in caplog.text
+    assert "no file 'rmd17-ethanol'. Specify the path" in caplog.text
     assert path.read_bytes() == before
 
 

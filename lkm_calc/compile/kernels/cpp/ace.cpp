@@ -1,10 +1,11 @@
-// Values of the message-passing ACE, their gradient by the edge vectors, and that of any linear
-// function of values and embeddings by the weights: what lkm_calc/models/ace.py computes and torch's
-// autograd derives, written out for the caches of a processor.
+// Message-passing ACE, its gradient with respect to the edge vectors, and the gradient of any
+// linear function of values and embeddings with respect to the weights: a cache-friendly
+// implementation of lkm_calc/models/ace.py with a hand-written backward pass.
 //
-// Structures are taken in chunks of some hundred edges, each by one thread, which holds all that the
-// way back needs. Tensors are (components, atoms, channels), so the linear map of a degree is one
-// product. Names are those of ace.py; a g before one is the gradient by it.
+// Structures are processed in chunks of a few hundred edges, each by one thread, which stores
+// everything that the backward pass needs. Tensors are (components, atoms, channels), so that the
+// linear map of a degree is one matrix product. Names are those of ace.py; the prefix g denotes the
+// gradient with respect to a quantity.
 
 #include <atomic>
 
@@ -30,7 +31,7 @@ struct Sizes {
 template <class T> struct Map {
     Dense<T> dense;
     long in = 0, out = 0;                              // padded
-    long in_blocks, in_width, out_blocks, out_width;   // as they are
+    long in_blocks, in_width, out_blocks, out_width;   // without padding
     long offset = 0, bias_offset = -1;                 // of its gradient, (in, out) and (out)
 
     void shape(long out_blocks_, long out_width_, long in_blocks_, long in_width_, bool bias,
@@ -61,13 +62,13 @@ template <class T> struct Map {
                            [&](long o, long r) { b[r] = gradients[bias_offset + o]; });
         }
     }
-    // y (rows, out) = x (rows, in) Wᵀ + b, or added to `base`.
+    // y (rows, out) = x (rows, in) Wᵀ + b [+ base].
     void forth(long rows, const T *x, T *y, const T *base = nullptr) const {
         Tail<T> tail{y, out, dense.bias()};
         tail.base = base, tail.base_ld = out;
         dense.forth.times(rows, x, in, tail);
     }
-    // y = σ(x Wᵀ + b), and the slope of σ.
+    // y = σ(x Wᵀ + b), and the derivative of σ.
     void activated(long rows, const T *x, T *y, T *slope) const {
         dense.activated(rows, x, in, y, slope, out);
     }
@@ -78,7 +79,7 @@ template <class T> struct Map {
         tail.base = add ? gx : nullptr, tail.base_ld = in;
         dense.back.times(rows, gy, out, tail);
     }
-    // Adds xᵀ gy, and the sum of gy over rows, where gradients are asked for.
+    // Adds xᵀ gy and the sum of gy over rows, if gradients are requested.
     void learn(long rows, const T *x, const T *gy, T *gradients) const {
         if (!gradients)
             return;
@@ -111,7 +112,7 @@ template <class T> void harmonics(long ell, T x, T y, T z, T *to) {
     to[14] = T(R105) * x * y * z, to[15] = T(R70 / 4) * y * (3 * x * x - y * y);
 }
 
-// The gradient by the direction, of that by the harmonics.
+// From the gradient of the harmonics to that of the direction.
 template <class T> void harmonics_back(long ell, T x, T y, T z, const T *g, T &gx, T &gy, T &gz) {
     gz = T(R3) * g[1], gx = T(R3) * g[2], gy = T(R3) * g[3];
     if (ell < 2)
@@ -133,29 +134,29 @@ template <class T> void harmonics_back(long ell, T x, T y, T z, const T *g, T &g
 // ---- products of tensors, as TensorProduct in equivariant.py ------------------------------------
 
 struct Term {
-    int first, second, out; // components of a and b, and place among those of all paths
+    int first, second, out; // components of a and b, and index among those of all paths
     double factor;
 };
 
 template <class T> struct Product {
-    long out_ell;                // largest degree of the outcome
-    std::vector<long> paths;     // by degree of the outcome
-    std::vector<long> first_out; // place of the first path's first component
+    long out_ell;                // maximum degree of the output
+    std::vector<long> paths;     // number of paths per degree of the output
+    std::vector<long> first_out; // index of the first component of the first path
     std::vector<Map<T>> linear;
     struct Entry {
         int first, second;
         T factor;
     };
-    std::vector<Entry> entries;  // sorted by place
-    std::vector<int> begins;     // first entry of each place, and the end
+    std::vector<Entry> entries;  // sorted by output index
+    std::vector<int> begins;     // first entry of each output index, and the end
     long places = 0;
 
-    // Place (l3, m3, path) of the coupled components of an atom.
+    // Index (l3, m3, path) of the coupled components of an atom.
     long place(long l3, long m3, long path) const { return first_out[l3] + m3 * paths[l3] + path; }
 
 };
 
-// x / √(1 + mean square) of each atom over components and channels, and the factor.
+// x / √(1 + mean square), with the mean over components and channels of an atom, and the factor.
 template <class T>
 void soft_norm(long parts, long N, long ld, long channels, const T *x, T *y, T *factors) {
     for (long n = 0; n < N; ++n) {
@@ -173,7 +174,7 @@ void soft_norm(long parts, long N, long ld, long channels, const T *x, T *y, T *
     }
 }
 
-// The gradient by x of that by y, in place.
+// From the gradient of y to that of x, in place.
 template <class T>
 void soft_norm_back(long parts, long N, long ld, long channels, const T *y, const T *factors,
                     T *g) {
@@ -193,7 +194,7 @@ void soft_norm_back(long parts, long N, long ld, long channels, const T *y, cons
 
 template <class T> struct Layer {
     long out_ell;
-    bool inner; // not the first one
+    bool inner; // not the first layer
     long weights;
     Map<T> first, second, third, to_target, to_source, message, gate_in, gate_out, hidden, value;
     std::vector<Map<T>> project, basis, linear, skip;
@@ -201,12 +202,12 @@ template <class T> struct Layer {
     bool hidden_readout;
 };
 
-// What one thread needs for a chunk.
+// Working memory of one thread for a chunk.
 template <class T> struct Work {
     struct Kept {
         Buffer<T> u, mod, a1, s1, a2, s2, w;        // (edges, ...)
-        Buffer<T> at_target, at_source, project;    // (atoms, hidden), with the elements' part
-        Buffer<T> x, sent, h, h_factor;             // what enters: scalars, messages, tensors
+        Buffer<T> at_target, at_source, project;    // (atoms, hidden), including the element terms
+        Buffer<T> x, sent, h, h_factor;             // inputs: scalars, messages, tensors
         Buffer<T> sums, a, a_factor, fresh, s, g, g_slope, gates, read, read_slope;
         std::vector<Buffer<T>> coupled, b, b_normed, b_factor;
     };
@@ -234,7 +235,7 @@ template <class T> class ACE {
         update(arrays);
     }
 
-    // Takes new weights.
+    // Copies new weights.
     void update(const T *const *arrays) {
         std::lock_guard<std::mutex> lock(mutex);
         set_rows(embedding, s.elements, s.channels, *arrays++);
@@ -247,8 +248,9 @@ template <class T> class ACE {
     }
 
     // False if the edges are not sorted by target. With `back_values` (and `back_embeddings` or
-    // null), gradients by the weights of Σ back_values · values + Σ back_embeddings · embeddings go
-    // to `arrays`; else values, edge gradients and embeddings to the call's outputs.
+    // null), writes gradients of Σ back_values · values + Σ back_embeddings · embeddings with
+    // respect to the weights to `arrays`; otherwise values, edge gradients and embeddings to the
+    // outputs of the call.
     bool run(const Call<T> &call, const T *back_values = nullptr,
              const T *back_embeddings = nullptr, void *const *arrays = nullptr) {
         std::lock_guard<std::mutex> lock(mutex);
@@ -271,7 +273,7 @@ template <class T> class ACE {
                 short_of_memory = true;
             }
 #pragma omp ordered
-            if (arrays && !short_of_memory) // always in the same order
+            if (arrays && !short_of_memory) // in a fixed order, for reproducible sums
                 add(total_gradients, own.gradients(), sum());
         }
         if (short_of_memory)
@@ -400,14 +402,14 @@ template <class T> class ACE {
             product.linear[l3].shape(1, s.channels, product.paths[l3], s.channels, false, n);
     }
 
-    // gaunt_coefficients of equivariant.py: calls add(component of a, of b, m3, factor). Exact by
-    // Gauss's quadrature in z and equal weights in φ.
+    // gaunt_coefficients of equivariant.py: calls add(component of a, of b, m3, factor). Exact, by
+    // Gauss-Legendre quadrature in z and equal weights in φ.
     template <class F> static void couple(long l1, long l2, long l3, F add) {
         constexpr int count = 2 * MOST_ELL + 3, around = 2 * count;
         double sums[2 * MOST_ELL + 1][2 * MOST_ELL + 1][2 * MOST_ELL + 1] = {};
         for (int a = 0; a < count; ++a) {
             double z = std::cos(PI * (a + 0.75) / (count + 0.5)), slope = 0;
-            for (int step = 0; step < 50; ++step) { // Newton's, for the zero of P_count
+            for (int step = 0; step < 50; ++step) { // Newton's method for a root of P_count
                 double p = 1, before = 0;
                 for (int k = 0; k < count; ++k) {
                     const double next = ((2 * k + 1) * z * p - k * before) / (k + 1);
@@ -440,7 +442,7 @@ template <class T> class ACE {
                         add(l1 * l1 + i, l2 * l2 + j, k, sums[i][j][k] * scale);
     }
 
-    // Whole structures: no edge leaves a chunk.
+    // Chunks of whole structures, so that no edge connects two chunks.
     void make_chunks(const Call<T> &call, long N, long E) {
         chunks.clear();
         Chunk now{0, 0, 0, 0};
@@ -510,14 +512,14 @@ template <class T> class ACE {
                 const T sine = std::sin(angle), cosine = std::cos(angle);
                 rbf[e * R + r] = scale * u * sine;
                 slope[e * R + r] = scale * (du * sine + u * f / T(cutoff) * cosine);
-                wave[e * R + r] = scale * u * x * cosine; // derivative by the frequency
+                wave[e * R + r] = scale * u * x * cosine; // derivative w.r.t. the frequency
             }
             cut[e] = x * u, cut_slope[e] = u / T(cutoff) + x * du;
             harmonics<T>(s.ell, line.x, line.y, line.z, Y + e * MOST);
         }
     }
 
-    // h with its padding of components left out: components of degree l begin at row l² N.
+    // h without padding of components: components of degree l start at row l² N.
     void forth(Work<T> &w, long t, long N, long E, const int64_t *source, long shift,
                const int64_t *numbers) {
         Layer<T> &layer = layers[t];
@@ -622,7 +624,7 @@ template <class T> class ACE {
             }
     }
 
-    // y of a degree = its linear map of x, degree after degree.
+    // y = linear map of x, for each degree.
     static void tensor_forth(const std::vector<Map<T>> &maps, long N, const T *x, T *y, bool add) {
         for (size_t l = 0; l < maps.size(); ++l) {
             T *to = y + l * l * N * maps[l].out;
@@ -672,7 +674,7 @@ template <class T> class ACE {
                       long kept) {
         const bool last = t == s.interactions - 1;
         auto &next = w.layers[last ? t : t + 1];
-        // The last layer's scalars go to a buffer of their own.
+        // The scalars of the last layer have a separate buffer.
         T *x = (last ? w.x_last : next.x).get(N * K), *scalars = own.s.get(N * K);
         T *fresh = own.fresh();
         for (long i = 0; i < N * K; i += W<T>)
@@ -754,7 +756,7 @@ template <class T> class ACE {
                     }
             }
     }
-    // Adds to ga and gb, which may be one.
+    // Adds to ga and gb, which may be the same array.
     void couple_back(const Product<T> &product, long N, const T *a, const T *b, const T *g, T *ga,
                      T *gb) {
         V<T> left[MOST], right[MOST], g_left[MOST], g_right[MOST];
@@ -788,9 +790,9 @@ template <class T> class ACE {
             }
     }
 
-    // ---- the way back ----
+    // ---- backward pass ----
 
-    // In: gx by the layer's outgoing scalars, gh by its outgoing tensors. Out: those by what came in.
+    // In: gradients gx and gh of the output scalars and tensors of the layer. Out: of its inputs.
     void back(Work<T> &w, long t, long N, long E, const int64_t *source, long shift,
               const int64_t *numbers, const T *unit, const T *taps, long width, bool learn) {
         Layer<T> &layer = layers[t];
@@ -857,7 +859,7 @@ template <class T> class ACE {
         layer.hidden.back(N, g, gx, true);
     }
 
-    // gx by the scalars that leave becomes that by those that enter.
+    // Turns gx from the gradient of the output scalars into that of the input scalars.
     void update_back(Work<T> &w, Layer<T> &layer, typename Work<T>::Kept &own, long t, long N,
                      long kept, T *gx, T *g_fresh, T *grads) {
         const bool last = t == s.interactions - 1;
@@ -923,7 +925,7 @@ template <class T> class ACE {
         }
     }
 
-    // The way back of `gather`; weights become the gradients by them.
+    // Backward pass of `gather`; overwrites weights with their gradients.
     template <int L>
     void scatter(Work<T> &w, Layer<T> &layer, typename Work<T>::Kept &own, long N,
                  const int64_t *source, long shift) {
@@ -989,13 +991,13 @@ template <class T> class ACE {
         const T *gw = own.w();
         T *g = w.g_mod.get(E * H), *g2 = own.mod.get(E * H); // mod is needed until g2 is written
         layer.third.learn(E, own.a2(), gw, grads);
-        layer.third.back(E, gw, own.a2(), false, own.s2()); // by what σ is taken of
+        layer.third.back(E, gw, own.a2(), false, own.s2()); // of the argument of σ
         layer.second.learn(E, own.a1(), own.a2(), grads);
         layer.second.back(E, own.a2(), own.a1(), false, own.s1());
         for (long i = 0; i < E * H; i += W<T>) {
             const V<T> outer = load(own.a1() + i), mod = load(g2 + i);
-            store(g + i, outer * load(own.u() + i)); // by mod
-            store(g2 + i, outer * mod);              // by u
+            store(g + i, outer * load(own.u() + i)); // of mod
+            store(g2 + i, outer * mod);              // of u
         }
         layer.first.learn(E, w.rbf(), g2, grads);
         layer.first.back(E, g2, w.g_rbf(), true);
@@ -1054,7 +1056,7 @@ template <class T> class ACE {
             }
     }
 
-    // Gradients by edge vectors, elements and frequencies.
+    // Gradients of edge vectors, element embeddings and frequencies.
     void finish(Work<T> &w, const Call<T> &call, const Chunk &part, const int64_t *numbers,
                 bool learn) {
         if (learn) {

@@ -1,10 +1,10 @@
-// Values of DimeNet++ and their gradient by the edge vectors: what lkm_calc/models/dimenetpp.py
-// computes and torch's autograd derives, written out for the caches of a processor.
+// DimeNet++ and its gradient with respect to the edge vectors: a cache-friendly implementation of
+// lkm_calc/models/dimenetpp.py with a hand-written backward pass.
 //
-// Edges are sorted by target. They are taken in tiles of a few dozen rows, whole atoms each, and
-// every tile goes through a whole interaction while it is in the cache; the only thing that tiles
-// exchange is the angular sums of an edge and of its reverse. The way back is derived by hand. It
-// follows the gradient by the activations alone: what each activation's slope was is kept.
+// Edges are sorted by target. They are processed in tiles of a few dozen rows of whole atoms, and
+// a tile passes through a whole interaction while it is in the cache; tiles only exchange the
+// angular sums of an edge and its reverse. For the backward pass, only the derivatives of the
+// activations are stored.
 
 #include "shared/bases.hpp"
 #include "shared/edges.hpp"
@@ -34,7 +34,7 @@ template <class T> struct Output {
     Buffer<T> value;
 };
 
-// What an interaction leaves for the way back, (edges, width) each.
+// What an interaction stores for the backward pass, (edges, width) each.
 template <class T> struct Kept {
     Buffer<T> m, a, x, ji, kj, down, up, dense, sums;
     std::vector<Buffer<T>> residual;
@@ -49,7 +49,7 @@ template <class T> class DimeNet {
         : s(sizes), cutoff(lengths[0]) {
         const long H = s.hidden, C = s.triplet, O = s.output, R = s.radial, L = s.degrees;
         Hp = padded<T>(H), Cp = padded<T>(C), Op = padded<T>(O), Rp = padded<T>(R);
-        // Wide enough for a whole vector from the first column of the last degree on.
+        // Wide enough for a whole vector starting at the first column of the last degree.
         LRp = padded<T>((L - 1) * R + Rp);
         LMp = padded<T>((L - 1) * (L - 1) + padded<T>(2 * L - 1));
         auto next = [&]() { return *arrays++; };
@@ -125,7 +125,7 @@ template <class T> class DimeNet {
     std::vector<Output<T>> outputs;
     T tops[MAX_DEGREES], rising[MAX_DEGREES][MAX_DEGREES], falling[MAX_DEGREES][MAX_DEGREES];
 
-    // What follows belongs to one call.
+    // Data of one call.
     std::mutex mutex;
     long N = 0, E = 0;
     int threads = 1;
@@ -137,20 +137,20 @@ template <class T> class DimeNet {
     Tiles tiles;
     long neighbours = 0; // the most edges into an atom
     std::vector<Kept<T>> kept;
-    // By edge: the bases, their derivatives by distance, and the gradients by them.
+    // Per edge: bases, their derivatives with respect to distance, gradients with respect to them.
     Buffer<T> rbf, rbf_slope, radial, radial_slope, harmonics, to_rbf, to_radial, to_harmonics;
     Buffer<T> embed_slope, message_slope, to_m;
-    Buffer<T> exchanged[2]; // angular sums, or gradients by them, which reverse edges exchange
-    std::vector<Buffer<T>> to_t; // gradients by the sums of messages, by atom
+    Buffer<T> exchanged[2]; // angular sums or their gradients, exchanged between reverse edges
+    std::vector<Buffer<T>> to_t; // gradients with respect to the sums of messages, per atom
     Buffer<T> t_sums;
     struct Scratch {
         Buffer<T> h, u, v, s, x, terms, sums, turned, by_parts, part, a, b;
         std::vector<Buffer<T>> slopes;
     };
-    std::vector<Scratch> scratch; // a thread each
+    std::vector<Scratch> scratch; // one per thread
 
     // The addition theorem Y_l0(α) = √(4π/(2l+1)) Σ_m Y_lm(û_kj) Y_lm(û_ji), its factor and that of
-    // û_ji = −(direction of the edge i → j) taken into the weights.
+    // û_ji = −(direction of the edge i → j) included in the weights.
     void set_angular(Interaction<T> &one, const T *weight) {
         const long C = s.triplet, R = s.radial, L = s.degrees;
         T *forth = one.angular.get(L * R * Cp), *back = one.angular_back.get(L * C * Rp);
@@ -164,10 +164,10 @@ template <class T> class DimeNet {
                 }
         }
     }
-    // Σ_m Y_lm(û)², by which the edge's own term is taken out of the sum.
+    // Σ_m Y_lm(û)², used to remove the self-term of the edge (k = i) from the sum.
     static double opposite(long l) { return (2 * l + 1) / (4 * PI); }
 
-    // Of the normalised associated Legendre functions, as SphericalHarmonics in basis.py.
+    // Coefficients of normalised associated Legendre functions, as SphericalHarmonics in basis.py.
     void set_recurrences() {
         double top = std::sqrt(1 / (4 * PI));
         for (int l = 0; l < s.degrees; ++l) {
@@ -228,8 +228,8 @@ template <class T> class DimeNet {
         return {&layer.residual[2 * which], &k.residual[2 * which], e0, Hp};
     }
 
-    // Messages m_b of a tile, its atoms' sums t_b of them and, but for the last, the angular sums
-    // that the next interaction needs.
+    // Messages m_b of a tile, their sums t_b over its atoms and, except for the last, the angular
+    // sums for the next interaction.
     void forth(long t, long b) {
         const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1];
         const long e0 = first[a0], rows = first[a1] - e0;
@@ -308,7 +308,7 @@ template <class T> class DimeNet {
         }
     }
 
-    // Given the gradients by those sums, that by x into own.x, and those by the bases added.
+    // Backward pass of these sums: writes the gradient of x to own.x, adds gradients of the bases.
     void angular_back(const Interaction<T> &layer, Kept<T> &k, long atom, Scratch &own,
                       const T *to_sums, T *to_x) {
         const long e = first[atom], n = first[atom + 1] - e, L = s.degrees, C = s.triplet;
@@ -341,13 +341,13 @@ template <class T> class DimeNet {
             T *to_r = to_radial() + e * LRp + l * s.radial;
             multiply<T>(n, Rp, C, to_terms, Cp, 1, layer.angular_back() + l * C * Rp, Rp,
                         added(to_r, LRp));
-            // What whole vectors write into the columns of the next degrees, these overwrite.
+            // Whole vectors also write to the columns of the next degrees, which overwrite them.
             multiply<T>(n, padded<T>(2 * l + 1), C, q, Cp, 1, turned + l * l, LMp,
                         plus<T>(to_y + l * l, LMp, by_parts + l * l, LMp));
         }
     }
 
-    // Some atoms' values of output block b, and the gradients of their sum by t.
+    // Values of output block b for some atoms, and gradients of their sum with respect to t.
     void energy(long b, long i, long rows) {
         const Output<T> &block = outputs[b];
         Scratch &own = scratch[thread()];
@@ -368,8 +368,8 @@ template <class T> class DimeNet {
         block.up.back.times(rows, stack.back(rows, x, y), Op, {to_t[b]() + i * Hp, Hp});
     }
 
-    // From the gradient by m_(b+1) to that by m_b: through the first half of interaction b, output
-    // block b and the second half of interaction b − 1, whose angular sums get theirs.
+    // From the gradient of m_(b+1) to that of m_b: back through the first half of interaction b,
+    // output block b and the second half of interaction b − 1, including its angular sums.
     void back(long t, long b) {
         const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1];
         const long e0 = first[a0], rows = first[a1] - e0;
@@ -427,7 +427,7 @@ template <class T> class DimeNet {
 
     Line<T> line(long e) const { return Line<T>(vectors + 3 * e); }
 
-    // Bases of a tile's edges and their derivatives by distance, as in basis.py.
+    // Bases for the edges of a tile and derivatives with respect to distance, as in basis.py.
     void geometry(long e0, long rows) {
         for (long e = e0; e < e0 + rows; ++e) {
             const T d = line(e).distance;
@@ -445,7 +445,7 @@ template <class T> class DimeNet {
         }
     }
 
-    // Y_lm = q[l][m] c[m] and q[l][m] s[m] of some edges side by side, as in basis.py: polynomials
+    // Y_lm = q[l][m] c[m] and q[l][m] s[m] of several edges at once, as in basis.py: polynomials
     // in z, and the real and imaginary parts of (x + iy)^m.
     struct Harmonics {
         const long e, lanes, LMp;
@@ -486,7 +486,7 @@ template <class T> class DimeNet {
         }
     };
 
-    // From the gradients by the bases to those by the edges' vectors.
+    // From gradients with respect to the bases to those with respect to the edge vectors.
     void geometry_back(long e0, long rows) {
         const T *to_y = to_harmonics();
         for (long e = e0; e < e0 + rows; e += W<T>) {

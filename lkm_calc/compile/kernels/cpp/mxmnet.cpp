@@ -1,13 +1,13 @@
-// Values of MXMNet and their gradient by the edge vectors: what lkm_calc/models/mxmnet.py computes
-// and torch's autograd derives, written out for the caches of a processor.
+// MXMNet and its gradient with respect to the edge vectors: a cache-friendly implementation of
+// lkm_calc/models/mxmnet.py with a hand-written backward pass.
 //
-// What the geometry alone determines, weights of messages and of angles, is made for all layers at
-// once before them, and the gradients by it are led to the vectors at once after them. An edge has
-// the length of its reverse: the weights of messages are made once a pair of edges, and the
-// gradient by the length is shared by the two. Between, atoms are taken in tiles with the edges
-// into them, which are sorted by target. The way back is derived by hand. It follows the gradient
-// by the activations alone: what each activation's slope was is kept, but for the messages of the
-// global graph, which are cheaper to make again than to keep.
+// Weights of messages and angles depend only on the geometry. They are computed for all layers
+// first, and their gradients are propagated to the edge vectors for all layers at the end. Weights
+// of messages are computed once per pair of edges, because an edge and its reverse have the same
+// length, and the gradient of the length is divided between the two. In the layers, atoms are
+// processed in tiles with the edges into them, which are sorted by target. Derivatives of
+// activations are stored, except those of messages of the global graph, which are cheaper to
+// recompute.
 
 #include "shared/interface.hpp"
 #include "shared/multiplex.hpp"
@@ -24,18 +24,18 @@ struct Sizes {
 };
 
 template <class T> struct Update {
-    Dense<T> mlp, residual[6]; // two for each residual layer
+    Dense<T> mlp, residual[6]; // two per residual layer
 };
 template <class T> struct GlobalPass {
     Dense<T> mlp;
-    Dense<T> ends;  // what target and source give a message
-    Dense<T> edges; // what the edge gives it, and the gate
+    Dense<T> ends;  // contributions of target and source to a message
+    Dense<T> edges; // contribution of the edge, and the gate
     Update<T> update;
 };
 template <class T> struct LocalPass {
     Dense<T> mlp;
-    Dense<T> ends;  // likewise for messages to keep and messages to send
-    Dense<T> edges; // likewise, and three gates
+    Dense<T> ends;  // the same for messages to keep and messages to send
+    Dense<T> edges; // the same, and three gates
     Dense<T> again;
     Dense<T> hops[2][2]; // of two-hop angles, of one-hop angles
     Update<T> update;
@@ -51,23 +51,23 @@ template <class T> struct Layer {
     Head<T> head;
 };
 
-// Slopes of an update, (atoms, width) each.
+// Derivatives of the activations of an update, (atoms, width) each.
 template <class T> struct Slopes {
     Buffer<T> mlp, residual[6];
 };
-// Of angles of a kind the weights, later the gradients by them, and slopes.
+// Weights of one kind of angles, later their gradients, and derivatives of activations.
 template <class T> struct Hop {
     Buffer<T> weight, hidden, out;
 };
-// What a layer leaves for the way back.
+// What a layer stores for the backward pass.
 template <class T> struct Kept {
-    Buffer<T> edges;                           // by pair, later the gradients by them
-    Buffer<T> mlp, ends[2], local_mlp, to_out; // by atom
-    Slopes<T> update, local_update;            // by atom
-    Buffer<T> local_edges;                     // by local pair
-    Buffer<T> m, m_slope, again, again_slope;  // by local edge: [to keep ‖ to send]
-    Buffer<T> to_edges;                        // by local edge
-    Hop<T> hops[2];                            // by angle
+    Buffer<T> edges;                           // per pair, later their gradients
+    Buffer<T> mlp, ends[2], local_mlp, to_out; // per atom
+    Slopes<T> update, local_update;            // per atom
+    Buffer<T> local_edges;                     // per local pair
+    Buffer<T> m, m_slope, again, again_slope;  // per local edge: [to keep ‖ to send]
+    Buffer<T> to_edges;                        // per local edge
+    Hop<T> hops[2];                            // per angle
 };
 
 template <class T> class MXMNet {
@@ -79,7 +79,7 @@ template <class T> class MXMNet {
         const double cutoff = lengths[0], local_cutoff = lengths[1];
         Hp = padded<T>(H), Rp = padded<T>(R), Fp = padded<T>(F);
         auto next = [&]() { return *arrays++; };
-        // Layers side by side, parts of the outcome.
+        // Layers evaluated together, parts of the output.
         auto dense = [&](Dense<T> &layer, long parts, long in, bool bias = true) {
             const T *weight = next();
             layer.set(parts, H, 1, in, weight, bias ? next() : nullptr);
@@ -119,9 +119,9 @@ template <class T> class MXMNet {
         kept.resize(s.layers);
     }
 
-    // False if edges, local edges or angles are not sorted by where they lead.
+    // False if edges, local edges or angles are not sorted by their targets.
     bool run(const Call<T> &call) {
-        std::lock_guard<std::mutex> lock(mutex); // the buffers are the model's
+        std::lock_guard<std::mutex> lock(mutex); // buffers are shared by all calls of the model
         N = call.counts[0], E = call.counts[1], L = call.counts[3], A = call.counts[5];
         threads = int(call.counts[2]);
         numbers = call.numbers, source = call.source, target = call.target, reverse = call.reverse;
@@ -140,11 +140,11 @@ template <class T> class MXMNet {
         tiles.set(local_first, TILE, ATOMS);
         make_room();
         using Step = void (MXMNet::*)(long, long);
-        // A step for every tile of so many rows.
+        // Runs a step for every tile of a number of rows.
         auto each = [&](long rows, Step step) {
             for_tiles(rows, TILE, threads, [&](long row, long n) { (this->*step)(row, n); });
         };
-        // A step of a layer for every tile of atoms.
+        // Runs a step of a layer for every tile of atoms.
         auto atoms = [&](long b, Step step) {
             for_each(tiles.count(), threads, [&](long t) { (this->*step)(t, b); });
         };
@@ -187,7 +187,7 @@ template <class T> class MXMNet {
     Dense<T> to_angle[2]; // of two-hop angles, of one-hop angles
     std::vector<Layer<T>> layers;
 
-    // What follows belongs to one call.
+    // Data of one call.
     std::mutex mutex;
     long N = 0, E = 0, L = 0, A = 0;
     int threads = 1;
@@ -203,18 +203,18 @@ template <class T> class MXMNet {
     std::vector<long> first, local_first, angle_first;
     Tiles tiles; // of atoms by their local edges
     std::vector<Kept<T>> kept;
-    Buffer<T> to_edges;             // by pair: gradient by the messages' parts
-    Buffer<T> radial, radial_slope; // by local pair
-    // By angle: slopes of the features, gradients by the sender's length and by the cosine.
+    Buffer<T> to_edges;             // per pair: gradients of the contributions to messages
+    Buffer<T> radial, radial_slope; // per local pair
+    // Per angle: derivatives of the features, gradients of the length of the sender and the cosine.
     Buffer<T> angle_slope[2], to_sender, to_cosine;
-    // By atom: features before and in a pass, what the ends give local messages, gradients.
+    // Per atom: features before and in a pass, contributions to local messages, gradients.
     Buffer<T> h, x, local_ends, to_h, to_before;
-    Buffer<T> to_message; // by edge
-    Buffer<T> exchanged;  // by local edge: sums over two-hop angles, or gradients by them
+    Buffer<T> to_message; // per edge
+    Buffer<T> exchanged;  // per local edge: sums over two-hop angles, or their gradients
     struct Scratch {
         Buffer<T> u, v, ends, parts, sent, to_sent, f, sbf, slopes[HEAD];
     };
-    std::vector<Scratch> scratch; // a thread each
+    std::vector<Scratch> scratch; // one per thread
 
     void make_room() {
         const long P = pairs.size(), Q = local_pairs.size();
@@ -259,9 +259,9 @@ template <class T> class MXMNet {
     Line<T> line(long e) const { return Line<T>(vectors + 3 * e); }
     Line<T> local_line(long e) const { return line(local[e]); }
 
-    // ---- what the geometry determines -----------------------------------------------------------
+    // ---- functions of the geometry --------------------------------------------------------------
 
-    // Of a tile of pairs what it gives the global messages of every layer.
+    // Contributions of a tile of pairs to the global messages of every layer.
     void edges_forth(long p0, long rows) {
         Scratch &own = scratch[thread()];
         T *e = own.v();
@@ -290,7 +290,7 @@ template <class T> class MXMNet {
         }
     }
 
-    // Of a tile of local pairs what it gives the local messages of every layer, and the radial
+    // Contributions of a tile of local pairs to the local messages of every layer, and the radial
     // basis of the angles.
     void local_edges_forth(long q0, long rows) {
         Scratch &own = scratch[thread()];
@@ -370,11 +370,11 @@ template <class T> class MXMNet {
         }
     }
 
-    // The gradients by the local edges' vectors, added.
+    // Adds the gradients with respect to the vectors of local edges.
     void local_vectors_back(long t, long) {
         Scratch &own = scratch[thread()];
         const long e0 = local_first[tiles.atom[t]], e1 = local_first[tiles.atom[t + 1]];
-        T *to = own.parts(); // by length and direction
+        T *to = own.parts(); // gradients of length and direction
         std::fill_n(to, (e1 - e0) * 4, T(0));
         for (long b = e0; b < e1; ++b) {
             const Line<T> end = local_line(b);
@@ -404,7 +404,7 @@ template <class T> class MXMNet {
         return {&layer.residual[2 * which], &slopes.residual[2 * which], a0, Hp};
     }
 
-    // Update of z with the features before, whose place may be that of the outcome; z is used up.
+    // Update of z with the features before, which may be overwritten by the output; z is destroyed.
     void update(const Update<T> &layer, Slopes<T> &slopes, long a0, long rows, T *z,
                 const T *before, T *out) {
         T *u = scratch[thread()].u();
@@ -413,7 +413,7 @@ template <class T> class MXMNet {
         residual(layer, slopes, 1, a0).forth(rows, out, u);
         residual(layer, slopes, 2, a0).forth(rows, out, u);
     }
-    // From the gradient by the outcome to that by z, in place, and that by the features before.
+    // From the gradient of the output to that of z, in place, and that of the features before.
     void update_back(const Update<T> &layer, Slopes<T> &slopes, long a0, long rows, T *g) {
         Scratch &own = scratch[thread()];
         T *u = own.u(), *v = own.v();
@@ -434,7 +434,7 @@ template <class T> class MXMNet {
         start(0, a0, a1 - a0);
     }
 
-    // What the first messages of a layer are made of, from h.
+    // Contributions of atoms to the first messages of a layer, from h.
     void start(long b, long a0, long rows) {
         const GlobalPass<T> &layer = layers[b].global;
         T *z = x() + a0 * Hp;
@@ -442,7 +442,7 @@ template <class T> class MXMNet {
         layer.ends.forth.times(rows, z, Hp, {kept[b].ends[0]() + a0 * 2 * Hp, 2 * Hp});
     }
 
-    // The sums of x and the messages of a tile's atoms.
+    // Sums of x and the messages for the atoms of a tile.
     void messages(long b, int which, long a0, long rows, T *sum) {
         const T *ends = kept[b].ends[which](), *edges = kept[b].edges();
         std::copy_n(x() + a0 * Hp, rows * Hp, sum);
@@ -450,8 +450,8 @@ template <class T> class MXMNet {
             message_sum(first[i], first[i + 1], source, pairs, ends, edges, ends + i * 2 * Hp, Hp,
                         sum);
     }
-    // Given the gradients by the atoms' sums, in to_h, those by the messages before the activation,
-    // and those by what the pairs give them, which replace it after the first messages.
+    // From the gradients of the sums, in to_h, to those of the messages before the activation and
+    // of the contributions of pairs, which are overwritten after the first messages.
     void pairs_back(long b, int which, long p0, long rows) {
         const T *ends = kept[b].ends[which](), *g = to_h();
         for (long p = p0; p < p0 + rows; ++p) {
@@ -462,7 +462,7 @@ template <class T> class MXMNet {
                           which == 1 ? second : edge, which == 1 ? nullptr : second);
         }
     }
-    // From the gradients by a tile's messages to those by its atoms' features, added to to_h.
+    // From the gradients of the messages of a tile to those of its atoms, added to to_h.
     void ends_back(long b, long a0, long rows) {
         T *ends = scratch[thread()].ends(), *g = to_h() + a0 * Hp;
         for (long i = a0; i < a0 + rows; ++i)
@@ -480,7 +480,7 @@ template <class T> class MXMNet {
         layer.ends.forth.times(rows, z, Hp, {kept[b].ends[1]() + a0 * 2 * Hp, 2 * Hp});
     }
 
-    // The last messages of the global graph, and what the ends give the local ones.
+    // The last messages of the global graph, and contributions of atoms to the local ones.
     void second_message(long t, long b) {
         const long a0 = tiles.atom[t], rows = tiles.atom[t + 1] - a0;
         const LocalPass<T> &layer = layers[b].local;
@@ -496,7 +496,7 @@ template <class T> class MXMNet {
         update_back(layers[b].global.update, kept[b].update, a0, rows, to_h() + a0 * Hp);
     }
 
-    // To the gradient by the features before a layer.
+    // Gradient of the features before a layer.
     void start_back(long b, long a0, long rows) {
         T *g = to_h() + a0 * Hp, *v = scratch[thread()].v();
         ends_back(b, a0, rows);
@@ -506,24 +506,24 @@ template <class T> class MXMNet {
 
     // ---- the local graph ------------------------------------------------------------------------
 
-    // Of gate 0, 1 or 2 the row of a local edge.
+    // Row of a local edge in gate 0, 1 or 2.
     const T *gate(long b, long e, int which) const {
         return kept[b].local_edges() + (local_pairs.of[e] * 5 + 2 + which) * Hp;
     }
 
-    // What a tile's edges send through a gate.
+    // Gated messages to send of the edges of a tile.
     void send(long b, const T *parts, int which, long e0, long e1, T *sent) const {
         for (long e = e0; e < e1; ++e)
             product(1, Hp, parts + (2 * e + 1) * Hp, Hp, gate(b, e, which), Hp,
                     sent + (e - e0) * Hp, Hp);
     }
-    // Σ_a sent_a ⊙ weight_ab for an edge b, added.
+    // Adds Σ_a sent_a ⊙ weight_ab for an edge b.
     void angle_sum(const T *weight, long b, long e0, const T *sent, T *to) const {
         for (long k = angle_first[b]; k < angle_first[b + 1]; ++k)
             product(1, Hp, sent + (sender[k] - e0) * Hp, Hp, weight + k * Hp, Hp, to, Hp, true);
     }
-    // Given the gradient by that sum, those by the weights, in their place, and what it adds to
-    // those by what is sent.
+    // From the gradient of this sum to those of the weights, which are overwritten, and of the sent
+    // messages, which are accumulated.
     void angle_sum_back(T *weight, long b, long e0, const T *sent, const T *g, T *to_sent) const {
         for (long k = angle_first[b]; k < angle_first[b + 1]; ++k) {
             const long a = (sender[k] - e0) * Hp;
@@ -531,7 +531,7 @@ template <class T> class MXMNet {
             product(1, Hp, g, Hp, sent + a, Hp, weight + k * Hp, Hp);
         }
     }
-    // From the gradients by what is sent to those by the gate and by the messages.
+    // From the gradients of the sent messages to those of the gate and the messages.
     void send_back(long b, const T *parts, int which, long e0, long e1, const T *to_sent,
                    T *to_parts, long ld) const {
         for (long e = e0; e < e1; ++e) {
@@ -542,7 +542,7 @@ template <class T> class MXMNet {
         }
     }
 
-    // First messages of a tile's local edges, and what angles at their atom give the reverses.
+    // First messages of the local edges of a tile, and two-hop sums of their reverse edges.
     void two_hop(long t, long b) {
         const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1];
         const long e0 = local_first[a0], e1 = local_first[a1];
@@ -564,7 +564,7 @@ template <class T> class MXMNet {
             angle_sum(k.hops[0].weight(), e, e0, own.sent(), exchanged() + e * Hp);
     }
 
-    // The messages that hear of both kinds of angle, their sums, and the layer's outcome.
+    // Messages that depend on both kinds of angles, their sums, and the output of the layer.
     void one_hop(long t, long b) {
         const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1];
         const long e0 = local_first[a0], e1 = local_first[a1];
@@ -591,7 +591,7 @@ template <class T> class MXMNet {
             start(b + 1, a0, a1 - a0);
     }
 
-    // A layer's values, embeddings, and the gradients of the values' sum by the features.
+    // Values and embeddings of a layer, and gradients of the sum of the values.
     void read(long b, long a0, long rows) {
         const Head<T> &head = layers[b].head;
         Scratch &own = scratch[thread()];
@@ -611,7 +611,7 @@ template <class T> class MXMNet {
         stack.back(rows, u, v, &to_out);
     }
 
-    // From the gradient by the layer's outcome to those by the messages that hear of two-hop
+    // From the gradient of the output of the layer to those of the messages that depend on two-hop
     // angles.
     void one_hop_back(long t, long b) {
         const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1];
@@ -643,7 +643,7 @@ template <class T> class MXMNet {
         layer.again.back.times(e1 - e0, parts, 2 * Hp, {exchanged() + e0 * Hp, Hp});
     }
 
-    // To the gradients by the first messages before the activation.
+    // Gradients of the first messages before the activation.
     void two_hop_back(long t, long b) {
         const long e0 = local_first[tiles.atom[t]], e1 = local_first[tiles.atom[t + 1]];
         Scratch &own = scratch[thread()];
@@ -660,7 +660,7 @@ template <class T> class MXMNet {
         product(e1 - e0, 2 * Hp, to_m, 5 * Hp, k.m_slope() + e0 * 2 * Hp, 2 * Hp, to_m, 5 * Hp);
     }
 
-    // To the gradient by the features before the local pass.
+    // Gradient of the features before the local pass.
     void local_ends_back(long t, long b) {
         const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], rows = a1 - a0;
         const LocalPass<T> &layer = layers[b].local;

@@ -1,12 +1,12 @@
-// Values of PAMNet and their gradient by the edge vectors: what lkm_calc/models/pamnet.py computes
-// and torch's autograd derives, written out for the caches of a processor.
+// PAMNet and its gradient with respect to the edge vectors: a cache-friendly implementation of
+// lkm_calc/models/pamnet.py with a hand-written backward pass.
 //
-// What the passes take from edges and angles depends on distances and cosines alone. It is made
-// for all passes first, in tiles of a few dozen rows, and once for a pair: an edge and its reverse
-// are as long. The passes then are layers of atoms and sums over edges and angles. The way back is
-// derived by hand: the gradients by what edges and angles gave take its place, and go back to
-// distances and cosines in the end. What each activation's slope was is kept, but those of
-// messages, which are made anew.
+// Edge and angle features depend only on distances and cosines. They are computed first, for all
+// passes, in tiles of a few dozen rows, and once per pair, because an edge and its reverse have the
+// same length. The passes then consist of dense layers on atoms and sums over edges and angles. In
+// the backward pass, gradients overwrite the edge and angle features and are finally propagated to
+// distances and cosines. Derivatives of activations are stored, except those of messages, which are
+// recomputed.
 
 #include "shared/interface.hpp"
 #include "shared/multiplex.hpp"
@@ -29,27 +29,27 @@ struct Sizes {
 // The weights of a global or local pass.
 template <class T> struct Pass {
     Dense<T> mlp;
-    Dense<T> ends;  // what atoms give as targets of messages, then as sources
-    Dense<T> edges; // what edges give to messages, then the gates
+    Dense<T> ends;  // contributions of target atoms to messages, then of source atoms
+    Dense<T> edges; // contributions of edges to messages, then the gates
     Dense<T> angles[2];
     Dense<T> update[UPDATE], head[HEAD];
     Buffer<T> value, score;
     T bias = 0;
 };
 
-// What it leaves for the way back: the slopes of activations, and what the sums are made of.
+// What a pass stores for the backward pass: derivatives of activations and summands.
 template <class T> struct Kept {
     Buffer<T> mlp, update[UPDATE], head[HEAD], ends;
-    Buffer<T> edges;   // by pair; then the gradients by them
-    Buffer<T> weights; // by angle; then the gradients by them before the activation
+    Buffer<T> edges;   // per pair; later their gradients
+    Buffer<T> weights; // per angle; later their gradients before the activation
     Buffer<T> inner, outer, messages;
-    Buffer<T> values, scores; // then the gradients by them
+    Buffer<T> values, scores; // later their gradients
 };
 
 // The edges of one of the two graphs, sorted by target.
 template <class T> struct Edges {
-    std::vector<long> row, source, target, reverse; // the row is that among all edges
-    std::vector<long> first;                        // into each atom, and one past the last
+    std::vector<long> row, source, target, reverse; // row: index among all edges
+    std::vector<long> first;                        // first edge into each atom, and the end
     Pairs pairs;
     PairFeatures<T> features;
 
@@ -67,7 +67,7 @@ template <class T> class PAMNet {
         Hp = padded<T>(H), Rp = padded<T>(R), Sp = padded<T>(S);
         kinds = s.two_hop ? 2 : 1;
         auto next = [&]() { return *arrays++; };
-        // Layers side by side, parts of the outcome.
+        // Layers evaluated together, parts of the output.
         auto dense = [&](Dense<T> &layer, long parts, long in, bool bias = true) {
             const T *weight = next();
             layer.set(parts, H, 1, in, weight, bias ? next() : nullptr);
@@ -103,7 +103,7 @@ template <class T> class PAMNet {
 
     // False if the edges are not sorted by target.
     bool run(const Call<T> &call) {
-        std::lock_guard<std::mutex> lock(mutex); // the buffers are the model's
+        std::lock_guard<std::mutex> lock(mutex); // buffers are shared by all calls of the model
         N = call.counts[0], E = call.counts[1], threads = int(call.counts[2]);
         vectors = call.vectors, values = call.values, gradient = call.gradient;
         embeddings = call.embeddings;
@@ -158,25 +158,25 @@ template <class T> class PAMNet {
     std::vector<Pass<T>> passes;
     Legendre<T> legendre;
 
-    // What follows belongs to one call.
+    // Data of one call.
     std::mutex mutex;
     long N = 0, E = 0, angles = 0, neighbours = 0; // the most local edges into an atom
     int threads = 1;
     const double *vectors = nullptr;
     T *values = nullptr, *embeddings = nullptr;
     double *gradient = nullptr;
-    std::vector<long> first_angle;      // at each atom
-    std::vector<long> sender, receiver; // local edges of an angle
+    std::vector<long> first_angle;      // first angle at each atom
+    std::vector<long> sender, receiver; // the two local edges of an angle
     std::vector<Kept<T>> kept;
-    Buffer<T> radial, radial_slope;                // by local pair
-    Buffer<T> feature_slope, to_length, to_cosine; // by angle; by the length of its sender
-    Buffer<T> two_hop_sums;                        // by local edge
-    Buffer<T> to_messages, to_gates; // by edge of the pass's graph; messages before activation
-    Buffer<T> state, middle, to_state, to_middle; // by atom
+    Buffer<T> radial, radial_slope;                // per local pair
+    Buffer<T> feature_slope, to_length, to_cosine; // per angle; to_length is for its sender
+    Buffer<T> two_hop_sums;                        // per local edge
+    Buffer<T> to_messages, to_gates; // per edge; gradients of messages before the activation
+    Buffer<T> state, middle, to_state, to_middle; // per atom
     struct Scratch {
         Buffer<T> h, u, v, basis, ends, carried, to_carried, to_sums;
     };
-    std::vector<Scratch> scratch; // a thread each
+    std::vector<Scratch> scratch; // one per thread
 
     static bool is_local(long p) { return p % 2; }
     // A local edge has one message for other edges and one for its target.
@@ -185,7 +185,7 @@ template <class T> class PAMNet {
 
     Scratch &own() { return scratch[thread()]; }
 
-    // work(first row, rows) for every tile.
+    // Calls work(first row, rows) for every tile.
     template <class F> void tiles(long rows, long tile, F work) {
         for_tiles(rows, tile, threads, work);
     }
@@ -224,7 +224,7 @@ template <class T> class PAMNet {
         }
         angles = long(sender.size());
     }
-    // Both edges of a pair or none, should their lengths differ in the last bit.
+    // Includes both edges of a pair or neither, even if their lengths differ in the last bit.
     bool is_short(long e, long back) const {
         const auto square = [this](long k) {
             const double *v = vectors + 3 * k;
@@ -277,7 +277,7 @@ template <class T> class PAMNet {
 
     Line<T> line(const Edges<T> &g, long k) const { return Line<T>(vectors + 3 * g.row[k]); }
 
-    // ---- what edges and angles give -------------------------------------------------------------
+    // ---- edge and angle features ----------------------------------------------------------------
 
     void pairs_forth(long which, long p0, long rows) {
         Edges<T> &g = graph(which);
@@ -308,7 +308,7 @@ template <class T> class PAMNet {
         return {legendre, s.degrees, line(local, sender[q]), line(local, receiver[q])};
     }
 
-    // Rows of one-hop and two-hop angles take turns.
+    // Rows of one-hop and two-hop angles alternate.
     void angles_forth(long q0, long rows) {
         T *sbf = own().basis(), *h = own().h(), *u = own().u();
         for (long q = q0; q < q0 + rows; ++q)
@@ -347,8 +347,8 @@ template <class T> class PAMNet {
         }
     }
 
-    // From the gradients by distances and cosines to those by the vectors of edges into atoms. The
-    // two edges of a pair share the gradient by what they have in common.
+    // From gradients of distances and cosines to those of the vectors of edges into some atoms.
+    // The gradient of quantities common to a pair is divided between its two edges.
     void vectors_back(long a0, long rows) {
         const auto shared = [](const Edges<T> &g, long e) {
             return g.features.along()[g.pairs.of[e]];
@@ -381,7 +381,7 @@ template <class T> class PAMNet {
     }
     Stack<T> head(long p, long a0) { return {passes[p].head, kept[p].head, HEAD, a0, Hp}; }
 
-    // What atoms give to the messages of a pass.
+    // Contributions of atoms to the messages of a pass.
     void begin(long p, long a0, long rows) {
         const Pass<T> &pass = passes[p];
         const long ld = 2 * messages(p) * Hp;
@@ -407,7 +407,7 @@ template <class T> class PAMNet {
         pass.mlp.back.times(rows, u, Hp, added(to_state() + a0 * Hp, Hp));
     }
 
-    // Sums of messages, what follows them, and the head.
+    // Sums of messages, the update, and the head.
     void finish(long p, long a0, long rows) {
         const Pass<T> &pass = passes[p];
         Kept<T> &k = kept[p];
@@ -459,12 +459,12 @@ template <class T> class PAMNet {
             std::copy_n(from + r * Hp, H, embeddings + (layer * N + a0 + r) * H);
     }
 
-    // An atom's value of a layer: those of its two passes, weighted by the softmax of their scores.
+    // Values of atoms in a layer: those of its two passes, weighted by the softmax of their scores.
     void weigh(long p, long i) {
         T *value[2], *score[2], weight[2], slope[2];
         for (long k = 0; k < 2; ++k) {
             value[k] = kept[p - 1 + k].values() + i, score[k] = kept[p - 1 + k].scores() + i;
-            // LeakyReLU without its kink; far above zero it is linear, as torch's softplus.
+            // Smooth LeakyReLU; linear far above zero, like torch's softplus.
             const T x = *score[k], power = std::exp(std::min(x, T(20)));
             weight[k] = T(0.2) * x + T(0.8) * (x > 20 ? x : std::log1p(power));
             slope[k] = T(0.2) + T(0.8) * (x > 20 ? T(1) : power / (power + 1));
@@ -489,7 +489,7 @@ template <class T> class PAMNet {
         message_sum(wide.first[i], wide.first[i + 1], wide.source.data(), wide.pairs, ends,
                     kept[p].edges(), ends + i * 2 * Hp, Hp, middle() + i * Hp);
     }
-    // By the messages of both edges of a pair, and by what the pair gave.
+    // Gradients of the messages of both edges of a pair, and of the features of the pair.
     void global_back(long p, long p0, long rows) {
         const T *ends = kept[p].ends(), *g = to_middle();
         for (long q = p0; q < p0 + rows; ++q) {
@@ -506,7 +506,7 @@ template <class T> class PAMNet {
         Activation<T> kj, ji;
         V<T> gate, gate_out;
     };
-    // Those of a local edge j → i, some columns.
+    // Messages of a local edge j → i, some columns.
     Messages local_message(long p, long k, long c) const {
         const T *edge = kept[p].edges() + local.pairs.of[k] * 4 * Hp + c;
         const T *to = kept[p].ends() + local.target[k] * 4 * Hp + c;
@@ -516,8 +516,8 @@ template <class T> class PAMNet {
                 load(edge + 3 * Hp)};
     }
 
-    // For the local edges of some atoms the messages with one-hop sums, and the two-hop sums of
-    // their reverse edges.
+    // For the local edges of some atoms, messages with one-hop sums, and two-hop sums of their
+    // reverse edges.
     void local_messages(long p, long a0, long rows) {
         T *carried = own().carried();
         for (long i = a0; i < a0 + rows; ++i) {
@@ -562,7 +562,7 @@ template <class T> class PAMNet {
         }
     }
 
-    // By the messages and gates of local edges into some atoms, and by the weights of angles.
+    // Gradients of messages and gates of local edges into some atoms, and of weights of angles.
     void local_back(long p, long a0, long rows) {
         T *carried = own().carried(), *to_carried = own().to_carried();
         T *to_one = own().to_sums(), *to_two = to_one + Hp;
@@ -578,7 +578,7 @@ template <class T> class PAMNet {
                     const Messages m = local_message(p, first + a, c);
                     V<T> g = load(gi + c);
                     store(carried + a * Hp + c, m.kj.value * m.gate);
-                    // These two are multiplied by the gradient by what is carried, see below.
+                    // These two are multiplied by the gradient of the carried message, see below.
                     store(by_message + a * 2 * Hp + c, m.gate * m.kj.slope);
                     store(by_gate + a * 2 * Hp + c, m.kj.value);
                     store(by_message + a * 2 * Hp + Hp + c, g * m.gate_out * m.ji.slope);
@@ -607,7 +607,7 @@ template <class T> class PAMNet {
             product(n, Hp, by_gate, 2 * Hp, to_carried, Hp, by_gate, 2 * Hp);
         }
     }
-    // By what a pair of local edges gave, k one of them.
+    // Gradients of the features of a pair of local edges, of which k is one.
     void local_pair_back(long p, long k) {
         const long back = local.reverse[k];
         T *edge = kept[p].edges() + local.pairs.of[k] * 4 * Hp;

@@ -1,4 +1,4 @@
-// Activations with their derivatives.
+// Activation functions and their derivatives.
 
 #pragma once
 

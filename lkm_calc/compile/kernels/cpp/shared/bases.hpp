@@ -22,8 +22,8 @@ template <class T> struct Line {
         distance = std::sqrt(x * x + y * y + z * z);
         x /= distance, y /= distance, z /= distance;
     }
-    // The gradient by the vector, of those by the distance and by the direction, which turns by
-    // what of its gradient is across it.
+    // Gradient of the vector from those of its length and direction; only the perpendicular part of
+    // the latter contributes.
     void gradient(T along, T gx, T gy, T gz, double *to) const {
         const T inside = gx * x + gy * y + gz * z;
         to[0] = along * x + (gx - inside * x) / distance;
@@ -32,7 +32,7 @@ template <class T> struct Line {
     }
 };
 
-// u(d / cutoff) and its derivative by d.
+// u(d / cutoff) and its derivative with respect to d.
 template <class T> struct Envelope {
     T cutoff;
     long p;
@@ -60,7 +60,7 @@ template <class T> struct Waves {
         envelope = {T(cutoff), exponent};
         frequencies.assign(values, values + count);
     }
-    // The functions of a distance and their derivatives.
+    // Basis functions of a distance and their derivatives.
     void at(T d, T *f, T *df) const {
         T u, du;
         envelope.at(d, u, du);
@@ -72,7 +72,7 @@ template <class T> struct Waves {
     }
 };
 
-// SphericalBesselBasis: pieces of fifth degree.
+// SphericalBesselBasis: piecewise polynomials of fifth degree.
 template <class T> struct Pieces {
     Envelope<T> envelope;
     double span = 0;
@@ -87,7 +87,7 @@ template <class T> struct Pieces {
         for (long i = 0; i < intervals * 6; ++i)
             std::copy(pieces + i * functions, pieces + (i + 1) * functions, own + i * ld);
     }
-    // The functions of a distance and their derivatives, whole vectors of them.
+    // Basis functions of a distance and their derivatives, in whole vectors.
     void at(T d, T *f, T *df) const {
         T u, du;
         envelope.at(d, u, du);
@@ -107,7 +107,7 @@ template <class T> struct Pieces {
     }
 };
 
-// Y_l0 of a cosine and their derivatives, as `legendre` in geometry.py.
+// Y_l0 as functions of the cosine and their derivatives, as `legendre` in geometry.py.
 template <class T> struct Legendre {
     T rising[MAX_DEGREES], falling[MAX_DEGREES];
 

@@ -19,7 +19,7 @@ template <class F> void starts(std::vector<long> &to, long groups, long rows, F 
         to[i + 1] += to[i];
 }
 
-// Rows of the largest group.
+// Number of rows of the largest group.
 inline long most(const std::vector<long> &first) {
     long rows = 0;
     for (size_t i = 1; i < first.size(); ++i)
@@ -27,9 +27,9 @@ inline long most(const std::vector<long> &first) {
     return rows;
 }
 
-// Whole atoms in tiles: the next one begins before a tile has more than so many rows, or atoms.
+// Tiles of whole atoms with a maximum number of rows (unless one atom has more) and of atoms.
 struct Tiles {
-    std::vector<long> atom; // first one of each tile, and one past the last
+    std::vector<long> atom; // first atom of each tile, and one past the last
     long rows = 0;          // of the largest tile
 
     void set(const std::vector<long> &first, long most_rows, long most_atoms) {
@@ -47,7 +47,7 @@ struct Tiles {
     long count() const { return long(atom.size()) - 1; }
 };
 
-// An edge and its reverse have the same length: what follows from it is made once a pair.
+// An edge and its reverse have the same length, so functions of it are computed once per pair.
 struct Pairs {
     std::vector<long> edge; // the first edge of each pair
     std::vector<long> of;   // the pair of each edge
@@ -64,7 +64,7 @@ struct Pairs {
     long size() const { return long(edge.size()); }
 };
 
-// Sums of rows over the edges into an atom, from e0 to e1, and behind them over those out of it.
+// Sums of rows over the edges into an atom, from e0 to e1, followed by sums over those out of it.
 template <class T, class I>
 void both_ends(long e0, long e1, const I *reverse, const T *rows, long ld, long width, T *to) {
     std::fill_n(to, 2 * width, T(0));

@@ -1,4 +1,4 @@
-// What Python calls: see interface.py and kernel.py.
+// Functions called from Python: see interface.py and kernel.py.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace {
 
-// The arguments of a call, as kernel.py lists them.
+// Arguments of a call, in the order of kernel.py.
 template <class T> struct Call {
     const int64_t *counts; // atoms, edges, threads, and the lengths of the indices
     const int64_t *numbers, *source, *target, *reverse;
@@ -30,8 +30,8 @@ template <class T> struct Call {
 
 } // namespace
 
-// A model is made from sizes, lengths and arrays as its Python interface lists them; null if memory
-// is short. A call returns 1 if it is, 2 if the edges are not sorted.
+// A model is built from sizes, lengths and arrays in the order of its Python interface; null if out
+// of memory. A call returns 1 if out of memory, 2 if the edges are not sorted.
 #define EXPORT_TYPE(MODEL, TYPE)                                                                   \
     extern "C" void *make_##TYPE(const int64_t *sizes, const double *lengths,                      \
                                  const void *const *arrays) {                                      \
@@ -54,8 +54,9 @@ template <class T> struct Call {
     }
 #define EXPORT(MODEL) EXPORT_TYPE(MODEL, float) EXPORT_TYPE(MODEL, double)
 
-// For a model that also gives gradients by its weights: `update` takes new weights, `gradients` is
-// a call that writes those of Σ back[0] · values + Σ back[1] · embeddings (or null) to `arrays`.
+// For a model that supports training: `update` copies new weights; `gradients` writes the gradients
+// of Σ back[0] · values + Σ back[1] · embeddings (back[1] may be null) with respect to the weights
+// to `arrays`.
 #define EXPORT_TRAINING_TYPE(MODEL, TYPE)                                                          \
     extern "C" void update_##TYPE(void *model, const void *const *arrays) {                        \
         static_cast<MODEL<TYPE> *>(model)->update(reinterpret_cast<const TYPE *const *>(arrays));  \

@@ -1,4 +1,4 @@
-// Memory that is kept from call to call, and tables of padded rows.
+// Memory that is reused between calls, and tables of padded rows.
 
 #pragma once
 
@@ -16,13 +16,13 @@ template <class T> class Buffer {
     Buffer(const Buffer &) = delete;
     Buffer(Buffer &&other) : data(other.data), size(other.size) { other.data = nullptr; }
     ~Buffer() { std::free(data); }
-    // Room for n numbers, zero when it is new.
+    // Memory for n numbers, zero-initialised when it is allocated.
     T *get(long n) {
         if (n > size) {
             std::free(data);
             data = nullptr;
             size = 0;
-            n += n / 16; // atoms come closer together now and then
+            n += n / 16; // spare, as the number of edges fluctuates
             const long bytes = n * long(sizeof(T)) / 64 * 64 + 128;
             data = static_cast<T *>(std::aligned_alloc(64, bytes));
             if (!data)

@@ -1,4 +1,4 @@
-// What MXMNet and PAMNet share: multiplex.py.
+// Common parts of MXMNet and PAMNet, as in multiplex.py.
 
 #pragma once
 
@@ -12,8 +12,8 @@ namespace {
 template <class T> struct PairFeatures {
     Waves<T> waves;
     Dense<T> dense;
-    long radial = 0, ld = 0; // functions, as they are and padded
-    // By pair: derivatives of the basis, slope of the features, gradient by the length.
+    long radial = 0, ld = 0; // functions, without and with padding
+    // Per pair: derivatives of the basis and of the features, gradient of the length.
     Buffer<T> basis_slope, slope, along;
 
     void set(long hidden, const T *weight) {
@@ -23,14 +23,14 @@ template <class T> struct PairFeatures {
     void room(long pairs, long hidden) {
         basis_slope.get(pairs * ld), slope.get(pairs * padded<T>(hidden)), along.get(pairs);
     }
-    // Of a tile of pairs; basis is for what comes between.
+    // Features of a tile of pairs; basis is scratch memory.
     template <class F>
     void forth(long p0, long rows, F distance, T *basis, T *e, long e_ld) const {
         for (long p = 0; p < rows; ++p)
             waves.at(distance(p0 + p), basis + p * ld, basis_slope() + (p0 + p) * ld);
         dense.forth.times(rows, basis, ld, {e, e_ld, nullptr, slope() + p0 * e_ld, e_ld});
     }
-    // From the gradients by the features, which are used up, to those by the lengths: `along`.
+    // From the gradients of the features, which are overwritten, to those of the lengths: `along`.
     void back(long p0, long rows, T *to_e, long e_ld, T *to_basis) const {
         product(rows, e_ld, to_e, e_ld, slope() + p0 * e_ld, e_ld, to_e, e_ld);
         dense.back.times(rows, to_e, e_ld, {to_basis, ld});
@@ -39,7 +39,7 @@ template <class T> struct PairFeatures {
     }
 };
 
-// Y_l0 of the angle between two edges and its derivative by the cosine.
+// Y_l0 of the angle between two edges and its derivative with respect to the cosine.
 template <class T> struct Angle {
     T y[MAX_DEGREES], slope[MAX_DEGREES];
     long degrees;
@@ -54,7 +54,7 @@ template <class T> struct Angle {
             for (long r = 0; r < each; ++r)
                 *to++ = *radial++ * y[l];
     }
-    // From the gradients by the basis to those by the length and by the cosine.
+    // From the gradients of the basis to those of the length and the cosine.
     void back(const T *to, const T *radial, const T *radial_slope, long each, T &by_length,
               T &by_cosine) const {
         by_length = by_cosine = 0;
@@ -80,9 +80,9 @@ void message_sum(long e0, long e1, const I *source, const Pairs &pairs, const T 
     }
 }
 
-// The way back through the two messages of a pair of atoms i and j, made anew: from the gradients
-// g_i and g_j by their sums to those by the messages before the activation, and to those by [edge ‖
-// gate], added to `base` if it is not null.
+// Backward pass of the two messages of a pair of atoms i and j, which are recomputed: from the
+// gradients g_i and g_j of the sums to those of the messages before the activation, and to those of
+// [edge ‖ gate], added to `base` if it is not null.
 template <class T>
 void messages_back(const T *edge, const T *ends_i, const T *ends_j, const T *g_i, const T *g_j,
                    long width, T *into_i, T *into_j, T *by_edge, const T *base = nullptr) {

@@ -1,4 +1,4 @@
-// Products of matrices with what follows them, and layers made of them.
+// Matrix products with fused epilogues, and dense layers.
 
 #pragma once
 
@@ -7,12 +7,12 @@
 
 namespace {
 
-// What becomes of z = a·b: out = [σ](z + bias) ⊙ factor + base, each part where it is given.
+// Epilogue of a product z = a·b: out = [σ](z + bias) ⊙ factor + base, each part if given.
 template <class T> struct Tail {
     T *out;
     long ld;
     const T *bias = nullptr;
-    T *slope = nullptr; // where the activation's derivative goes; no activation without
+    T *slope = nullptr; // output for the derivative of the activation; null for no activation
     long slope_ld = 0;
     const T *factor = nullptr;
     long factor_ld = 0;
@@ -79,7 +79,7 @@ template <class T, int N>
 void blocks(long m, const T *a, long rs, long cs, const T *b, long ldb, long depth,
             const Tail<T> &tail, long column) {
     long i = 0;
-    if constexpr (N == 1) // one vector of columns leaves registers for more rows
+    if constexpr (N == 1) // with one vector of columns there are registers for more rows
         for (; i + 2 * ROWS <= m; i += 2 * ROWS)
             block<T, 2 * ROWS, N>(a + i * rs, rs, cs, b, ldb, depth, tail, i, column);
     for (; i + ROWS <= m; i += ROWS)
@@ -99,7 +99,7 @@ void blocks(long m, const T *a, long rs, long cs, const T *b, long ldb, long dep
 }
 
 // a (m, depth) with strides rs and cs times b (depth, n): in panels of VECTORS vectors of columns,
-// a panel's rows ldb apart, the next panel `step` behind it.
+// rows of a panel are ldb apart, the next panel `step` behind it.
 template <class T>
 void multiply(long m, long n, long depth, const T *a, long rs, long cs, const T *b, long ldb,
               long step, const Tail<T> &tail) {
@@ -123,7 +123,7 @@ void multiply(long m, long n, long depth, const T *a, long rs, long cs, const T 
     }
 }
 
-// The same with an ordinary b.
+// The same with a row-major b.
 template <class T>
 void multiply(long m, long n, long depth, const T *a, long rs, long cs, const T *b, long ldb,
               const Tail<T> &tail) {
@@ -135,7 +135,7 @@ template <class T> struct Matrix {
     long depth = 0, columns = 0;
     Buffer<T> panels;
 
-    // Room for (depth, width) elements, each at its place.
+    // Memory for (depth, width) elements, with access by index.
     T *room(long depth_, long width) {
         depth = depth_;
         columns = padded<T>(width);
@@ -146,7 +146,7 @@ template <class T> struct Matrix {
         constexpr long panel = VECTORS * W<T>;
         return (j / panel * depth + k) * panel + j % panel;
     }
-    // From element(k, j), k < depth, j < width.
+    // Fills the matrix with element(k, j), k < depth, j < width.
     template <class F> void pack(long depth_, long width, F element) {
         T *to = room(depth_, width);
         for (long j = 0; j < width; ++j)
@@ -159,7 +159,7 @@ template <class T> struct Matrix {
     }
 };
 
-// y = x Wᵀ + b, and the way back: x and y may consist of parts side by side, each of them padded.
+// y = x Wᵀ + b and its backward pass: x and y may be concatenations of separately padded parts.
 template <class T> struct Dense {
     Matrix<T> forth, back;
     Buffer<T> bias;
@@ -189,18 +189,18 @@ template <class T> struct Dense {
             for (long k = 0; k < width; ++k)
                 act(part * padded<T>(width) + k, part * width + k);
     }
-    // Up to the last one that is no padding.
+    // Number of columns up to the last one that is not padding.
     static long columns(long parts, long width) { return (parts - 1) * padded<T>(width) + width; }
 
-    // y = σ(x Wᵀ + b) [+ base] and the slopes of σ; rows of all but x are ld apart.
+    // y = σ(x Wᵀ + b) [+ base] and derivatives of σ; rows of all arrays except x are ld apart.
     void activated(long rows, const T *x, long in_ld, T *y, T *slope, long ld,
                    const T *base = nullptr) const {
         forth.times(rows, x, in_ld, {y, ld, bias(), slope, ld, nullptr, 0, base, ld});
     }
 };
 
-// Residual of layers.py: two layers, and where the slopes of their activations are kept, of the
-// rows from `row` on.
+// Residual of layers.py: two layers, and memory for the derivatives of their activations, starting
+// at `row`.
 template <class T> struct Residual {
     const Dense<T> *layers;
     Buffer<T> *slopes;
@@ -211,7 +211,7 @@ template <class T> struct Residual {
         layers[0].activated(rows, h, ld, u, slope(0), ld);
         layers[1].activated(rows, u, ld, h, slope(1), ld, h);
     }
-    // From the gradient by the outcome to that by h, in place.
+    // From the gradient of the output to that of h, in place.
     void back(long rows, T *g, T *u, T *v) const {
         product(rows, ld, g, ld, slope(1), ld, v, ld);
         layers[1].back.times(rows, v, ld, scaled<T>(u, ld, slope(0), ld));
@@ -222,14 +222,14 @@ template <class T> struct Residual {
     T *slope(int k) const { return slopes[k]() + row * ld; }
 };
 
-// Layers with activations one after the other, and where the slopes of their activations are kept,
-// of the rows from `row` on.
+// Consecutive layers with activations, and memory for the derivatives of the activations, starting
+// at `row`.
 template <class T> struct Stack {
     const Dense<T> *layers;
     Buffer<T> *slopes;
     long count, row, ld;
 
-    // Returns where the outcome is: one of the two places for what comes between.
+    // Returns a pointer to the output, which is u or v.
     const T *forth(long rows, const T *x, T *u, T *v) const {
         for (long k = 0; k < count; ++k, std::swap(u, v)) {
             layers[k].activated(rows, x, ld, u, slopes[k]() + row * ld, ld);
@@ -237,8 +237,8 @@ template <class T> struct Stack {
         }
         return x;
     }
-    // From the gradient by the outcome, in g, to that by x, whose place it returns: g or u, or what
-    // `last` says.
+    // From the gradient of the output, in g, to that of x; returns a pointer to the latter, g or u
+    // or the output of `last`.
     T *back(long rows, T *g, T *u, const Tail<T> *last = nullptr) const {
         for (long k = count; k-- > 0; std::swap(g, u)) {
             product(rows, ld, g, ld, slopes[k]() + row * ld, ld, g, ld);

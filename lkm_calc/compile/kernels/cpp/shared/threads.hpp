@@ -1,4 +1,4 @@
-// Work shared by threads.
+// Parallel loops.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace {
 
-// Number of the thread within a parallel region.
+// Index of the thread in a parallel region.
 inline int thread() {
 #ifdef _OPENMP
     return omp_get_thread_num();
@@ -18,14 +18,14 @@ inline int thread() {
 #endif
 }
 
-// Calls work(k) for k < count.
+// Calls work(k) for all k < count.
 template <class F> void for_each(long count, int threads, F work) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long k = 0; k < count; ++k)
         work(k);
 }
 
-// Calls work(first row, rows) for tiles of at most so many rows.
+// Calls work(first row, rows) for all tiles of at most a given number of rows.
 template <class F> void for_tiles(long rows, long tile, int threads, F work) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long row = 0; row < rows; row += tile)

@@ -1,4 +1,4 @@
-// Vectors of the processor: as many numbers as one instruction computes with.
+// SIMD vectors of the native width.
 //
 // Arrays are row-major, rows padded to whole vectors, zeros in the padding of weights.
 
@@ -20,7 +20,7 @@ constexpr int ROWS = 6, VECTORS = 4;
 #define BYTES 16
 constexpr int ROWS = 4, VECTORS = 2;
 #endif
-// A block of a product is ROWS rows by VECTORS vectors of columns: what the registers hold.
+// A block of a product is ROWS rows by VECTORS vectors of columns, which fit into the registers.
 
 
 namespace {
@@ -46,7 +46,7 @@ template <class T> inline void store(T *to, V<T> v) { std::memcpy(to, &v, sizeof
 template <class T> inline V<T> all(T x) { return x - V<T>{}; }
 template <class T> inline long padded(long n) { return (n + W<T> - 1) / W<T> * W<T>; }
 
-// The sum of a vector's numbers, in order.
+// Sum of the elements of a vector, in order.
 template <class T> inline T total(V<T> v) {
     T sum = 0;
     for (int i = 0; i < W<T>; ++i)
@@ -54,7 +54,7 @@ template <class T> inline T total(V<T> v) {
     return sum;
 }
 
-// Σ a_k b_k of whole vectors.
+// Σ a_k b_k over whole vectors.
 template <class T> inline T dot(const T *a, const T *b, long columns) {
     V<T> sum{};
     for (long c = 0; c < columns; c += W<T>)
@@ -62,14 +62,14 @@ template <class T> inline T dot(const T *a, const T *b, long columns) {
     return total<T>(sum);
 }
 
-// start + Σ a_k b_k, one number after another.
+// start + Σ a_k b_k, summed sequentially.
 template <class T> inline T inner(long n, const T *a, const T *b, T start = 0) {
     for (long k = 0; k < n; ++k)
         start += a[k] * b[k];
     return start;
 }
 
-// to += from, whole vectors.
+// to += from, for whole vectors.
 template <class T> inline void add(long n, const T *from, T *to) {
     for (long i = 0; i < n; i += W<T>)
         store(to + i, load(to + i) + load(from + i));
