@@ -1,9 +1,9 @@
-"""Force errors against the time of a step of MD: what a model's accuracy costs.
+"""Force errors versus the time of an MD step: the trade-off between accuracy and cost.
 
 Each model file is evaluated on labelled test frames of a molecule and timed on it through ASE,
-plain and compiled, in turn with torch-geometric's DimeNet++ and those peers whose published errors
-belong to the set-up that is timed. The errors of the field's most accurate models, which are
-larger than what is set up here, are lines without a time.
+uncompiled and compiled, interleaved with torch-geometric's DimeNet++ and with packages whose
+published errors are for the architecture that is timed. Published errors of more accurate models,
+which are larger than those timed here, are shown as lines without a time.
 
     python -m benchmarks.accuracy_cost rmd17_ethanol_test_01.npz rmd17-ethanol \
         run/model.safetensors --molecule ethanol --output ethanol.json

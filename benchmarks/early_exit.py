@@ -1,7 +1,7 @@
-"""Errors of a trained model that stops after its first layers: does mixing make layers dispensable?
+"""Errors of trained models truncated after their first layers: does LKM make layers redundant?
 
-Each layer of the architectures here writes its own share of the energy, so that a model can be cut
-after any of them without training. Energies are compared after the mean difference is taken off.
+Each layer of the architectures here contributes to the energy, so that a model can be truncated
+after any layer without retraining. Energies are compared after subtracting the mean difference.
 
     python -m benchmarks.early_exit rmd17_ethanol_test_01.npz plain.safetensors mixed.safetensors
 """

@@ -1,14 +1,14 @@
-"""Measure how models extrapolate: trained on acetylacetone at 300 K, tested elsewhere.
+"""Extrapolation of models trained on acetylacetone at 300 K.
 
     python -m benchmarks.extrapolation                       # trains every recipe below
-    python -m benchmarks.extrapolation --recipes ace pamnet  # some of them
-    python -m benchmarks.extrapolation --models MODEL ...    # measures finished models
+    python -m benchmarks.extrapolation --recipes ace pamnet  # trains some of them
+    python -m benchmarks.extrapolation --models MODEL ...    # evaluates trained models
 
 The frames are those of ``benchmarks/acetylacetone`` (GFN2-xTB, made by
-``benchmarks.make_acetylacetone_gfn2``): 450 to train on, 50 to choose the best epoch by, dynamics
-at 300, 600 and 1000 K, the relaxed scan of a dihedral angle across its barrier, the proton on its
-way between the oxygens, and a bond stretched until it breaks. Energies along the last three count
-from the first frame of each. Nothing that is tested chooses anything.
+``benchmarks.make_acetylacetone_gfn2``): 450 training and 50 validation frames; test frames are from
+MD at 300, 600 and 1000 K, a relaxed scan of a dihedral angle across its barrier, the transfer of
+the proton between the oxygens, and a bond stretched until it breaks. Energies of the last three are
+relative to the first frame of each. Test frames are not used for any selection.
 """
 
 import argparse

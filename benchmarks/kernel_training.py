@@ -1,8 +1,8 @@
-"""Time training steps and force calls of ACE with its kernel and without, in one run.
+"""Time training steps and force calls of ACE with and without its kernel, in one process.
 
     python -m benchmarks.kernel_training rmd17_ethanol_train_01.npz rmd17_aspirin_train_01.npz
 
-Batches of 5 frames, float32, one thread, Muon; medians in milliseconds. Give files of revised MD17.
+Batches of 5 frames, float32, one thread, Muon; medians in milliseconds. Requires rMD17 files.
 """
 
 import argparse

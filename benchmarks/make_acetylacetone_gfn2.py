@@ -1,16 +1,16 @@
-"""Make the set on which extrapolation is measured: acetylacetone labelled with GFN2-xTB.
+"""Generate the data set of the extrapolation benchmark: acetylacetone labelled with GFN2-xTB.
 
-Training frames come from Langevin dynamics at 300 K. What is tested lies outside of them: dynamics
-at 600 K and 1000 K, a relaxed scan of the dihedral angle about the C–C single bond across its
-barrier, the transfer of the proton between the oxygens, and a bond stretched until it breaks.
-The molecule is that of the extrapolation benchmark of BOTNet and MACE (Batatia et al. 2022,
-arXiv:2205.06643); the labels here are those of GFN2-xTB (doi:10.1021/acs.jctc.8b01176).
+Training frames come from Langevin dynamics at 300 K. Test frames outside the training distribution
+are from dynamics at 600 K and 1000 K, a relaxed scan of the dihedral angle about the C–C single
+bond across its barrier, the transfer of the proton between the oxygens, and a bond stretched until
+it breaks. The molecule is that of the extrapolation benchmark of BOTNet and MACE (Batatia et al.
+2022, arXiv:2205.06643), here labelled with GFN2-xTB (doi:10.1021/acs.jctc.8b01176).
 
-The files in ``benchmarks/acetylacetone`` were made by it as it stands (tblite 0.8.0, ASE 3.29.0):
+The files in ``benchmarks/acetylacetone`` were generated with tblite 0.8.0 and ASE 3.29.0:
 
     OMP_NUM_THREADS=1 python -m benchmarks.make_acetylacetone_gfn2
 
-It needs tblite (``pip install "lkm-calc[label]"``) and about twenty minutes.
+Requires tblite (``pip install "lkm-calc[label]"``); takes about twenty minutes.
 """
 
 import argparse

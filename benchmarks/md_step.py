@@ -1,10 +1,10 @@
-"""Milliseconds a step of MD through ASE: ours, plain and compiled, beside the packages installed.
+"""Milliseconds per MD step through ASE: lkm-calc, uncompiled and compiled, and other packages.
 
-Every force field in turn computes the forces of the same moving atoms, so that a busy machine slows
-all of them; what counts are the ratios to torch-geometric's DimeNet++. Weights are drawn at random,
-each peer is set up as its users run it (benchmarks/peers.py), and each has its own neighbour list.
-Packages that do not go together in one environment are measured in several, one JSON file each, and
-drawn in one picture.
+The force fields are interleaved in one process and compute forces of the same moving atoms, so that
+other load on the machine affects all of them; compare ratios to torch-geometric's DimeNet++.
+Weights are random, and each package uses its default settings (benchmarks/peers.py) and its own
+neighbour list. Packages that cannot be installed in one environment are timed in several, with one
+JSON file each, and plotted together.
 
     python -m benchmarks.md_step aspirin.xyz chignolin.pdb --output here.json
     python -m benchmarks.md_step --plot md_step.png here.json elsewhere.json

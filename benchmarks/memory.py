@@ -1,7 +1,7 @@
-"""Resident memory of one process over many calls: it must not grow.
+"""Resident memory of one process over many calls, which must not grow.
 
-Atoms move by about a hundredth of an ångström a call, so that the neighbour search is sometimes
-reused and sometimes not. In the second run the number of atoms changes at every call.
+Atoms move by about 0.01 Å per call, so that the neighbour list is reused in some calls and rebuilt
+in others. In the second run the number of atoms changes at every call.
 
     python -m benchmarks.memory --calls 100000
 """

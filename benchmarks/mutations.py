@@ -1,9 +1,9 @@
-"""What becomes of damaged files: model files, training states and restart files of MD.
+"""Detection of damaged files: model files, training states and restart files of MD.
 
-Files of a tiny model are changed at random, by seed, and read again. Counted are those that are
-refused with the error meant for it, those that give the same numbers to the last bit, and the rest,
-of which there should be none. ``--older`` does the same to files as they were before there were
-checksums, of which other numbers are to be expected.
+Files of a tiny model are modified randomly (seeded) and read again. The script counts files that
+are rejected with the documented error, files that give bitwise identical results, and others, of
+which there should be none. ``--older`` uses files in the older formats without checksums, for which
+other results are expected.
 
     python -m benchmarks.mutations --number 10000
 """

@@ -1,12 +1,12 @@
-"""PAMNet and MXMNet as their authors published them, from clones of their repositories.
+"""The original implementations of PAMNet and MXMNet, from clones of their repositories.
 
     git clone https://github.com/XieResearchGroup/Physics-aware-Multiplex-GNN
     git clone https://github.com/zetayue/MXMNet
     pip install torch-scatter torch-sparse torch-cluster sympy scikit-learn
     python -m benchmarks.md_step aspirin.xyz --official .
 
-Their code computes energies of molecules of QM9; here it is differentiated by the positions, on a
-local graph of the radius that ours have.
+Their code predicts energies for QM9; here these are differentiated with respect to the positions,
+with the same cut-off of the local graph as in lkm-calc.
 """
 
 import importlib

@@ -1,13 +1,13 @@
-"""Force fields of other packages as ASE calculators, set up as their users run them on a CPU.
+"""Force fields of other packages as ASE calculators, in their recommended set-up on a CPU.
 
-Each comes with its own calculator, neighbour list and defaults; weights are drawn at random from a
-fixed seed, so the energies mean nothing and the times do. The packages are none of our
-dependencies, and nobody has all of them, as mace-torch and nequip ask for different versions of
-e3nn: ``available`` tells which are there. Checked with mace-torch 0.3.16, schnetpack 2.1.1,
+Each uses the calculator, neighbour list and defaults of its package; weights are random with a
+fixed seed, so that only timings are meaningful. The packages are not dependencies of lkm-calc and
+cannot all be installed together, because mace-torch and nequip require different versions of e3nn:
+``available`` returns those that are installed. Tested with mace-torch 0.3.16, schnetpack 2.1.1,
 torchmd-net 3.1.0 and nequip 0.19.1 on torch 2.13.
 
-Time a step by its forces, which is what MD asks for: SchNetPack's calculator keeps only what it was
-asked for, so an energy after the forces runs the model again.
+Time the forces only, as MD does: SchNetPack's calculator caches only the requested properties, so
+requesting the energy afterwards evaluates the model again.
 """
 
 import importlib.util

@@ -1,8 +1,8 @@
-"""The published formulas of MXMNet and PAMNet where ours differ: what the cures are measured by.
+"""The published formulas of MXMNet and PAMNet that lkm-calc modifies, for comparison.
 
-Both networks embed distances as σ(W rbf + b). The bias leaves a message of finite size at the
-cut-off, and their envelope, 1/x + a xᵖ + b xᵖ⁺¹ + c xᵖ⁺² with the coefficients that belong to
-xᵖ⁻¹, xᵖ, xᵖ⁺¹, reaches it with the slope −1.
+Both networks embed distances as σ(W rbf + b). With the bias, messages do not vanish at the
+cut-off, and their envelope, 1/x + a xᵖ + b xᵖ⁺¹ + c xᵖ⁺² with the coefficients for xᵖ⁻¹, xᵖ, xᵖ⁺¹,
+has the slope −1 there.
 """
 
 import copy

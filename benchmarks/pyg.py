@@ -1,4 +1,4 @@
-"""torch-geometric's DimeNet++ on a graph of ours: what others compute, with the same edges."""
+"""torch-geometric's DimeNet++ on a graph of lkm-calc, as a reference with the same edges."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,7 @@
-"""Time and memory by the number of atoms, from nine to thousands of periodic water.
+"""Time and memory versus the number of atoms, up to thousands of atoms of periodic water.
 
-Every point is a process of its own, whose largest memory is that of the calculation. The water is
-of one density, so that atoms have equally many neighbours in all but the smallest boxes.
+Every point is measured in a separate process, whose peak memory is reported. The density of water
+is constant, so that atoms have the same number of neighbours in all but the smallest boxes.
 
     python -m benchmarks.scaling --output scaling.json --plot scaling.png
 """

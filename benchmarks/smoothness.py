@@ -1,10 +1,10 @@
-"""Energy and force as a pair crosses a cut-off: the published formulas of two networks beside ours.
+"""Smoothness of energy and force at the cut-offs: published formulas versus those of lkm-calc.
 
 For MXMNet and PAMNet, each in the published form (radial features with a bias, mis-shifted
-envelope) and in ours, a small network is trained for a few hundred steps on frames of a file in
-the layout of MD17. In a frame that was not used, an atom then moves along the line to another one,
-through the cut-off of the local graph and, another pair, of the global graph. Printed are the jumps
-between 1e-9 Å before and behind it.
+envelope) and in that of lkm-calc, a small network is trained for a few hundred steps on frames of
+a file in MD17 layout. In a held-out frame, an atom then moves along the line to another one,
+through the cut-off of the local graph and, for another pair, of the global graph. The script prints
+the jumps between 1e-9 Å before and after the cut-off.
 
     python -m benchmarks.smoothness rmd17_aspirin_train_01.npz --output smoothness.png
 """

@@ -1,9 +1,9 @@
-"""Does a molecule stay whole in a long run, and does it look like its reference frames?
+"""Stability of long MD runs, and comparison of structures with reference frames.
 
-Takes folders that ``lkm-calc md`` wrote. For each: bonds that broke in any frame (longer than 1.5
-times their length in the first one), mean temperature, drift of the total energy where it is
-conserved, and the distribution of all interatomic distances beside that of the reference frames.
-Those of MD17 and rMD17 were sampled at 500 K.
+For each output folder of ``lkm-calc md``: broken bonds in any frame (longer than 1.5 times their
+length in the first one), mean temperature, drift of the total energy if it is conserved, and the
+distribution of all interatomic distances compared with that of the reference frames. MD17 and rMD17
+were sampled at 500 K.
 
     lkm-calc md rmd17-ethanol ethanol.xyz --temperature 500 --relax --ps 100 --output eth500
     lkm-calc md rmd17-ethanol ethanol.xyz --ensemble nve --dtype float64 --relax --ps 100 \\

@@ -1,7 +1,7 @@
-"""Force calls a second on many structures: calculator.evaluate beside torch-geometric's DimeNet++.
+"""Structures per second: calculator.evaluate versus torch-geometric's DimeNet++.
 
-Both get the same moved copies of a molecule, in batches of several sizes and in turn, from the
-atoms to the forces; float32, weights drawn at random.
+Both compute forces of the same displaced copies of a molecule, from the atoms to the forces, in
+batches of several sizes and interleaved in one process; float32, random weights.
 
     python -m benchmarks.throughput aspirin.xyz --output throughput.json
 """

@@ -1,13 +1,13 @@
-"""Training steps a second with frames kept as flat tensors, beside a plain PyG DataLoader.
+"""Training steps per second with frames stored as flat tensors, versus a PyG DataLoader.
 
-The same model, loss and optimiser on the same frames, three ways of making batches in turn:
-lkm-train's, which cuts them from flat tensors; torch-geometric's DataLoader over Data objects that
-hold ready edges; and the same with the edges found anew in every step, as torch-geometric's own
-models do. "batches only" leaves out the model. Of DimeNet++ there is a fourth: torch-geometric's
-own model of the same size with its DataLoader, which is what a user without lkm-calc would write;
-it takes torch's default route for matrix products, the others lkm-train's. lkm-train's steps are
-also compiled (``run.compile``), or on a GPU replayed from a CUDA graph (``run.cuda_graphs``), and
-made with Muon in place of AdamW, lkm-train's and torch's.
+The same model, loss and optimiser on the same frames, with three interleaved ways of creating
+batches: that of lkm-train, which slices flat tensors; torch-geometric's DataLoader over Data
+objects with precomputed edges; and the same with edges computed in every step, as in the models of
+torch-geometric. "batches only" excludes the model. For DimeNet++ there is a fourth variant:
+torch-geometric's model of the same size with its DataLoader, as a user without lkm-calc would write
+it, with torch's default settings for matrix products instead of those of lkm-train. Steps of
+lkm-train are also timed compiled (``run.compile``) or, on a GPU, replayed from a CUDA graph
+(``run.cuda_graphs``), and with Muon of lkm-train and of torch instead of AdamW.
 
     python -m benchmarks.training_steps rmd17_ethanol_train_01.npz --output training_steps.json
 """

@@ -1,15 +1,15 @@
-"""How well each measure of uncertainty tells where the forces are wrong.
+"""How well each uncertainty measure predicts force errors.
 
-For every model the latent distance of each atom, the force error that the calibration makes of it,
-and the layer disagreement; for all models together, as a committee, the spread of the forces. Each
-is compared with the true error of the atom's force, that of the committee with the error of the
-mean: Spearman's rank correlation, and the area under the ROC curve (AUROC) for finding the worst
-5 % of atoms; 0 and 0.5 are chance. The size of the predicted force stands beside them: a measure
-that does no better tells nothing new. Last the share of frames that the guards of LKMCalculator
-flag, and the mean error of the forces in the others. Models must be calibrated, as lkm-train fit
-and lkm-train calibrate do it.
+The measures are, for every model, the latent distance of each atom, the force error expected from
+it by the calibration, and the layer disagreement; and for all models together, as a committee, the
+spread of the forces. Each is compared with the true force error of the atom (for the committee,
+that of the mean): Spearman's rank correlation, and the area under the ROC curve (AUROC) for
+detecting the 5 % of atoms with the largest errors; random values give 0 and 0.5. The magnitude of
+the predicted force is a baseline that a useful measure must exceed. Also reported are the fraction
+of frames flagged by the guards of LKMCalculator, and the mean force error in the others. Models
+must be calibrated, by lkm-train fit or lkm-train calibrate.
 
-Frames are given as NAME=FILE, labelled at the level of theory of the models:
+Frames are passed as NAME=FILE, labelled at the level of theory of the models:
 
     python -m benchmarks.uncertainty seed1/model.safetensors seed2/model.safetensors \\
         --frames ethanol=rmd17_ethanol_test_01.npz malonaldehyde=rmd17_malonaldehyde_test_01.npz \\

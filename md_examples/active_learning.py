@@ -1,19 +1,19 @@
-"""Active learning: a force field finds the structures that it lacks, and learns them.
+"""Active learning: find structures missing from the training set, label them and retrain.
 
 Starts from a few frames of ethanol at 300 K to 800 K, labelled with GFN2-xTB, the lowest in energy
 of ethanol_gfn2.h5. Then, in each round:
 
-    train       a committee of small models, each from other random weights and frames
-    simulate    Langevin dynamics with the committee; on_extrapolation="save" keeps structures on
-                which its forces disagree, and those with atoms closer than ever before
-    label       these structures, with GFN2-xTB (pip install lkm-calc[label])
+    train       a committee of small models with different random weights and training splits
+    simulate    Langevin dynamics with the committee; on_extrapolation="save" writes structures for
+                which the forces disagree, or with atoms closer than in the training set
+    label       these structures with GFN2-xTB (pip install lkm-calc[label])
 
-and trains and simulates once more at the end. To use it for a molecule of your own, put your ASE
-calculator in place of TBLite, and your frames in place of ethanol_gfn2.h5.
+and trains and simulates once more at the end. For your own molecule, replace TBLite by your ASE
+calculator and ethanol_gfn2.h5 by your frames.
 
-What you should see: the first simulation is outside the known in most of its steps, or even ends
-early with a molecule in pieces; after each round it is so less often, and the errors on 100 hot
-frames that are never trained on are lower, above all the large ones. A picture shows it.
+What you should see: the first simulation is outside the training distribution in most steps, or
+even ends early with a broken molecule; this becomes rarer after each round, and the errors on 100
+high-temperature test frames decrease, especially the largest ones. A plot shows both.
 
     python md_examples/active_learning.py             3 rounds, about half an hour on two cores
     python md_examples/active_learning.py --quick     1 round, about a minute

@@ -1,19 +1,19 @@
-"""Chignolin, a protein of ten residues, at 300 K from its PDB structure: does it keep its shape?
+"""Chignolin, a protein of ten residues, at 300 K from its PDB structure: is it stable?
 
-Relaxes the structure, runs Langevin dynamics, and follows how far the backbone (N, CA, C) moves
-from the start (RMSD after superposition), the radius of gyration and the distance of the ends.
+Relaxes the structure, runs Langevin dynamics, and monitors the RMSD of the backbone (N, CA, C) from
+the start after superposition, the radius of gyration and the end-to-end distance.
 
 The structure is that of CLN025, 166 atoms with hydrogens: entry 5AWL of the Protein Data Bank, with
-hydrogens added by a program such as PDBFixer or reduce, or the file that comes with the examples of
-torchmd-net. The model that comes along is one of GFN2-xTB with implicit water.
+hydrogens added by a program such as PDBFixer or reduce, or the file from the examples of
+torchmd-net. The bundled model was trained on GFN2-xTB with implicit water.
 
-What you should see in 1 ps: 300 K after some tenths of a ps, all 171 bonds whole, the backbone
-within 0.5 Å of the start, the radius of gyration near 6.0 Å and the ends 3.7 to 3.9 Å from each
-other. A hairpin takes far longer to unfold; one that does so here, or breaks a bond, tells of a
-model that needs more frames.
+What you should see in 1 ps: 300 K after some tenths of a ps, all 171 bonds intact, the backbone
+within 0.5 Å of the start, a radius of gyration near 6.0 Å and an end-to-end distance of 3.7 to
+3.9 Å. A hairpin takes far longer to unfold; unfolding or a broken bond on this time scale indicates
+that the model needs more training data.
 
     python md_examples/chignolin_300K.py --start cln025.pdb
-    python md_examples/chignolin_300K.py ... --ps 10      goes on from there
+    python md_examples/chignolin_300K.py ... --ps 10      continues the run
     python md_examples/chignolin_300K.py ... --quick      50 fs, a quarter of a minute
 """
 
@@ -87,7 +87,7 @@ settings = MDSettings(
 )
 simulation = Simulation(atoms, settings, options.output, identity={"model": options.model})
 if not simulation.run(round(options.ps * 1000 / options.step)):
-    raise SystemExit("Stopped; the same command goes on from here.")
+    raise SystemExit("Stopped. Run the same command to continue.")
 
 
 def measures(frame: Atoms) -> tuple[float, float, float]:

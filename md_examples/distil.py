@@ -1,17 +1,18 @@
-"""One model for what a committee knows: distillation into a model as small and fast as you like.
+"""Distillation of a committee into a single model of any size.
 
-A few hundred labelled frames limit a model more than its size does, and the mean of several models
-is better than each. They label any structure for nothing. So here teachers
+With a few hundred labelled frames, accuracy is limited by the data more than by the size of the
+model. The mean of several models is more accurate than each of them, and labels new structures at
+little cost. The teachers
 
-    simulate    Langevin dynamics with the first of them, as hot as what will be simulated
-    label       its structures, each with the mean of all; those on which they disagree are left out
+    simulate    Langevin dynamics with the first teacher, at the temperature of later simulations
+    label       the structures with the mean of all teachers, except those on which they disagree
 
-and a student learns these, and the frames that the teachers learnt from, if you have them; a few
-of those are kept apart, from which its guards know its errors. For a molecule of your own, name
-your model files with --teachers and their frames with --data.
+and a student is trained on these structures, and on the frames of the teachers if available; a few
+of those are held out to calibrate the guards of the student. For your own molecule, specify model
+files with --teachers and their training frames with --data.
 
-What you should see: a student nearly as good as the mean of its teachers; figures for ethanol are
-in docs/howto/distillation.md.
+What you should see: a student nearly as accurate as the mean of its teachers; results for ethanol
+are in docs/howto/distillation.md.
 
     python md_examples/distil.py --teachers a.safetensors b.safetensors --data train.npz
     python md_examples/distil.py --quick          the bundled model teaches a tiny one, a minute

@@ -1,24 +1,25 @@
-"""Heat ethanol from 300 K to 3000 K until its model is out of its depth: who notices, and when?
+"""Heat ethanol from 300 K to 3000 K: when do the guards detect extrapolation?
 
-Langevin dynamics with rising temperature, twice with the same random numbers: first with
-on_extrapolation="warn", to see all that the guard sees, then with "stop", which ends the simulation
-at the first structure that is outside what the model was trained on (ethanol at 500 K).
+Langevin dynamics with increasing temperature, twice with the same random numbers: first with
+on_extrapolation="warn", to show all warnings, then with "stop", which ends the simulation at the
+first structure outside the training distribution (ethanol at 500 K).
 
-What you should see: up to some 600 K nothing; then, now and then, an atom's embeddings lie farther
-from those of the training frames than the threshold, more often as it gets hotter. That is hundreds
-of fs before the molecule falls apart, at about 1700 K, when also atoms come too close (with
---quick, which heats faster, some 90 fs). It is the model that fails there: the genuine molecule
-holds together for longer.
+What you should see: no warnings up to some 600 K; then the latent distance of an atom occasionally
+exceeds the threshold, more often as the temperature rises. The first warning comes hundreds of fs
+before the molecule dissociates, at about 1700 K, when atoms also come too close (some 90 fs with
+--quick, which heats faster). The dissociation is a failure of the model: the real molecule is
+stable for longer.
 
-Of several models of your own the spread of their forces is watched instead of the embeddings:
+With several models, the spread of their forces is monitored instead of the latent distance:
 
     lkm-train fit ethanol-gfn2 --data md_examples/ethanol_gfn2.h5 --members 4
     python md_examples/guard_and_committee.py --models runs/ethanol-gfn2/member-*/model.safetensors
 
-What a guard can miss: a single model's one tells how unlike the training frames a structure is, not
-how wrong the forces are, and it is blind to what the model embeds like something known. A committee
-misses what all members get wrong alike. Both thresholds come from the model's own errors, so that
-poorly trained models warn late: three of 6 epochs let a bond grow twice as long without a word.
+Limits: the guard of a single model measures the distance from the training frames, not the force
+error, and misses structures whose embeddings resemble those of training frames. A committee misses
+errors common to all members. Both thresholds are derived from the errors of the models, so poorly
+trained models warn late: with three models trained for 6 epochs, a bond stretched to twice its
+length without a warning.
 
     python md_examples/guard_and_committee.py             2 ps, a minute
     python md_examples/guard_and_committee.py --quick     0.4 ps, less than half a minute

@@ -1,18 +1,19 @@
 """Layer-to-Layer Knowledge Mixing in a model of torch-geometric: GCN, GAT or GIN on bond graphs.
 
-LKM needs each layer's node embeddings; GCN and its kin return those of the last layer alone. With
-``jk="cat"`` they join the layers side by side, and once their closing linear layer is taken out
-they return just that. The rest is a term of the loss (see PropertyModel and fit, to be copied):
+LKM needs the node embeddings of each layer; GCN and similar models return only those of the last
+layer. With ``jk="cat"`` and without their final linear layer, they return the concatenation of all
+layers. The rest is a term of the loss (see PropertyModel and fit):
 
     loss = task_loss + gamma * lkm_loss(layers)
 
-Takes molecules of the npz file of QM9, atoms as nodes and bonds as edges, and trains one model
-twice from the same weights: without LKM and with it.
+Reads molecules from the npz file of QM9, with atoms as nodes and bonds as edges, and trains a model
+twice from the same initial weights: without and with LKM.
 
-What you should see: with LKM the layers become alike. With the gamma of 1, GCN's L_KD falls to a
-quarter and the mean cosine between two layers rises from 0.4 to 0.7 (with --quick, to 0.5); the
-picture shows every pair. The error on molecules kept apart changes by some per cent, up or down,
-and one run cannot tell which: ``python -m studies.generality`` measures it over seeds and gammas.
+What you should see: LKM makes the layers more similar. With gamma = 1, L_KD of GCN decreases to a
+quarter and the mean cosine similarity of two layers increases from 0.4 to 0.7 (with --quick, to
+0.5); the plot shows every pair. The error on held-out molecules changes by some per cent in either
+direction, which is not significant for one run: ``python -m studies.generality`` measures it over
+seeds and gammas.
 
     python md_examples/lkm_in_torch_geometric.py --data qm9_130831.npz             a minute
     python md_examples/lkm_in_torch_geometric.py --data qm9_130831.npz --quick     10 seconds

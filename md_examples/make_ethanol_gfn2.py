@@ -1,17 +1,17 @@
-"""Make a data set to train on: ethanol labelled with GFN2-xTB.
+"""Generate a training set: ethanol labelled with GFN2-xTB.
 
 Runs Langevin dynamics of ethanol at several temperatures with the semiempirical method GFN2-xTB
-(Bannwarth, Ehlert and Grimme 2019, doi:10.1021/acs.jctc.8b01176), keeps a frame now and then with
-its energy and forces, shuffles them and writes ethanol_gfn2.h5, which lkm-train reads. Copy it and
-put your molecule and your ASE calculator in. It needs tblite: pip install tblite.
+(Bannwarth, Ehlert and Grimme 2019, doi:10.1021/acs.jctc.8b01176), saves frames at intervals with
+energy and forces, shuffles them and writes ethanol_gfn2.h5, which lkm-train reads. Copy the script
+and insert your molecule and your ASE calculator. Requires tblite: pip install tblite.
 
-The ethanol_gfn2.h5 beside this script was made by it, as it stands (tblite 0.8.0, ASE 3.29.0):
+The ethanol_gfn2.h5 in this folder was generated with tblite 0.8.0 and ASE 3.29.0:
 
     OMP_NUM_THREADS=1 python md_examples/make_ethanol_gfn2.py --output md_examples
 
 What you should see: each run fluctuates about its temperature; no frame has a broken bond; forces
-and −dE/dx agree within 0.0002 eV/Å; the file has 500 frames and about 0.2 MB. Another machine
-rounds differently, so it makes other frames of the same kind.
+and −dE/dx agree within 0.0002 eV/Å; the file has 500 frames and about 0.2 MB. Frames differ between
+machines because of round-off.
 
     python md_examples/make_ethanol_gfn2.py             500 frames in 106 ps, about five minutes
     python md_examples/make_ethanol_gfn2.py --quick     12 frames in 0.3 ps, to see that it runs

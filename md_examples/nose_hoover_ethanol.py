@@ -1,18 +1,18 @@
-"""Ethanol with a Nosé-Hoover chain: is the temperature distributed as the canonical ensemble says?
+"""Ethanol with a Nosé-Hoover chain: does the temperature follow the canonical distribution?
 
 Relaxes ethanol with the bundled model and runs it at 300 K with a chain of thermostats, which is
-deterministic: no random force disturbs the motion. The kinetic energy of g degrees of freedom in
-the canonical ensemble follows a gamma distribution of shape g/2 and mean g/2·kT; here g is 21, as
-ethanol's 27 less the drift and the rotation, which are conserved at zero.
+deterministic, without random forces. The kinetic energy of g degrees of freedom in the canonical
+ensemble follows a gamma distribution of shape g/2 and mean g/2·kT; here g is 21, the 27 of ethanol
+minus translation and rotation, which remain zero.
 
 What you should see: a histogram that follows the curve, skewed towards high temperatures, with a
-mean of 300 K and a standard deviation of 300·√(2/21) = 93 K: that large for so small a molecule,
-and no fault of the thermostat. The energy that the ensemble conserves, of molecule and chain
-together, drifts by some 0.002 meV/atom/ps. The mean of 20 ps is uncertain by 7 K, and the histogram
-of --quick is ragged: successive values are not independent.
+mean of 300 K and a standard deviation of 300·√(2/21) = 93 K, which is expected for such a small
+molecule. The conserved quantity, the energy of molecule and chain, drifts by some
+0.002 meV/atom/ps. The uncertainty of the mean is 7 K for 20 ps, and the histogram of --quick is
+noisy, because successive values are correlated.
 
     python md_examples/nose_hoover_ethanol.py             20 ps, five to seven minutes on one core
-    python md_examples/nose_hoover_ethanol.py --ps 50     goes on from there
+    python md_examples/nose_hoover_ethanol.py --ps 50     continues the run
     python md_examples/nose_hoover_ethanol.py --quick     0.5 ps
 """
 
@@ -60,7 +60,7 @@ simulation = Simulation(atoms, settings, options.output, identity={"model": opti
 if simulation.resumed:
     print(f"Going on from step {simulation.step} of {options.output}")
 if not simulation.run(steps):
-    raise SystemExit("Stopped; the same command goes on from here.")
+    raise SystemExit("Stopped. Run the same command to continue.")
 
 with simulation.record.log.open(newline="") as file:
     rows = list(csv.DictReader(file))

@@ -1,11 +1,11 @@
 """Ethanol at constant energy: does the force field conserve it?
 
 Relaxes ethanol with the bundled model, gives it the energy of 300 K and runs velocity Verlet with
-steps of 0.5 fs in float64. Prints the drift of the total energy, the slope of a line fit.
+steps of 0.5 fs in float64. Prints the drift of the total energy, from a linear fit.
 
 What you should see: kinetic and potential energy, about 0.35 eV each, exchange some tenths of an
-eV, while their sum stays level within a few tenths of a meV per atom; the drift over 20 ps is below
-0.01 meV/atom/ps (half a picosecond, --quick, is too short to tell it).
+eV, while their sum is constant within a few tenths of a meV per atom; the drift over 20 ps is below
+0.01 meV/atom/ps (the 0.5 ps of --quick are too short to determine it).
 
     python md_examples/nve_ethanol.py             20 ps, about five minutes on one core
     python md_examples/nve_ethanol.py --compile   the same with the C++ kernel, half a minute

@@ -4,7 +4,7 @@ Needs OpenMM and OpenMM-ML: pip install "lkm-calc[openmm]". Minimises ethanol wi
 Langevin integrator and compares energy and forces of the last frame with those that ASE gets.
 
 What you should see: the same energy to 0.001 meV and the same forces to 0.001 meV/Å, and a
-temperature that fluctuates about the one asked for, by a quarter of it: the molecule is small.
+temperature that fluctuates by a quarter of the target, because the molecule is small.
 
     python md_examples/openmm_ethanol.py             2 ps, a minute or two on one core
     python md_examples/openmm_ethanol.py --quick     50 fs

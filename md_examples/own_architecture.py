@@ -1,12 +1,12 @@
-"""An architecture of your own: a SchNet written from its equations, trained, saved and used.
+"""A custom architecture: SchNet implemented from its equations, trained, saved and used.
 
-The class is all that is needed: it writes the energy of each atom, and the features after each
-layer for Layer-to-Layer Knowledge Mixing; forces, stress, units, training and files are the same
-code for all architectures. The script first runs the physics battery on it, then trains it on
-ethanol_gfn2.h5 and computes with the result. The page docs/howto/own-architecture.md explains it.
+Only a class is needed, which returns the energy of each atom, and the features after each layer for
+Layer-to-Layer Knowledge Mixing; forces, stress, units, training and files work for all
+architectures. The script first runs the physics tests on it, then trains it on ethanol_gfn2.h5 and
+uses the trained model. It is explained in docs/howto/own-architecture.md.
 
-What you should see: the battery passes; force errors on the validation frames of some 60 meV/Å in
-the mean (with --quick some 300; without a model 800); ethanol relaxes to within 0.05 eV/Å.
+What you should see: the tests pass; a mean force error of some 60 meV/Å on the validation frames
+(with --quick some 300; without a model 800); ethanol relaxes to within 0.05 eV/Å.
 
     python md_examples/own_architecture.py            one minute on one core
     python md_examples/own_architecture.py --quick    100 frames and few steps, 20 s

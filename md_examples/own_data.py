@@ -1,14 +1,14 @@
-"""From your own labelled frames to MD with a force field of your own, on one page.
+"""From your own labelled frames to MD with your own force field, in one script.
 
-Takes frames with energies and forces, here those of ethanol_gfn2.h5 as a stand-in for yours, and
-runs the commands that you would type, printing each: check the data, train, measure the errors on
-frames that were kept apart, and simulate with the guard on. For frames of your own, in any file
-that ASE reads (extended XYZ, trajectories, outputs of codes), give --data.
+Uses frames with energies and forces, here ethanol_gfn2.h5 as an example, and prints and runs the
+commands that you would type: check the data, train, evaluate on held-out test frames, and simulate
+with the guard. Use --data for your own frames, in any file that ASE reads (extended XYZ,
+trajectories, outputs of codes).
 
-What you should see: no fault in the data; errors on the test frames of 2.5 meV and 13 meV/Å in the
-mean (with --quick some 70 meV/Å); a simulation of some 300 K in which no structure is unlike the
-training frames. Any that are lie in extrapolation.extxyz: label them, add them to your frames and
-train again, as active_learning.py does.
+What you should see: no errors in the data; mean errors on the test frames of 2.5 meV and 13 meV/Å
+(with --quick some 70 meV/Å); a simulation at some 300 K without extrapolation warnings. Structures
+outside the training distribution would be written to extrapolation.extxyz: label them, add them to
+your frames and train again, as active_learning.py does.
 
     python md_examples/own_data.py                            three minutes on one core
     python md_examples/own_data.py --data frames.extxyz       your own

@@ -1,4 +1,4 @@
-"""A study as a TOML file, and its arms: trainings that differ in what is studied."""
+"""A study, defined by a TOML file, and its arms: training runs that differ in what is studied."""
 
 import hashlib
 import itertools

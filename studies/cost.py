@@ -1,9 +1,8 @@
-"""What LKM costs: time and memory of a training step with it, over those without it.
+"""Cost of LKM: time and memory of a training step with LKM relative to those without.
 
-Steps of the two are made in turn, so that a busy machine slows both, and the lower quartiles of
-their times compared, block by block. Memory is that of the tensors which the step keeps for its
-gradients. At inference there is nothing to compare: γ is an option of the loss, and the models,
-their weights and their files know nothing of it.
+Steps with and without LKM are interleaved in one process, so that other load affects both, and the
+lower quartiles of their times are compared, block by block. Memory is that of the tensors saved for
+the backward pass. Inference is not affected: γ is an option of the loss, not of the model.
 
     python -m studies.cost --data FOLDER
 """

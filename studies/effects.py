@@ -1,4 +1,4 @@
-"""What a study's figures say: means over seeds, and differences between runs of the same seed."""
+"""Effects in a study: means over seeds, and differences between runs with the same seed."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What lies around each atom of a molecule, one, two and three bonds away."""
+"""Environment of each atom of a molecule, one, two and three bonds away."""
 
 from collections.abc import Mapping
 

@@ -1,13 +1,13 @@
-"""Does LKM help models that are not ours? GCN, GAT and GIN of torch-geometric on QM9's bond graphs.
+"""Does LKM improve other models? GCN, GAT and GIN of torch-geometric on bond graphs of QM9.
 
 The models and their training are those of ``md_examples/lkm_in_torch_geometric.py``. Each seed has
-its own molecules and weights; the arms of a seed differ in γ alone, so that their errors are
-compared in pairs.
+different molecules and initial weights; the arms of a seed differ only in γ, so that their errors
+are compared in pairs.
 
     python -m studies.generality --data qm9_130831.npz
 
-An arm whose result is there is not run again. With --quick every arm takes a few steps; --data may
-then be left out, and a few dozen small molecules with made-up properties stand in for QM9.
+Arms with existing results are not run again. With --quick every arm runs only a few steps; --data
+is then optional, with a few dozen small molecules with made-up properties instead of QM9.
 """
 
 import argparse

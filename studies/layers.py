@@ -1,20 +1,20 @@
-"""Are the layers washed out by mixing? What each layer's atom embeddings hold, through training.
+"""Does LKM make layers more similar? Information in the atom embeddings of each layer.
 
-Small PAMNets learn U0 of QM9 with and without LKM, all else equal. Untrained, and after 10, 30 and
-100 % of the steps, the averaged weights embed the atoms of molecules that nothing was trained on.
-Of each layer it is measured
+Small PAMNets are trained on U0 of QM9 with and without LKM, all else equal. Before training and
+after 10, 30 and 100 % of the steps, embeddings of atoms in held-out molecules are computed with the
+averaged weights. For each layer, the study measures
 
-- how many directions the embeddings use, by their effective rank;
-- how like those of the other layers they are, by linear CKA;
-- what a linear probe reads out of them of the atom's surroundings, one, two and three bonds away.
-  Probes see carbon atoms only, so that the element tells nothing, and are tested on molecules that
-  they were not fitted to. Guessing has a balanced accuracy of 1/3 (neighbours) or 1/2.
+- the dimensionality of the embeddings, as their effective rank;
+- the similarity to the embeddings of other layers, as linear CKA;
+- the accuracy of linear probes for the environment of the atom, one, two and three bonds away.
+  Probes are fitted to carbon atoms only, so that the element contains no information, and tested on
+  other molecules. The balanced accuracy of guessing is 1/3 (neighbours) or 1/2.
 
     python -m studies.layers --data qm9_130831.npz --work runs/layers
 
-An arm whose result is there is not run again, and one that was stopped goes on where it was. With
---quick every arm takes two steps; --data may then be left out, and sixty molecules with made-up
-energies stand in for QM9.
+Arms with existing results are not run again, and stopped ones are resumed. With --quick every arm
+runs only two steps; --data is then optional, with sixty molecules with made-up energies instead of
+QM9.
 """
 
 import argparse

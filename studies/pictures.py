@@ -1,4 +1,4 @@
-"""Pictures of the report."""
+"""Plots of the report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Run the arms of a study, one after the other or several side by side, and keep their figures."""
+"""Run the arms of a study, sequentially or in parallel, and store their results."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""How much a set of embeddings holds: effective rank, likeness to another set, linear probes."""
+"""Analysis of embeddings: effective rank, similarity to other embeddings, linear probes."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What the sections of the report have in common: means over seeds, and tables in Markdown."""
+"""Common parts of the sections of the report: means over seeds, and tables in Markdown."""
 
 from collections.abc import Sequence
 from typing import Any
