@@ -257,7 +257,7 @@ def test_a_structure_beyond_the_memory_is_named(room_for):
 def test_a_zbl_core_acts_below_the_data_only():
     model = small_model()
     plain = LKMCalculator(model, "cpu")
-    with pytest.warns(UserWarning, match="covalent radii only"):
+    with pytest.warns(UserWarning, match="of the covalent radii"):
         kept_apart = LKMCalculator(model, "cpu", zbl=True)
     apart = rattled()
     for name in ("energy", "forces"):

@@ -63,7 +63,7 @@ def test_letters_that_a_terminal_lacks_are_no_error(encoding):
 
 def test_json_for_programs_is_whole_in_any_encoding():
     found = shell("$PY -m lkm_calc info rmd17-ethanol --json", PYTHONIOENCODING="ascii")
-    assert json.loads(found.stdout)["architecture"] == "dimenet++"
+    assert json.loads(found.stdout)["architecture"] == "ace"
 
 
 def test_a_reader_that_goes_away_is_no_error_to_talk_of():

@@ -216,6 +216,7 @@ class _Run:
             if first:
                 state.save(self.record.state, self.record.identity)
                 if finished:
+                    self._settle_energies()
                     self._calibrate()
                     self.record.finish(state, self.validation, self.test)
             self.team.wait()
@@ -313,8 +314,14 @@ class _Run:
         return figures
 
     def _settle_energies(self) -> None:
-        """Fit constant energy shifts of the averaged weights, including those of isolated atoms."""
+        """Fit constant energy shifts of the averaged weights, including those of isolated atoms.
+
+        They start from the energies of the model that is trained, which do not change, so that
+        they depend on the weights alone.
+        """
         model, config = self.state.averaged_model, self.config
+        for name in ("reference_energies", "binding_energies"):
+            getattr(model, name).copy_(getattr(self.state.model, name))
         model.measure_isolated_atoms()
         if config.loss.energy > 0 and not config.loss.raw_energies:
             centre_energies(model, self.data, config.run.eval_batch_size)

@@ -134,7 +134,6 @@ class Record:
     def finish(self, state: TrainingState, validation: GraphFrames, test: Frames | None) -> None:
         """Evaluate the best model; write both models with their errors, the card and the plots."""
         size, device = self.config.run.eval_batch_size, validation.device
-        state.averaged_model.measure_isolated_atoms()
         last_errors = errors_of(predict(state.averaged_model, validation, size))
         save_model(state.averaged_model, self.last, self.provenance(state, validation, last_errors))
 

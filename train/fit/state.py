@@ -152,8 +152,8 @@ class TrainingState:
         content = _content(path)
         saved = told_of_old(content["identity"])
         saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
-        wanted = identity["optimiser"]
-        prolonged = saved["optimiser"]["epochs"] == wanted["restart_epoch"]
+        wanted = identity.get("optimiser", {})
+        prolonged = bool(wanted) and saved["optimiser"]["epochs"] == wanted["restart_epoch"]
         if prolonged:
             saved["optimiser"] |= {k: wanted[k] for k in ("epochs", "restart_epoch")}
         different = _differences(saved, identity)
