@@ -144,7 +144,7 @@ def test_a_tensor_marked_as_a_folder(saved):
     entry = content.index(b"PK\x01\x02", content.index(b"data/0", start) - 60)
     content[entry + 38] = 0x10
     saved.write_bytes(content)
-    with pytest.raises(StateError, match="data/0 is not as it was written"):
+    with pytest.raises(StateError, match="data/0 is damaged"):
         state._content(saved)
 
 

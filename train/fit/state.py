@@ -153,7 +153,8 @@ class TrainingState:
         saved = told_of_old(content["identity"])
         saved = {k: {n: v for n, v in saved[k].items() if n in identity[k]} for k in identity}
         wanted = identity.get("optimiser", {})
-        prolonged = bool(wanted) and saved["optimiser"]["epochs"] == wanted["restart_epoch"]
+        restart = wanted.get("restart_epoch", 0)
+        prolonged = restart > 0 and saved["optimiser"].get("epochs") == restart
         if prolonged:
             saved["optimiser"] |= {k: wanted[k] for k in ("epochs", "restart_epoch")}
         different = _differences(saved, identity)
