@@ -39,7 +39,7 @@ FLOORS = {
     "rmd17-malonaldehyde": (2.5, 12.0),
     "rmd17-naphthalene": (3.0, 10.0),
     "rmd17-paracetamol": (6.5, 21.0),
-    "rmd17-salicylic": (4.0, 16.0),
+    "rmd17-salicylic": (1.2, 5.8),
     "rmd17-toluene": (2.5, 9.0),
     "rmd17-uracil": (2.5, 11.0),
 }
