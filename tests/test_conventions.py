@@ -161,7 +161,7 @@ def test_parameters_are_told_and_settled(tmp_path):
     told = {"models": [str(path)], "device": "cpu", "dtype": "float32", "skin": 1.0}
     told |= {"compile": False, "zbl": False, "deterministic": False}
     assert json.loads(encode(calc.todict())) == told
-    with pytest.raises(ValueError, match="dtype cannot be set; make a new"):
+    with pytest.raises(ValueError, match="dtype cannot be changed; create a new"):
         calc.set(dtype="float64")
 
 

@@ -90,7 +90,7 @@ def test_what_cannot_be_read_is_said(command, ethanol, tmp_path, messages):
     molecule("CH3CH2SH").write(tmp_path / "thiol.xyz")
     text = refused("rmd17-ethanol", "thiol.xyz")
     assert "does not support S" in text
-    assert "Use a model whose training set holds" in text
+    assert "Use a model whose training set contains" in text
     assert not (tmp_path / "runs").exists()
 
 

@@ -77,7 +77,7 @@ def test_a_program_computes_what_the_model_computes(name, folder, caplog):
             graph = graph_of(rattled(seed=seed, amplitude=0.02), model)
             assert_equal(forces(graph), energy_and_forces(model, graph))
     assert len(forces.choices) == 1
-    assert f"kept in {folder}" in caplog.text
+    assert f"cached in {folder}" in caplog.text
 
 
 def test_a_program_is_kept_for_the_next_process(folder, caplog, monkeypatch):

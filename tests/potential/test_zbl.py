@@ -136,7 +136,7 @@ def test_hydrogens_of_the_bundled_model_are_kept_apart(pair):
         for atoms, line in pushed_together(molecule("CH3CH2OH"), i, j, np.linspace(0.2, 1.2, 11)):
             forces = calculator.evaluate([atoms])[0]["forces"]
             repulsion[of].append((forces[j] - forces[i]) @ line / 2)
-    assert min(repulsion[model]) < -1000, "the model alone pulls them together"
+    assert min(repulsion[model]) < -1, "the model alone pulls them together"
     assert min(repulsion[core]) > 0
     assert repulsion[core][1] > 90, "at 0.3 Å, where the nuclei alone push with 101 eV/Å"
 

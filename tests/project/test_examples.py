@@ -221,7 +221,8 @@ def test_dihedral_scan_ethanol(tmp_path):
     np.testing.assert_allclose(kcal, mev / 43.364, atol=2e-3)
     scan = read(tmp_path / "scan.xyz", ":")
     found = [atoms.get_dihedral(3, 2, 1, 0) for atoms in scan]
-    np.testing.assert_allclose(found, np.arange(-90, 270, 30) % 360, atol=0.01)
+    off = (np.array(found) - np.arange(-90, 270, 30) + 180) % 360 - 180
+    assert np.abs(off).max() < 0.01
     assert (tmp_path / "scan.png").stat().st_size > 10_000
 
 
@@ -233,7 +234,7 @@ def test_guard_and_committee(tmp_path, count, measure):
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for weights in other.parameters():
-                weights.mul_(1 + 0.005 * torch.randn(weights.shape, generator=generator))
+                weights.mul_(1 + 0.02 * torch.randn(weights.shape, generator=generator))
         models.append(tmp_path / "other.safetensors")
         save_model(other, models[1])
     printed = run("guard_and_committee.py", tmp_path, "--models", *models)
@@ -289,7 +290,9 @@ def test_own_architecture(tmp_path):
     assert "The physics battery passes." in printed
     assert "Relaxed: True" in printed
     model = tmp_path / "run" / "model.safetensors"
-    with pytest.raises(ModelFileError, match="of the module own_architecture: import that module"):
+    with pytest.raises(
+        ModelFileError, match="module own_architecture defines it: import that module"
+    ):
         load_model(model)
     write(tmp_path / "ethanol.xyz", molecule("CH3CH2OH"))
     folder = tmp_path / "elsewhere"

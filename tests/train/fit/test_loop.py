@@ -221,7 +221,9 @@ def test_older_states_are_continued_with_a_note(data, tmp_path, caplog):
 def test_a_diverging_run_says_so_and_keeps_its_last_state(data, tmp_path):
     changes = {"loss__gamma": 0.01, "optimiser__kind": "adamw", "optimiser__learning_rate": 1e30}
     changes |= {"optimiser__warmup_steps": 12}
-    with pytest.raises(TrainingDivergedError, match=r"The loss or .*Lower optimiser.learning_rate"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"The loss or .*Reduce optimiser.learning_rate"
+    ):
         fit(config(data, tmp_path / "run", **changes))
 
 

@@ -192,5 +192,5 @@ def test_each_process_takes_a_gpu_that_it_is_shown(shown, rank, expected, monkey
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     processes_of_a_machine(monkeypatch, 3, 3)
-    with pytest.raises(ValueError, match="there are 3"):
+    with pytest.raises(ValueError, match="which has 3"):
         own_device("auto")
