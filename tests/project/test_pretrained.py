@@ -36,7 +36,7 @@ FLOORS = {
     "rmd17-azobenzene": (1.1, 4.3),
     "rmd17-benzene": (0.5, 3.0),
     "rmd17-ethanol": (0.7, 4.2),
-    "rmd17-malonaldehyde": (2.5, 12.0),
+    "rmd17-malonaldehyde": (1.1, 6.4),
     "rmd17-naphthalene": (3.0, 10.0),
     "rmd17-paracetamol": (6.5, 21.0),
     "rmd17-salicylic": (1.2, 5.8),
