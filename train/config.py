@@ -157,7 +157,7 @@ class OptimiserConfig:
     """Epoch after which the schedule starts again with half the learning rate, where a run is
     prolonged (--prolong); 0 for none."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay of the weight matrices of linear layers."""
     clip_norm: float = 10.0
     """Maximum norm of the gradient (gradient clipping)."""
     ema_decay: float = 0.999

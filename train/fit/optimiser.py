@@ -24,25 +24,24 @@ def make_optimisers(module: nn.Module, config: OptimiserConfig) -> list[torch.op
     """Return optimisers that together update each parameter of a module once.
 
     With ``config.kind`` "muon", weight matrices of linear layers are optimised by Muon; embeddings,
-    vectors and frequencies, for which a spectral norm is not meaningful, by AdamW.
+    vectors and frequencies, for which a spectral norm is not meaningful, by AdamW. Only these
+    matrices decay: zero is no meaningful value of a frequency or of an element's energy.
     """
-    matrices = _matrices(module) if config.kind == "muon" else []
-    taken = set(matrices)
-    rest = [parameter for parameter in module.parameters() if parameter not in taken]
+    matrices, rate, decay = _matrices(module), config.learning_rate, config.weight_decay
     found: list[torch.optim.Optimizer] = []
-    if matrices:
-        found.append(
-            Muon(matrices, config.learning_rate, config.momentum, decay=config.weight_decay)
-        )
+    if config.kind == "muon" and matrices:
+        found.append(Muon(matrices, rate, config.momentum, decay=decay))
+    taken = set(matrices) if found else set()
+    rest = [p for p in module.parameters() if p not in taken]
+    decaying = set(matrices) if decay else set()
+    groups = [
+        {"params": [p for p in rest if p not in decaying], "weight_decay": 0.0},
+        {"params": [p for p in rest if p in decaying], "weight_decay": decay},
+    ]
     if rest:
-        found.append(
-            torch.optim.AdamW(
-                rest,
-                lr=config.learning_rate,
-                weight_decay=config.weight_decay,
-                fused=rest[0].device.type in ("cpu", "cuda"),
-            )
-        )
+        fused = rest[0].device.type in ("cpu", "cuda")
+        filled = [group for group in groups if group["params"]]
+        found.append(torch.optim.AdamW(filled, lr=rate, fused=fused))
     return found
 
 

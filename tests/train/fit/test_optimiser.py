@@ -82,6 +82,23 @@ def test_each_weight_is_changed_by_one_optimiser(name, kind):
     assert len(optimisers) == (2 if kind == "muon" else 1)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_only_weight_matrices_decay(kind):
+    """Without gradients a step is the decay alone."""
+    module = small_model("ace")
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    config = dataclasses.replace(MUON, kind=kind, learning_rate=0.1, weight_decay=0.5)
+    for optimiser in make_optimisers(module, config):
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+    linear = {f"{n}.weight" for n, m in module.named_modules() if isinstance(m, nn.Linear)}
+    for name, parameter in module.named_parameters():
+        factor = 0.95 if name in linear and min(parameter.shape) > 1 else 1.0
+        torch.testing.assert_close(parameter.detach(), factor * before[name])
+
+
 def test_saved_and_continued(tmp_path):
     def train(state, steps):
         for seed in steps:
