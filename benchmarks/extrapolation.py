@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from lkm_calc import EnergyModel, load_model
-from train.config import config_from_table
+from train.config import config_from_table, merge
 from train.data import GraphFrames
 from train.fit import fit
 from train.formats import read_frames
@@ -32,60 +32,42 @@ PATHS = ("dihedral", "proton", "stretch")
 
 NARROW = {"hidden": 64, "num_layers": 3, "num_radial": 6, "num_spherical_radial": 3}
 DIMENET = {"hidden": 64, "num_blocks": 3, "triplet_dim": 32, "output_dim": 64, "num_spherical": 6}
-RECIPES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "ace": ("ace", {"num_interactions": 2}, {"kind": "l1", "energy": 0.1, "gamma": 0.0}),
-    "ace-linear": (
-        "ace",
-        {
-            "num_interactions": 2,
-            "node_dependent": False,
-            "runtime_geometry": False,
-            "gated": False,
-            "linear_readouts": True,
-        },
-        {"kind": "l1", "energy": 0.1, "gamma": 0.0},
-    ),
-    "ace-plain": (
-        "ace",
-        {
-            "num_interactions": 2,
-            "node_dependent": False,
-            "runtime_geometry": False,
-            "gated": False,
-            "normalised": False,
-            "linear_readouts": True,
-        },
-        {"kind": "l1", "energy": 0.1, "gamma": 0.0},
-    ),
-    "ace-64": (
-        "ace",
-        {"num_interactions": 2, "num_channels": 64},
-        {"kind": "l1", "energy": 0.1, "gamma": 0.0},
-    ),
-    "dimenet++": ("dimenet++", DIMENET, {"kind": "l2", "energy": 2.0}),
-    "pamnet": ("pamnet", NARROW, {"kind": "l2", "energy": 2.0}),
-    "mxmnet": ("mxmnet", NARROW, {"kind": "l2", "energy": 2.0}),
+LINEAR = {
+    "node_dependent": False,
+    "runtime_geometry": False,
+    "gated": False,
+    "linear_readouts": True,
 }
-"""Architecture, hyperparameters and loss by name; the three others are those of the bundled models
-(``train/configs``)."""
+INVARIANT = {
+    "loss": {"kind": "l2", "energy": 2.0, "gamma": "auto"},
+    "optimiser": {"weight_decay": 0.0},
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "ace": {},
+    "ace-no-decay": {"optimiser": {"weight_decay": 0.0}},
+    "ace-decay": {"optimiser": {"weight_decay": 0.1}},
+    "ace-linear": {"model": {"hypers": LINEAR}},
+    "ace-linear-decay": {"model": {"hypers": LINEAR}, "optimiser": {"weight_decay": 0.1}},
+    "dimenet++": {"model": {"name": "dimenet++", "hypers": DIMENET}, **INVARIANT},
+    "pamnet": {"model": {"name": "pamnet", "hypers": NARROW}, **INVARIANT},
+    "mxmnet": {"model": {"name": "mxmnet", "hypers": NARROW}, **INVARIANT},
+}
+"""Options by name; ``ace`` is the default of every option, ``ace-linear`` is closest to MACE, and
+the last three are those of ``train/configs/rmd17-*.toml``."""
 
 
 def train(recipe: str, epochs: int, seed: int, work: Path) -> Path:
     """Train a recipe, going on with a run that was stopped, and return its model file."""
-    name, hypers, loss = RECIPES[recipe]
-    config = config_from_table(
-        {
-            "data": {"train": str(FOLDER / "train_300K.h5"), "n_train": 450, "n_validation": 50},
-            "model": {"name": name, "hypers": hypers},
-            "loss": loss,
-            "optimiser": {"epochs": epochs},
-            "run": {
-                "directory": str(work / f"{recipe}-{epochs}-{seed}"),
-                "seed": seed,
-                "validate_every": 5,
-            },
-        }
-    )
+    common = {
+        "data": {"train": str(FOLDER / "train_300K.h5"), "n_train": 450, "n_validation": 50},
+        "optimiser": {"epochs": epochs},
+        "run": {
+            "directory": str(work / f"{recipe}-{epochs}-{seed}"),
+            "seed": seed,
+            "validate_every": 5,
+        },
+    }
+    config = config_from_table(merge(common, RECIPES[recipe]))
     path = fit(config)
     if path is None:
         raise SystemExit("Stopped; the same command goes on.")

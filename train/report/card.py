@@ -45,7 +45,7 @@ def model_card(header: Mapping[str, Any], title: str, command: str, picture: str
 | optimiser | {_OPTIMISERS[optimiser.get("kind", "adamw")]}, \
 {optimiser["epochs"]} epochs of batches of {optimiser["batch_size"]}, \
 learning rate {optimiser["learning_rate"]:g} after {optimiser["warmup_steps"]} warm-up steps, \
-{_schedule(optimiser)} |
+{_decay(optimiser)}{_schedule(optimiser)} |
 | seed | {config["run"]["seed"]} |
 | best step | {training["step"]}, selected on the validation frames |
 | training time | {minutes:.0f} min on {training["device"]}, {config["run"]["dtype"]} |
@@ -71,6 +71,11 @@ The model is valid only for the molecules and the range of geometries in its tra
 for bond breaking, other molecules or much higher temperatures. It reproduces the level of theory of
 its labels.
 """
+
+
+def _decay(optimiser: dict[str, Any]) -> str:
+    decay = optimiser.get("weight_decay", 0)
+    return f"weight decay {decay:g}, " if decay else ""
 
 
 def _schedule(optimiser: Mapping[str, Any]) -> str:
