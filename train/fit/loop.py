@@ -25,9 +25,8 @@ from lkm_calc.runtime import (
     threads_for,
 )
 
-from ..config import Config, ConfigError, DataConfig
+from ..config import Config, ConfigError
 from ..data import (
-    Frames,
     GraphFrames,
     check_config_types,
     count_labels,
@@ -38,7 +37,7 @@ from ..data import (
     split_structures,
     structures_of,
 )
-from ..formats import LabelKeys, read_frames
+from ..formats import read_data
 from ..gradients import Losses, Programs, learned_teacher
 from ..report import Errors, calibrate_file, errors_of, predict
 from .centring import centre_energies
@@ -366,20 +365,6 @@ def fit_members(config: Config, members: int, seconds: float | None = None) -> l
             return None
         paths.append(path)
     return paths
-
-
-def read_data(path: str, options: DataConfig) -> Frames:
-    """Read a data file with the options of the configuration."""
-    return read_frames(
-        path,
-        options.format,
-        options.labels,
-        options.target,
-        options.energy_unit,
-        options.length_unit,
-        options.check_units,
-        LabelKeys(options.energy_key, options.forces_key, options.stress_key, options.virial_key),
-    )
 
 
 def device_of(name: str, option: str) -> torch.device:
