@@ -11,6 +11,14 @@ from .evaluate import predict as predict
 from .plots import plot_learning_curves as plot_learning_curves
 from .plots import plot_parity as plot_parity
 from .plots import save_figure as save_figure
+from .run_page import Measured as Measured
+from .run_page import repeat_command as repeat_command
+from .run_page import write_run_page as write_run_page
+from .runs import Held as Held
+from .runs import Run as Run
+from .runs import held_frames as held_frames
+from .runs import read_rows as read_rows
+from .runs import read_run as read_run
 from .writing import checksum as checksum
 from .writing import write_json as write_json
 from .writing import write_text as write_text
