@@ -51,7 +51,7 @@
     const traces = plot.data.filter((trace) => trace.customdata);
     const chosen = traces.length ? [{
       type: traces[0].type, mode: "markers", x: [], y: [], showlegend: false, hoverinfo: "skip",
-      marker: { symbol: "circle-open", size: 11, color: "#000", line: { width: 1.5 } },
+      marker: { symbol: "circle-open", size: 9, color: "#000", line: { width: 1.5 } },
     }] : [];
     const layout = { ...plot.layout, margin: { l: 62, r: 12, t: 34, b: 46 }, hovermode: "closest" };
     const options = { responsive: true, displaylogo: false, scrollZoom: true };

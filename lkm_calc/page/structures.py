@@ -91,7 +91,7 @@ class Scene:
         """Return the meaning of each set of arrows, for each structure."""
         return [
             [
-                f"{name}: 1 Å is {1 / frame.scale(name):.3g} {unit}"
+                f"{name}: 1 Å is {1 / frame.scale(name):g} {unit}"
                 for name, unit in self.units.items()
             ]
             for frame in self.frames
