@@ -49,6 +49,7 @@ from .report import (
     own_split,
     predict,
     read_run,
+    write_comparison,
     write_run_page,
 )
 
@@ -70,6 +71,7 @@ Train force fields with Layer-to-Layer Knowledge Mixing, and evaluate them.
   lkm-train fit CONFIG.toml --import my_model.py   train a custom architecture
   torchrun --nproc-per-node 4 -m lkm_train fit CONFIG.toml   train on several GPUs
   lkm-train report RUN --open                      write an interactive page about a run
+  lkm-train compare RUN RUN --open                 compare learning curves, errors and options
   lkm-train evaluate MODEL DATA                    compute errors on labelled frames
   lkm-train calibrate MODEL DATA                   calibrate the extrapolation guards of a model
   lkm-train check-data DATA                        check labelled frames for errors
@@ -206,6 +208,24 @@ def _parser() -> argparse.ArgumentParser:
     add_batch_size_option(report, 16)
     add_import_option(report)
     report.set_defaults(command=_report)
+    compare = commands.add_parser(
+        "compare",
+        help="compare runs on an interactive page",
+        description="Write an interactive page with the learning curves and errors of several runs "
+        "and a table of the options that differ. Needs pip install lkm-calc[report].",
+    )
+    compare.add_argument(
+        "runs", nargs="+", type=expanded, metavar="RUN", help="directories of two runs or more"
+    )
+    compare.add_argument(
+        "--output",
+        type=expanded,
+        default=Path("compare.html"),
+        metavar="HTML",
+        help="default: %(default)s",
+    )
+    compare.add_argument("--open", action="store_true", help="open the page in a browser")
+    compare.set_defaults(command=_compare)
     calibrate = commands.add_parser(
         "calibrate",
         help="calibrate the extrapolation guards of a model",
@@ -387,10 +407,21 @@ def _report(options: argparse.Namespace, _rest: Sequence[str]) -> int:
         found = Measured(model, held, data, predictions, options.batch_size)
         path = options.output or run.directory / "report.html"
         write_run_page(run, found, path)
-    logger.info("%s", path)
-    if options.open and not webbrowser.open(path.resolve().as_uri()):
-        logger.warning("No browser was found. Open %s in one.", path)
+    _show(path, options.open)
     return 0
+
+
+def _compare(options: argparse.Namespace, _rest: Sequence[str]) -> int:
+    write_comparison([read_run(run) for run in options.runs], options.output)
+    _show(options.output, options.open)
+    return 0
+
+
+def _show(page: Path, in_browser: bool) -> None:
+    """Log the path of a page, and open it if requested."""
+    logger.info("%s", page)
+    if in_browser and not webbrowser.open(page.resolve().as_uri()):
+        logger.warning("No browser was found. Open %s in one.", page)
 
 
 def _model_and_frames(options: argparse.Namespace) -> tuple[EnergyModel, Frames]:

@@ -112,7 +112,9 @@ def test_unknown_vectors_are_not_drawn():
     assert found["shapes"]["push"]["parameters"]["atom"] == [{"vector": [0, 0, 0]}] * 3
 
 
-@pytest.mark.parametrize(("value", "expected"), [(1.0, 1.0), (4.99, 2.0), (0.07, 0.05), (60.0, 50.0)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1.0, 1.0), (4.99, 2.0), (0.07, 0.05), (60.0, 50.0)]
+)
 def test_round_numbers(value, expected):
     assert round_down(value) == pytest.approx(expected)
 

@@ -3,6 +3,7 @@
 from .calibration import calibrate_file as calibrate_file
 from .calibration import own_split as own_split
 from .card import model_card as model_card
+from .compare import write_comparison as write_comparison
 from .evaluate import Errors as Errors
 from .evaluate import LayerStatistics as LayerStatistics
 from .evaluate import errors_of as errors_of

@@ -1,5 +1,6 @@
 """Interactive figures of a run, for plotly."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,49 +26,95 @@ LOSSES = {
     "train_stress": "stress",
     "train_lkm": "L<sub>KD</sub>",
 }
+RATE = {"learning_rate": "Learning rate"}
+LOG = {"type": "log", "exponentformat": "power"}
+"""Logarithmic axis."""
+BUTTONS = {
+    "type": "buttons",
+    "direction": "right",
+    "x": 0,
+    "xanchor": "left",
+    "y": 1.02,
+    "yanchor": "bottom",
+    "pad": {"b": 2},
+    "font": {"size": 12},
+}
+"""Buttons above the left end of a plot."""
 LAYERS = {"layers_norm": "size of embeddings", "layers_lkm": "L<sub>KD</sub>"}
 
 
-def learning_curves(runs: Mapping[str, Rows]) -> list[Plot]:
+def learning_curves(rows: Rows) -> list[Plot]:
     """Return plots of errors, losses, statistics of the layers and learning rate by epoch.
 
     Args:
-        runs: Rows of metrics.jsonl, by name of the run; names are shown if there are several.
+        rows: Rows of metrics.jsonl.
     """
     plots = [
-        _curves("Validation MAE", runs, ERRORS, "log"),
-        _curves("Training loss, unweighted parts", runs, LOSSES, "log"),
-        _curves("Layers, validation", runs, LAYERS, "log"),
-        _curves("Learning rate", runs, {"learning_rate": "learning rate"}, "linear"),
+        _curves("Validation MAE", rows, ERRORS, LOG),
+        _curves("Training loss, unweighted parts", rows, LOSSES, LOG),
+        _curves("Layers, validation", rows, LAYERS, LOG),
+        _curves("Learning rate", rows, RATE, {}),
     ]
     return [plot for plot in plots if plot.figure["data"]]
 
 
-def _curves(title: str, runs: Mapping[str, Rows], names: Mapping[str, str], scale: str) -> Plot:
+def curves_of_runs(runs: Mapping[str, Rows]) -> list[Plot]:
+    """Return the same for several runs, with one plot for each quantity.
+
+    Args:
+        runs: Rows of metrics.jsonl, by name of the run.
+    """
+    quantities = (
+        *((f"Validation MAE: {label}", name) for name, label in ERRORS.items()),
+        *((f"Training loss: {_plain(label)}", name) for name, label in LOSSES.items()),
+        *((f"Layers: {_plain(label)}", name) for name, label in LAYERS.items()),
+        *((label, name) for name, label in RATE.items()),
+    )
+    plots = []
+    for title, name in quantities:
+        traces = [_curve(rows, name, run) for run, rows in runs.items()]
+        if not any(trace["x"] for trace in traces):
+            continue
+        for colour, trace in zip(itertools.cycle(_COLOURS), traces, strict=False):
+            trace["line"] = {"color": colour}
+        minutes = [
+            [round(row["seconds"] / 60, 2) for row in rows if row.get(name)]
+            for rows in runs.values()
+        ]
+        figure = _figure(traces, "epoch", "", yaxis=LOG)
+        buttons = [
+            {"label": label, "method": "update", "args": [{"x": x}, {"xaxis.title.text": label}]}
+            for label, x in (("epoch", [t["x"] for t in traces]), ("minutes", minutes))
+        ]
+        figure["layout"]["legend"] = {}  # at the right
+        figure["layout"]["updatemenus"] = [BUTTONS | {"buttons": buttons}]
+        plots.append(Plot(title=title, figure=figure))
+    return plots
+
+
+def _plain(label: str) -> str:
+    """Return a label without HTML."""
+    return label.replace("<sub>", "_").replace("</sub>", "")
+
+
+def _curves(title: str, rows: Rows, names: Mapping[str, str], yaxis: Mapping[str, str]) -> Plot:
     """Plot the columns that exist and are not always zero."""
-    dashes = ("solid", "dash", "dot", "dashdot")
-    traces = []
-    for k, (run, rows) in enumerate(runs.items()):
-        for dash, (name, label) in zip(dashes, names.items(), strict=False):
-            points = [(row["epoch"], row[name]) for row in rows if row.get(name)]
-            if not points:
-                continue
-            x, y = zip(*points, strict=True)
-            several = len(runs) > 1
-            line = {"color": _COLOURS[k % len(_COLOURS)], "dash": dash} if several else {}
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines+markers" if len(points) < 60 else "lines",
-                    "name": f"{run}: {label}" if several else label,
-                    "x": x,
-                    "y": [float(f"{value:.5g}") for value in y],
-                    "line": line,
-                    "marker": {"size": 4},
-                    "hovertemplate": "epoch %{x}: %{y:.4g}",
-                }
-            )
-    return Plot(title=title, figure=_figure(traces, "epoch", "", yaxis={"type": scale}))
+    traces = [_curve(rows, name, label) for name, label in names.items()]
+    shown = [trace for trace in traces if trace["x"]]
+    return Plot(title=title, figure=_figure(shown, "epoch", "", yaxis=yaxis))
+
+
+def _curve(rows: Rows, name: str, label: str) -> dict[str, Any]:
+    points = [(row["epoch"], float(f"{row[name]:.5g}")) for row in rows if row.get(name)]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(points) < 60 else "lines",
+        "name": label,
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+        "marker": {"size": 4},
+        "hovertemplate": "%{x}: %{y:.4g}",
+    }
 
 
 _COLOURS = (
@@ -173,10 +220,9 @@ def expected_errors(
         )
     ends = [1000 * float(expected.min()), 1000 * float(expected.max())]
     traces.append(_line(ends, ends))
-    log = {"type": "log", "exponentformat": "power"}
     return Plot(
         title="Force errors against expected errors",
-        figure=_figure(traces, "expected error, meV/Å", "error, meV/Å", log, log),
+        figure=_figure(traces, "expected error, meV/Å", "error, meV/Å", LOG, LOG),
         note="Every point is an atom. The expected error is a median: about half of the atoms "
         "should be below the line.",
     )

@@ -130,7 +130,7 @@ def run_page(run: Run, found: Measured) -> Page:
         beside=shown.blocks(),
         scene=shown.scene(),
         below=[
-            *learning_curves({run.name: run.rows}),
+            *learning_curves(run.rows),
             Table(title="Errors", header=("", *(f"{n} frames" for n in names)), rows=errors),
             Table(title="Model and data", header=("", ""), rows=[*facts(run.header), *files]),
             settings,

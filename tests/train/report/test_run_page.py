@@ -219,7 +219,10 @@ def invented(n_frames=30, n_atoms=3, forces=True, seed=0, labelled=None):
 
 def run_in(folder, rows=100):
     curves = [
-        {"step": k, "epoch": k, "learning_rate": 1e-3, "train_forces": 1 / k, "train_energy": 2 / k}
+        {
+            **{"step": k, "epoch": k, "seconds": 60 * k, "learning_rate": 1e-3},
+            **{"train_forces": 1 / k, "train_energy": 2 / k},
+        }
         for k in range(1, rows + 1)
     ]
     config = Config(DataConfig(train="water.npz", n_train=950, n_validation=50))
