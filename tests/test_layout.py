@@ -15,8 +15,9 @@ SOURCES = [p for folder in ("lkm_calc", "train") for p in sorted((ROOT / folder)
 
 ROOMS = {
     "lkm_calc": [
-        *("units", "files", "runtime", "embeddings", "graph", "nn", "models", "uncertainty"),
-        *("potential", "compile.kernels", "compile", "committee", "calculator", "dispersion"),
+        *("units", "files", "runtime", "page", "embeddings", "graph", "nn", "models"),
+        *("uncertainty", "potential", "compile.kernels", "compile", "committee"),
+        *("calculator", "dispersion"),
         *("torchsim", "testing", "md", "pretrained", "commands", "__main__"),
     ],
     "train": [

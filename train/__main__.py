@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import sys
+import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lkm_calc import EnergyModel, load_model
 from lkm_calc.commands import add_batch_size_option, add_device_option, add_import_option
 from lkm_calc.files import expanded
 from lkm_calc.models import ArchitectureError, import_architectures
+from lkm_calc.page import PageError, check_packages
 from lkm_calc.potential import ModelFileError
 from lkm_calc.runtime import add_version, fast_matmul, on_any_terminal
 
@@ -39,7 +41,17 @@ from .fit import (
     prolonged,
 )
 from .formats import FORMATS, LabelKeys, read_frames
-from .report import calibrate_file, errors_of, own_split, predict
+from .report import (
+    Measured,
+    calibrate_file,
+    errors_of,
+    held_frames,
+    own_split,
+    predict,
+    read_run,
+    write_comparison,
+    write_run_page,
+)
 
 logger = logging.getLogger("lkm_train")
 
@@ -58,6 +70,8 @@ Train force fields with Layer-to-Layer Knowledge Mixing, and evaluate them.
   lkm-train fit CONFIG.toml --finetune MODEL       start from a trained model
   lkm-train fit CONFIG.toml --import my_model.py   train a custom architecture
   torchrun --nproc-per-node 4 -m lkm_train fit CONFIG.toml   train on several GPUs
+  lkm-train report RUN --open                      write an interactive page about a run
+  lkm-train compare RUN RUN --open                 compare learning curves, errors and options
   lkm-train evaluate MODEL DATA                    compute errors on labelled frames
   lkm-train calibrate MODEL DATA                   calibrate the extrapolation guards of a model
   lkm-train check-data DATA                        check labelled frames for errors
@@ -70,7 +84,17 @@ below. Ctrl-C finishes the current step and saves the state; the same command th
 
 Files in the run directory: config.json, split.npz, metrics.jsonl, state.pt (training state),
 model.safetensors (lowest validation error, for LKMCalculator), last.safetensors, result.json,
-card.md, learning_curves.png and parity.png.
+card.md, learning_curves.png, parity.png and report.html.
+"""
+
+
+REPORT = """\
+Write an interactive page about a run, report.html in its directory: parity plots, errors against
+expected errors, the structures in 3D with forces and force errors, learning curves and settings.
+It is a single file, for any browser, without network access. lkm-train fit writes it at the end of
+a run. Needs pip install lkm-calc[report].
+
+The test frames of the run are evaluated, or the validation frames if it has no test set.
 """
 
 
@@ -113,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         DataError,
         ModelFileError,
         OSError,
+        PageError,
         StateError,
         TrainingDivergedError,
     ) as error:
@@ -165,6 +190,42 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", metavar="MODEL", help="bundled name or model file")
     _add_measuring_options(evaluate)
     evaluate.set_defaults(command=_evaluate)
+    report = commands.add_parser(
+        "report",
+        help="write an interactive page about a run",
+        description=REPORT,
+        formatter_class=raw,
+    )
+    report.add_argument("run", type=expanded, metavar="RUN", help="directory of a run")
+    report.add_argument(
+        "--data", metavar="FILE", help="labelled frames to evaluate instead, or their new path"
+    )
+    report.add_argument(
+        "--output", type=expanded, metavar="HTML", help="default: report.html in RUN"
+    )
+    report.add_argument("--open", action="store_true", help="open the page in a browser")
+    add_device_option(report)
+    add_batch_size_option(report, 16)
+    add_import_option(report)
+    report.set_defaults(command=_report)
+    compare = commands.add_parser(
+        "compare",
+        help="compare runs on an interactive page",
+        description="Write an interactive page with the learning curves and errors of several runs "
+        "and a table of the options that differ. Needs pip install lkm-calc[report].",
+    )
+    compare.add_argument(
+        "runs", nargs="+", type=expanded, metavar="RUN", help="directories of two runs or more"
+    )
+    compare.add_argument(
+        "--output",
+        type=expanded,
+        default=Path("compare.html"),
+        metavar="HTML",
+        help="default: %(default)s",
+    )
+    compare.add_argument("--open", action="store_true", help="open the page in a browser")
+    compare.set_defaults(command=_compare)
     calibrate = commands.add_parser(
         "calibrate",
         help="calibrate the extrapolation guards of a model",
@@ -331,21 +392,62 @@ def _check_data(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     return 1 if report.faulty else 0
 
 
+def _report(options: argparse.Namespace, _rest: Sequence[str]) -> int:
+    _check_batch_size(options)
+    check_packages()
+    run = read_run(options.run)
+    model = load_model(run.model, device=device_of(options.device, "--device"))
+    held = held_frames(run, model, options.data or "")
+    source = options.data or f"the {held.name} set of {options.run}"
+    _check_unit(model, held.frames, source)
+    check_elements(model, held.frames, source)
+    data = GraphFrames(held.frames, model, model.device)
+    with fast_matmul():
+        predictions = predict(model, data, options.batch_size)
+        found = Measured(model, held, data, predictions, options.batch_size)
+        path = options.output or run.directory / "report.html"
+        write_run_page(run, found, path)
+    _show(path, options.open)
+    return 0
+
+
+def _compare(options: argparse.Namespace, _rest: Sequence[str]) -> int:
+    write_comparison([read_run(run) for run in options.runs], options.output)
+    _show(options.output, options.open)
+    return 0
+
+
+def _show(page: Path, in_browser: bool) -> None:
+    """Log the path of a page, and open it if requested."""
+    logger.info("%s", page)
+    if in_browser and not webbrowser.open(page.resolve().as_uri()):
+        logger.warning("No browser was found. Open %s in one.", page)
+
+
 def _model_and_frames(options: argparse.Namespace) -> tuple[EnergyModel, Frames]:
     """Return the model on its device, and the frames, checked for unit and elements."""
-    if options.batch_size < 1:
-        raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
+    _check_batch_size(options)
     model = load_model(options.model, device=device_of(options.device, "--device"))
     frames = _read(options, options.check_units, model.provenance.get("config", {}).get("data"))
-    unit = model.provenance.get("energy_unit", "eV")
-    if frames.energy_unit != unit:
-        raise DataError(
-            f"{options.data} contains energies in {frames.energy_unit}, but the model was trained "
-            f"on a property in {unit}. Select the property with --target."
-        )
+    _check_unit(model, frames, options.data)
     if not frames.isolated.all():
         check_elements(model, structures_of(frames, options.data), options.data)
     return model, frames
+
+
+def _check_batch_size(options: argparse.Namespace) -> None:
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
+
+
+def _check_unit(model: EnergyModel, frames: Frames, source: str) -> None:
+    """Raise a DataError if the model was trained on a property in another unit."""
+    unit = model.provenance.get("energy_unit", "eV")
+    if frames.energy_unit != unit:
+        raise DataError(
+            f"{source} contains energies in {frames.energy_unit}, but the model was trained on a "
+            f"property in {unit}. Select the property with --target."
+        )
 
 
 def _calibrate(options: argparse.Namespace, _rest: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ PLAN = layers.QUICK
 def no_pictures_of_runs():
     """The pictures of a run take longer than all else here."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("plot_learning_curves", "plot_parity"):
+        for name in ("plot_learning_curves", "plot_parity", "write_run_page"):
             patch.setattr(record, name, lambda *arguments: None)
         yield
 

@@ -6,7 +6,6 @@ from .loop import TrainingDivergedError as TrainingDivergedError
 from .loop import device_of as device_of
 from .loop import fit as fit
 from .loop import fit_members as fit_members
-from .loop import read_data as read_data
 from .optimiser import make_optimisers as make_optimisers
 from .parallel import Stop as Stop
 from .parallel import Workers as Workers

@@ -25,9 +25,8 @@ from lkm_calc.runtime import (
     threads_for,
 )
 
-from ..config import Config, ConfigError, DataConfig
+from ..config import Config, ConfigError
 from ..data import (
-    Frames,
     GraphFrames,
     check_config_types,
     count_labels,
@@ -38,9 +37,9 @@ from ..data import (
     split_structures,
     structures_of,
 )
-from ..formats import LabelKeys, read_frames
+from ..formats import read_data
 from ..gradients import Losses, Programs, learned_teacher
-from ..report import Errors, calibrate_file, errors_of, predict
+from ..report import Errors, Held, calibrate_file, errors_of, predict
 from .centring import centre_energies
 from .duration import duration, epochs_of_run, epochs_within
 from .parallel import Stop, Workers, own_device, workers
@@ -138,7 +137,7 @@ class _Run:
         self, config: Config, device: torch.device, team: Workers, programs: Programs | None
     ) -> None:
         frames = read_data(config.data.train, config.data)
-        self.test = read_data(config.data.test, config.data) if config.data.test else None
+        test = read_data(config.data.test, config.data) if config.data.test else None
         weights = config.loss.config_type_weights
         check_config_types(frames, weights, config.data.train)
         self.team, self.programs = team, programs
@@ -157,10 +156,14 @@ class _Run:
         chosen = frames.select(self.split.train)
         check_labels(chosen, config)
         model = prepare_model(config, chosen, isolated.energies).to(device)
-        if self.test is not None:
-            self.record.tested = isolated_atoms(self.test, config.data.test)
-            self.test = structures_of(self.test, config.data.test)
-            check_elements(model, self.test, config.data.test)
+        held_out = frames.select(self.split.validation)
+        self.held = Held("validation", held_out, self.split.validation)
+        """The frames on which the finished model is measured."""
+        if test is not None:
+            self.record.tested = isolated_atoms(test, config.data.test)
+            structures_of(test, config.data.test)  # raises if there are none
+            self.held = Held.from_file("test", test)
+            check_elements(model, self.held.frames, config.data.test)
         learned = learned_teacher(config.loss, model)
         self.state = TrainingState.create(model, config.optimiser, learned)
         if self.record.state.exists():
@@ -173,7 +176,6 @@ class _Run:
                 "the same folder."
             )
         self.data = GraphFrames(chosen, model, device, frame_weights(chosen, weights))
-        held_out = frames.select(self.split.validation)
         self.record.labels = {"train": count_labels(chosen), "validation": count_labels(held_out)}
         for name, counts in self.record.labels.items():
             logger.info("%s frames: %s", name, describe_labels(counts))
@@ -218,7 +220,7 @@ class _Run:
                 if finished:
                     self._settle_energies()
                     self._calibrate()
-                    self.record.finish(state, self.validation, self.test)
+                    self.record.finish(state, self.validation, self.held)
             self.team.wait()
             return self.record.best if finished else None
 
@@ -366,20 +368,6 @@ def fit_members(config: Config, members: int, seconds: float | None = None) -> l
             return None
         paths.append(path)
     return paths
-
-
-def read_data(path: str, options: DataConfig) -> Frames:
-    """Read a data file with the options of the configuration."""
-    return read_frames(
-        path,
-        options.format,
-        options.labels,
-        options.target,
-        options.energy_unit,
-        options.length_unit,
-        options.check_units,
-        LabelKeys(options.energy_key, options.forces_key, options.stress_key, options.virial_key),
-    )
 
 
 def device_of(name: str, option: str) -> torch.device:

@@ -3,6 +3,7 @@
 import datetime
 import importlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,32 @@ import torch
 
 from lkm_calc import load_model, save_model
 from lkm_calc.files import expanded, replacing
+from lkm_calc.page import PageError
 from lkm_calc.potential import read_header
 from lkm_calc.runtime import package_version
 
 from ..config import Config, ConfigError, to_table
-from ..data import Frames, GraphFrames, IsolatedAtoms, Split, atom_errors
+from ..data import GraphFrames, IsolatedAtoms, Split, atom_errors
 from ..report import (
     Errors,
+    Held,
+    Measured,
+    Run,
     checksum,
     errors_of,
     model_card,
     plot_learning_curves,
     plot_parity,
     predict,
+    read_rows,
+    repeat_command,
     write_json,
+    write_run_page,
     write_text,
 )
 from .state import TrainingState
+
+logger = logging.getLogger("lkm_train")
 
 
 class Record:
@@ -49,6 +59,7 @@ class Record:
         self.state = self.directory / "state.pt"
         self.best = self.directory / "model.safetensors"
         self.last = self.directory / "last.safetensors"
+        self.page = self.directory / "report.html"
         self.tensorboard: Any = None
         self.labels: dict[str, dict[str, int]] = {}
         """Numbers of frames with each label, in the training and the validation set."""
@@ -95,15 +106,7 @@ class Record:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the rows so far, without a last line that was truncated by a crash."""
-        if not self.metrics.exists():
-            return []
-        rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        return read_rows(self.metrics)
 
     def provenance(
         self, state: TrainingState, data: GraphFrames, validation: Errors
@@ -131,30 +134,44 @@ class Record:
             "validation_errors": validation.figures(),
         }
 
-    def finish(self, state: TrainingState, validation: GraphFrames, test: Frames | None) -> None:
-        """Evaluate the best model; write both models with their errors, the card and the plots."""
+    def finish(self, state: TrainingState, validation: GraphFrames, held: Held) -> None:
+        """Evaluate the best model; write both models with their errors, the card and the plots.
+
+        Args:
+            state: The finished training.
+            validation: The validation frames.
+            held: The test frames, or the validation frames if there is no test set.
+        """
         size, device = self.config.run.eval_batch_size, validation.device
         last_errors = errors_of(predict(state.averaged_model, validation, size))
         save_model(state.averaged_model, self.last, self.provenance(state, validation, last_errors))
 
         model = load_model(self.best, device=device)
-        measured, name = (validation, "validation")
-        if test is not None:
-            measured, name = (GraphFrames(test, model, device), "test")
+        tested = held.name == "test"
+        measured = GraphFrames(held.frames, model, device) if tested else validation
         predictions = predict(model, measured, size)
         errors = errors_of(predictions)
-        provenance = model.provenance | {"files": self.files, f"{name}_errors": errors.figures()}
-        if test is not None and self.tested.energies:
+        provenance = model.provenance | {
+            "files": self.files,
+            f"{held.name}_errors": errors.figures(),
+        }
+        if tested and self.tested.energies:
             provenance["test_isolated_atoms"] = atom_errors(model, self.tested.energies)
         provenance["training_seconds"] = round(state.counters.seconds, 1)
         save_model(model, self.best, provenance)
 
         write_json(self.directory / "result.json", provenance)
-        command = f"lkm-train fit config.json --data.train {self.files['train']['name']}"
-        card = model_card(read_header(self.best), self.directory.name, command, "parity.png")
+        header = read_header(self.best)
+        card = model_card(header, self.directory.name, repeat_command(provenance), "parity.png")
         write_text(self.directory / "card.md", card)
-        plot_learning_curves(self.read_metrics(), self.directory / "learning_curves.png")
-        plot_parity(predictions, errors, f"{name} frames", self.directory / "parity.png")
+        rows = self.read_metrics()
+        plot_learning_curves(rows, self.directory / "learning_curves.png")
+        plot_parity(predictions, errors, f"{held.name} frames", self.directory / "parity.png")
+        run = Run(directory=self.directory, config=self.config, rows=rows, header=header)
+        try:
+            write_run_page(run, Measured(model, held, measured, predictions, size), self.page)
+        except PageError as error:
+            logger.info("%s is not written. %s", self.page.name, error)
 
 
 def _tensorboard(directory: Path, step: int) -> Any:

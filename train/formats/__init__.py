@@ -13,4 +13,5 @@ from .qm9 import TARGETS as TARGETS
 from .qm9 import pack_qm9 as pack_qm9
 from .qm9 import read_qm9 as read_qm9
 from .read import FORMATS as FORMATS
+from .read import read_data as read_data
 from .read import read_frames as read_frames

@@ -7,6 +7,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from lkm_calc.files import expanded, is_xyz
 
+from ..config import DataConfig
 from ..data import DataError, Frames
 from .arrays import npz_names
 from .chignolin import read_chignolin
@@ -97,6 +98,20 @@ _NAMED: Mapping[str, tuple[str, ...]] = {
     "hdf5": ("energy_key", "forces_key", "stress_key"),
 }
 """Labels that may have other names, by format; for files read by ASE all may."""
+
+
+def read_data(path: str, options: DataConfig) -> Frames:
+    """Read a data file with the options of the configuration."""
+    return read_frames(
+        path,
+        options.format,
+        options.labels,
+        options.target,
+        options.energy_unit,
+        options.length_unit,
+        options.check_units,
+        LabelKeys(options.energy_key, options.forces_key, options.stress_key, options.virial_key),
+    )
 
 
 def _check_keys(path: Path, format: str, keys: LabelKeys) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..data import describe_labels
 
-_ERRORS = (
+ERRORS = (
     ("energy_mae", "energy MAE", "meV"),
     ("energy_rmse", "energy RMSE", "meV"),
     ("energy_per_atom_mae", "energy MAE per atom", "meV"),
@@ -13,6 +13,7 @@ _ERRORS = (
     ("force_rmse", "force RMSE", "meV/Å"),
     ("stress_mae", "stress MAE", "meV/Å³"),
 )
+"""Errors in the order of the tables: key, name and unit for energies in eV."""
 _OPTIMISERS = {"adamw": "AdamW", "muon": "Muon for matrices, AdamW for other weights"}
 
 
@@ -26,30 +27,13 @@ def model_card(header: Mapping[str, Any], title: str, command: str, picture: str
         picture: Link to the parity plot.
     """
     training = header["provenance"]
-    config = training["config"]
-    loss, optimiser = config["loss"], config["optimiser"]
-    minutes = training["training_seconds"] / 60
+    rows = "\n".join(f"| {name} | {text} |" for name, text in facts(header))
     return f"""\
 # {title}
 
 | | |
 |---|---|
-| architecture | {header["architecture"]}{_origin(header)}, {_listed(header["hypers"])} |
-| elements | {", ".join(header["elements"])} |
-| cutoff | {header["cutoff"]:g} Å |
-| units | energies {training.get("energy_unit", "eV")}, forces eV/Å |
-| trained on | {_data(training, config["data"])} |{_isolated(training, header)}{_labels(training)}
-| loss | {loss["kind"]}; weights: energy {loss["energy"]:g} (eV per structure), forces \
-{loss["forces"]:g} (eV/Å per component), LKM γ = {loss["gamma"]} ({loss["lkm_distance"]})\
-{_type_weights(loss)} |
-| optimiser | {_OPTIMISERS[optimiser.get("kind", "adamw")]}, \
-{optimiser["epochs"]} epochs of batches of {optimiser["batch_size"]}, \
-learning rate {optimiser["learning_rate"]:g} after {optimiser["warmup_steps"]} warm-up steps, \
-{_decay(optimiser)}{_schedule(optimiser)} |
-| seed | {config["run"]["seed"]} |
-| best step | {training["step"]}, selected on the validation frames |
-| training time | {minutes:.0f} min on {training["device"]}, {config["run"]["dtype"]} |
-| created with | lkm-calc {training["version"]}, torch {training["torch"]}, {training["date"]} |
+{rows}
 
 ## Errors
 
@@ -73,7 +57,48 @@ its labels.
 """
 
 
-def _decay(optimiser: dict[str, Any]) -> str:
+def facts(header: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what describes a model and its training, as names and texts.
+
+    Args:
+        header: Header of the model file, see :func:`lkm_calc.potential.read_header`.
+    """
+    training = header["provenance"]
+    config = training["config"]
+    loss, optimiser = config["loss"], config["optimiser"]
+    minutes = training["training_seconds"] / 60
+    return [
+        ("architecture", f"{header['architecture']}{_origin(header)}, {_listed(header['hypers'])}"),
+        ("elements", ", ".join(header["elements"])),
+        ("cutoff", f"{header['cutoff']:g} Å"),
+        ("units", f"energies {training.get('energy_unit', 'eV')}, forces eV/Å"),
+        ("trained on", _data(training, config["data"])),
+        *_isolated(training, header),
+        *_labels(training),
+        (
+            "loss",
+            f"{loss['kind']}; weights: energy {loss['energy']:g} (eV per structure), forces "
+            f"{loss['forces']:g} (eV/Å per component), LKM γ = {loss['gamma']} "
+            f"({loss['lkm_distance']}){_type_weights(loss)}",
+        ),
+        (
+            "optimiser",
+            f"{_OPTIMISERS[optimiser.get('kind', 'adamw')]}, {optimiser['epochs']} epochs of "
+            f"batches of {optimiser['batch_size']}, learning rate {optimiser['learning_rate']:g} "
+            f"after {optimiser['warmup_steps']} warm-up steps, {_decay(optimiser)}"
+            f"{_schedule(optimiser)}",
+        ),
+        ("seed", str(config["run"]["seed"])),
+        ("best step", f"{training['step']}, selected on the validation frames"),
+        ("training time", f"{minutes:.0f} min on {training['device']}, {config['run']['dtype']}"),
+        (
+            "created with",
+            f"lkm-calc {training['version']}, torch {training['torch']}, {training['date']}",
+        ),
+    ]
+
+
+def _decay(optimiser: Mapping[str, Any]) -> str:
     decay = optimiser.get("weight_decay", 0)
     return f"weight decay {decay:g}, " if decay else ""
 
@@ -113,21 +138,21 @@ def _data(training: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     )
 
 
-def _isolated(training: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+def _isolated(training: Mapping[str, Any], header: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return a row on isolated atoms, if there were any."""
     if "isolated_atoms" not in training:
-        return ""
+        return []
     energies = training["isolated_atoms"]["energies"]
     listed = ", ".join(f"{s} {e:.4f} eV" for s, e in energies.items() if s in header["elements"])
     frames = training["isolated_atoms"]["frames"]
-    return f"\n| isolated atoms | {listed}: exact, from {frames} further frame(s) of the file |"
+    return [("isolated atoms", f"{listed}: exact, from {frames} further frame(s) of the file")]
 
 
-def _labels(training: Mapping[str, Any]) -> str:
+def _labels(training: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return a row with the numbers of labels, which older files do not contain."""
     counts = training.get("labels", {})
     parts = [f"{name} frames: {describe_labels(counts[name])}" for name in counts]
-    return f"\n| labels | {'; '.join(parts)} |" if parts else ""
+    return [("labels", "; ".join(parts))] if parts else []
 
 
 def _type_weights(loss: Mapping[str, Any]) -> str:
@@ -137,18 +162,25 @@ def _type_weights(loss: Mapping[str, Any]) -> str:
     return f"; weights by config_type: {listed}" if listed else ""
 
 
-def _error_table(training: Mapping[str, Any]) -> str:
+def error_rows(training: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the sets with errors, and rows of errors with their names."""
     sets = [name for name in ("validation", "test") if f"{name}_errors" in training]
-    rows = [
-        f"| | {' | '.join(f'{name} frames' for name in sets)} |",
-        "|---" * (len(sets) + 1) + "|",
-    ]
     energy_unit = training.get("energy_unit", "eV")
-    for key, label, unit in _ERRORS:
+    rows = []
+    for key, label, unit in ERRORS:
         if key not in training[f"{sets[0]}_errors"]:
             continue
         if energy_unit != "eV" and key.startswith("energy"):
             unit = f"10⁻³ {energy_unit}"
-        values = " | ".join(f"{training[f'{name}_errors'][key]:.2f}" for name in sets)
-        rows.append(f"| {label}, {unit} | {values} |")
-    return "\n".join(rows)
+        values = [f"{training[f'{name}_errors'][key]:.2f}" for name in sets]
+        rows.append([f"{label}, {unit}", *values])
+    return sets, rows
+
+
+def _error_table(training: Mapping[str, Any]) -> str:
+    sets, rows = error_rows(training)
+    lines = [
+        f"| | {' | '.join(f'{name} frames' for name in sets)} |",
+        "|---" * (len(sets) + 1) + "|",
+    ]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

@@ -127,6 +127,7 @@ def test_what_a_run_leaves(data, tmp_path):
     assert {p.name for p in directory.iterdir()} == {
         "config.json", "split.npz", "metrics.jsonl", "state.pt", "model.safetensors",
         "last.safetensors", "result.json", "card.md", "learning_curves.png", "parity.png",
+        "report.html",
     }  # fmt: skip
     result = json.loads((directory / "result.json").read_text())
     assert result["test_errors"]["force_mae"] > 0
