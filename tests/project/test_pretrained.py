@@ -34,7 +34,7 @@ from ..support import (
 FLOORS = {
     "rmd17-aspirin": (3.4, 10.2),
     "rmd17-azobenzene": (1.1, 4.3),
-    "rmd17-benzene": (0.5, 3.0),
+    "rmd17-benzene": (0.09, 0.7),
     "rmd17-ethanol": (0.7, 4.2),
     "rmd17-malonaldehyde": (1.1, 6.4),
     "rmd17-naphthalene": (3.0, 10.0),
