@@ -96,7 +96,7 @@
   for (const plot of linked) {
     plot.on("plotly_click", (event) => {
       const point = event.points.find((candidate) => candidate.customdata);
-      if (point) show(point.customdata[0], point.customdata[1]);
+      if (point && point.customdata[0] >= 0) show(point.customdata[0], point.customdata[1]);
     });
     plot.on("plotly_buttonclicked", () => setTimeout(() => mark(window.page.shown)));
   }

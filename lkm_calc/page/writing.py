@@ -97,7 +97,8 @@ def _table(table: Any, _numbers: dict[int, int]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in table.header)
     rows = []
     for k, row in enumerate(table.rows):
-        link = f' data-structure="{table.structures[k]}" tabindex="0"' if table.structures else ""
+        structure = table.structures[k] if table.structures else -1
+        link = f' data-structure="{structure}" tabindex="0"' if structure >= 0 else ""
         rows.append(f"<tr{link}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>")
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
