@@ -53,7 +53,8 @@
       type: traces[0].type, mode: "markers", x: [], y: [], showlegend: false, hoverinfo: "skip",
       marker: { symbol: "circle-open", size: 9, color: "#000", line: { width: 1.5 } },
     }] : [];
-    const layout = { ...plot.layout, margin: { l: 62, r: 12, t: 34, b: 46 }, hovermode: "closest" };
+    const yaxis = { ...plot.layout.yaxis, automargin: true };
+    const layout = { ...plot.layout, yaxis, margin: { l: 62, r: 12, t: 34, b: 46 }, hovermode: "closest" };
     const options = { responsive: true, displaylogo: false, scrollZoom: true };
     await Plotly.newPlot(`plot-${k}`, [...plot.data, ...chosen], layout, options);
     if (traces.length) linked.push(element(`plot-${k}`));
