@@ -245,6 +245,7 @@ def test_the_worst_frames_come_first():
         str(100 + f) for f in np.argsort(-errors)[:20]
     ]
     assert page.scene.frames[0].caption.startswith(f"Frame {100 + errors.argmax()} (1 of 30")
+    assert page.lead[-1] == "The run is not finished: 100 of 150 epochs."
     worst = page.scene.frames[0]
     assert worst.values["force error [meV/Å]"].max() == pytest.approx(1000 * errors.max())
     assert worst.focus == worst.values["force error [meV/Å]"].argmax()
