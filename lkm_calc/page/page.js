@@ -62,6 +62,9 @@
   window.page = { linked, shown: null };
   if (data.dataset === null) return;
 
+  for (const property of Object.values(data.dataset.properties)) {
+    property.values = property.values.map((value) => value ?? NaN);
+  }
   const warnings = new Chemiscope.Warnings();
   warnings.addHandler((message) => console.warn(message));
   const places = { structure: "viewer", info: "info", meta: "meta" };

@@ -251,7 +251,7 @@ def test_the_worst_frames_come_first():
     assert worst.focus == worst.values["force error [meV/Å]"].argmax()
 
 
-def test_frames_without_forces_follow_by_their_energies():
+def test_frames_without_forces_follow_by_their_energies(tmp_path):
     labelled = np.arange(30) % 2 == 0
     found = invented(labelled=labelled)
     ranking = found.ranking()
@@ -261,6 +261,11 @@ def test_frames_without_forces_follow_by_their_energies():
     page = run_page(run_in(Path("run")), found)
     assert "largest force error" not in page.scene.frames[15].caption
     assert page.beside[-1].rows[16][3:] == ["", "", ""]
+    write_page(tmp_path / "page.html", page)
+    with opened(tmp_path / "page.html") as tab:
+        tab.wait_for_function("window.page && window.page.shown")
+        tab.locator("tr[data-structure]").last.click()
+        tab.wait_for_function("window.page.shown.structure === 19")
 
 
 def test_a_property_has_no_forces(tmp_path):
