@@ -9,6 +9,7 @@ from .commands import compile as compile_
 from .commands import evaluate, info, md, models, relax, vib
 from .md import MDError
 from .models import import_architectures
+from .page import PageError
 from .runtime import add_version, on_any_terminal
 from .uncertainty import ExtrapolationError
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.command(options))
     except BrokenPipeError:
         raise
-    except (ExtrapolationError, MDError, MemoryError, OSError, ValueError) as error:
+    except (ExtrapolationError, MDError, MemoryError, OSError, PageError, ValueError) as error:
         logger.error("lkm-calc: %s", error)
         return 1
 

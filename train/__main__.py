@@ -27,7 +27,7 @@ from .data import (
     isolated_atoms,
     structures_of,
 )
-from .doctor import diagnose, plot_report, report_text
+from .doctor import diagnose, plot_report, report_text, write_report_page
 from .download import SOURCES, download
 from .fit import (
     StateError,
@@ -245,7 +245,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     _add_data_options(check)
-    check.add_argument("--output", type=expanded, metavar="PNG", help="also write a plot")
+    check.add_argument(
+        "--output",
+        type=expanded,
+        metavar="FILE",
+        help="also write a plot (.png) or an interactive page (.html)",
+    )
     check.set_defaults(command=_check_data)
     fetch = commands.add_parser("download", help="download a public data set")
     fetch.add_argument("name", metavar="NAME", help=", ".join(SOURCES))
@@ -385,8 +390,11 @@ def _check_data(options: argparse.Namespace, _rest: Sequence[str]) -> int:
     sys.stdout.write(report_text(report, options.data) + "\n")
     if options.output:
         try:
-            plot_report(frames, report, options.output)
-        except (OSError, ValueError) as error:  # missing folder or unknown image format
+            if options.output.suffix in (".html", ".htm"):
+                write_report_page(frames, report, options.data, options.output)
+            else:
+                plot_report(frames, report, options.output)
+        except (OSError, PageError, ValueError) as error:  # folder, packages or image format
             logger.error("lkm-train: --output %s cannot be written: %s", options.output, error)
             return 2
     return 1 if report.faulty else 0

@@ -9,7 +9,8 @@ import ase
 import numpy as np
 
 from ..files import expanded
-from ..md import ENSEMBLES, MDSettings, Simulation, plot_md
+from ..md import ENSEMBLES, MDSettings, Simulation, plot_md, write_md_page
+from ..page import check_packages
 from ..uncertainty import ACTIONS
 from .common import (
     Subcommands,
@@ -121,6 +122,11 @@ def add(commands: Subcommands) -> None:
         metavar="FILE",
         help="file name in that folder, .traj or .xyz; default %(default)s",
     )
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="also write md.html, an interactive page; needs pip install lkm-calc[report]",
+    )
     intervals = {"log": default.log_every, "frame": default.frame_every, "restart": 1000}
     for name, steps in intervals.items():
         parser.add_argument(
@@ -130,6 +136,8 @@ def add(commands: Subcommands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Start or continue a run, and draw its log."""
+    if options.page:
+        check_packages()
     settings = _settings(options)
     steps = options.steps
     if steps is None:
@@ -168,7 +176,11 @@ def run(options: argparse.Namespace) -> int:
             logger.info("All %d steps are done; use a larger --ps to extend the run.", steps)
     finished = simulation.run(steps)
     title = f"{atoms.get_chemical_formula()}, {settings.ensemble}, {settings.timestep:g} fs steps"
-    plot_md(simulation.record.log, folder / "md.png", title)
+    record = simulation.record
+    plot_md(record.log, folder / "md.png", title)
+    if options.page:
+        page = folder / "md.html"
+        write_md_page(record.log, record.trajectory, settings.frame_every, page, title)
     if not finished:
         logger.info(
             "Stopped at step %d of %d; run the same command to resume.", simulation.step, steps

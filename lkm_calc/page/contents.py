@@ -15,7 +15,7 @@ class Plot:
     """A plot.
 
     Points are linked to structures by ``customdata``: a list for each point, of which the first
-    two values are the index of the structure in the scene and that of the atom, or -1.
+    two values are the index of the structure in the scene and that of the atom, or -1 for none.
     """
 
     title: str
@@ -35,7 +35,8 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     structures: Sequence[int] = ()
-    """Index of the structure in the scene that a click on each row shows; empty for none."""
+    """Index of the structure in the scene that a click on each row shows, or -1 for none; empty if
+    there are none."""
     note: str = ""
 
 

@@ -53,7 +53,8 @@
       type: traces[0].type, mode: "markers", x: [], y: [], showlegend: false, hoverinfo: "skip",
       marker: { symbol: "circle-open", size: 9, color: "#000", line: { width: 1.5 } },
     }] : [];
-    const layout = { ...plot.layout, margin: { l: 62, r: 12, t: 34, b: 46 }, hovermode: "closest" };
+    const yaxis = { ...plot.layout.yaxis, automargin: true };
+    const layout = { ...plot.layout, yaxis, margin: { l: 62, r: 12, t: 34, b: 46 }, hovermode: "closest" };
     const options = { responsive: true, displaylogo: false, scrollZoom: true };
     await Plotly.newPlot(`plot-${k}`, [...plot.data, ...chosen], layout, options);
     if (traces.length) linked.push(element(`plot-${k}`));
@@ -61,6 +62,9 @@
   window.page = { linked, shown: null };
   if (data.dataset === null) return;
 
+  for (const property of Object.values(data.dataset.properties)) {
+    property.values = property.values.map((value) => value ?? NaN);
+  }
   const warnings = new Chemiscope.Warnings();
   warnings.addHandler((message) => console.warn(message));
   const places = { structure: "viewer", info: "info", meta: "meta" };
@@ -96,7 +100,7 @@
   for (const plot of linked) {
     plot.on("plotly_click", (event) => {
       const point = event.points.find((candidate) => candidate.customdata);
-      if (point) show(point.customdata[0], point.customdata[1]);
+      if (point && point.customdata[0] >= 0) show(point.customdata[0], point.customdata[1]);
     });
     plot.on("plotly_buttonclicked", () => setTimeout(() => mark(window.page.shown)));
   }

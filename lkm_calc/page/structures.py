@@ -32,11 +32,10 @@ class SceneFrame:
     focus: int = 0
     """Index of the atom that is marked."""
 
-    def scale(self, name: str) -> float:
-        """Return the length of the arrows of a vector in Å per unit, a round number."""
+    def longest(self, name: str) -> float:
+        """Return the length of the longest vector."""
         lengths = np.linalg.norm(np.nan_to_num(self.vectors[name]), axis=1)
-        largest = float(lengths.max(initial=0.0))
-        return round_down(ARROW / largest) if largest > 0 else 1.0
+        return float(lengths.max(initial=0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,8 @@ class Scene:
     frames: Sequence[SceneFrame]
     units: Mapping[str, str] = field(default_factory=dict)
     """Units of the vectors, by name."""
+    trajectory: bool = False
+    """The structures follow each other in time: orientation and scale of the arrows are kept."""
 
     def dataset(self) -> dict[str, Any]:
         """Return the data set for chemiscope.
@@ -74,7 +75,7 @@ class Scene:
             "bonds": True,
             "shape": ",".join(shapes),
             "unitCell": any(frame.pbc.any() for frame in frames),
-            "keepOrientation": False,
+            "keepOrientation": self.trajectory,
             "environments": {"activated": False},
         }
         found: dict[str, Any] = chemiscope.create_input(
@@ -87,20 +88,27 @@ class Scene:
         )
         return found
 
+    def scales(self, name: str) -> list[float]:
+        """Return the length of the arrows of a vector in Å per unit in each structure.
+
+        These are round numbers.
+        """
+        longest = [frame.longest(name) for frame in self.frames]
+        if self.trajectory:
+            longest = [max(longest)] * len(longest)
+        return [round_down(ARROW / length) if length > 0 else 1.0 for length in longest]
+
     def legends(self) -> list[list[str]]:
         """Return the meaning of each set of arrows, for each structure."""
-        return [
-            [
-                f"{name}: 1 Å is {1 / frame.scale(name):g} {unit}"
-                for name, unit in self.units.items()
-            ]
-            for frame in self.frames
+        columns = [
+            [f"{name}: 1 Å is {1 / scale:g} {unit}" for scale in self.scales(name)]
+            for name, unit in self.units.items()
         ]
+        return [[column[k] for column in columns] for k in range(len(self.frames))]
 
     def _arrows(self, name: str, colour: str) -> dict[str, Any]:
-        scaled = np.concatenate(
-            [f.scale(name) * np.nan_to_num(f.vectors[name]) for f in self.frames]
-        )
+        pairs = zip(self.scales(name), self.frames, strict=True)
+        scaled = np.concatenate([s * np.nan_to_num(frame.vectors[name]) for s, frame in pairs])
         shape = {"baseRadius": RADIUS, "headRadius": 2.2 * RADIUS, "headLength": 4 * RADIUS}
         return {
             "kind": "arrow",

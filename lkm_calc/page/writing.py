@@ -1,6 +1,7 @@
 """Assembly of the file."""
 
 import json
+import math
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
@@ -44,8 +45,7 @@ def page_text(page: Page) -> str:
         "focus": [] if scene is None else [frame.focus for frame in scene.frames],
         "legends": [] if scene is None else scene.legends(),
     }
-    # NaN is not JSON. The default encoder would write it, and browsers would reject it.
-    packs = scripts | {"data": packed(json.dumps(data, allow_nan=False, separators=(",", ":")))}
+    packs = scripts | {"data": packed(_json(data))}
     if scene is None:
         del packs["chemiscope"]
     files = resources.files(__package__)
@@ -65,6 +65,23 @@ def page_text(page: Page) -> str:
             for name, text in packs.items()
         ),
     )
+
+
+def _json(data: Any) -> str:
+    """Return JSON with null for NaN and infinity, which are not JSON."""
+    try:
+        return json.dumps(data, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        return json.dumps(_finite(data), allow_nan=False, separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON values with None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scene(scene: Scene) -> str:
@@ -97,7 +114,8 @@ def _table(table: Any, _numbers: dict[int, int]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in table.header)
     rows = []
     for k, row in enumerate(table.rows):
-        link = f' data-structure="{table.structures[k]}" tabindex="0"' if table.structures else ""
+        structure = table.structures[k] if table.structures else -1
+        link = f' data-structure="{structure}" tabindex="0"' if structure >= 0 else ""
         rows.append(f"<tr{link}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>")
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'

@@ -4,9 +4,8 @@ import numpy as np
 
 from ..data import STIFFNESS_RANGE, Frames
 from .checks import MIN_CONTACT, Finding
-from .consistency import FULL_CORRELATION
+from .consistency import FULL_CORRELATION, Evidence, guess_units
 from .figures import Figures
-from .units import Evidence, guess_units
 
 SLOPE_RANGE = (0.7, 1.4)
 """Plausible slope of ΔE against the work; rMD17 has 0.87 to 1.02. Bohr for Å gives 0.53 or 1.9."""

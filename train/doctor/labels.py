@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..data import Frames
-from .checks import Finding, name_frames
+from .checks import Finding, indices, name_frames
 from .consistency import FULL_CORRELATION, MIN_CORRELATION, PotentialTest
 from .evidence import judge_units
 from .figures import Figures
@@ -93,7 +93,7 @@ def _mixed(figures: Figures) -> list[Finding]:
             "belong to other frames, a different method or unconverged calculations; reassign or "
             "remove them."
         )
-        return [Finding("fault", "mixed labels", message)]
+        return [Finding("fault", "mixed labels", message, indices(neighbours.suspects))]
     if figures.pairs is None or abs(figures.pairs.correlation) >= FULL_CORRELATION:
         return []
     message = (

@@ -30,6 +30,12 @@ def _figure_lines(figures: Figures) -> list[str]:
         lines.append(f"{c.formula:<20}{c.n_frames:>8}{c.mean_energy:>20.4f}{c.spread:>12.4f}")
     if len(figures.compositions) > MAX_COMPOSITIONS:
         lines.append(f"and {len(figures.compositions) - MAX_COMPOSITIONS} more")
+    rows = figure_rows(figures)
+    return [*lines, "", *(f"{name:<24}{value}" for name, value in rows)]
+
+
+def figure_rows(figures: Figures) -> list[tuple[str, str]]:
+    """Return names and values of what was measured."""
     reference = figures.references
     rows = [*_isolated_row(figures.isolated), ("labels", describe_labels(figures.labels))]
     if figures.config_types:
@@ -64,7 +70,7 @@ def _figure_lines(figures: Figures) -> list[str]:
         n = figures.neighbours
         found = f"{len(n.suspects)} of {n.n_frames}, by comparison with similar frames"
         rows.append(("inconsistent energies", found))
-    return [*lines, "", *(f"{name:<24}{value}" for name, value in rows)]
+    return rows
 
 
 def _isolated_row(isolated: IsolatedFigures) -> list[tuple[str, str]]:

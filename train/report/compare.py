@@ -70,9 +70,14 @@ def different_options(tables: Sequence[Mapping[str, Any]]) -> dict[str, list[Any
 
 
 def _options(run: Run) -> dict[str, Any]:
-    """Return the options of a run, with all hyperparameters of its model."""
+    """Return the options of a run, with all hyperparameters of its model.
+
+    Data files are named by their contents, because the same file may be in different places.
+    """
     table = to_table(run.config)
     table["model"]["hypers"] = run.header["hypers"]
+    for name, file in run.header["provenance"].get("files", {}).items():
+        table["data"][name] = f"{file['name']}, SHA-256 {file['sha256'][:16]}…"
     return table
 
 

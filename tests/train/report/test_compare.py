@@ -48,6 +48,18 @@ def test_errors_and_curves_of_two_runs(tmp_path):
     assert curve["x"] == [*range(1, 10)]
 
 
+def test_data_are_compared_by_their_contents(tmp_path):
+    first, other = (run_in(tmp_path / name) for name in ("first", "other"))
+    moved = replace(other.config, data=replace(other.config.data, train="/elsewhere/water.npz"))
+    runs = [first, replace(other, config=moved)]
+    assert comparison(runs).below[1].rows == []
+    files = {"train": {"name": "water.npz", "sha256": "cd" * 32}}
+    provenance = other.header["provenance"] | {"files": files}
+    runs[1] = replace(runs[1], header=other.header | {"provenance": provenance})
+    rows = comparison(runs).below[1].rows
+    assert rows == [("data.train", *(f"water.npz, SHA-256 {pair * 8}…" for pair in ("ab", "cd")))]
+
+
 def test_folders_of_the_same_name_are_told_apart(tmp_path):
     runs = [run_in(tmp_path / place / "run") for place in ("a", "b")]
     names = [row[0] for row in comparison(runs).below[0].rows]

@@ -245,12 +245,13 @@ def test_the_worst_frames_come_first():
         str(100 + f) for f in np.argsort(-errors)[:20]
     ]
     assert page.scene.frames[0].caption.startswith(f"Frame {100 + errors.argmax()} (1 of 30")
+    assert page.lead[-1] == "The run is not finished: 100 of 150 epochs."
     worst = page.scene.frames[0]
     assert worst.values["force error [meV/Å]"].max() == pytest.approx(1000 * errors.max())
     assert worst.focus == worst.values["force error [meV/Å]"].argmax()
 
 
-def test_frames_without_forces_follow_by_their_energies():
+def test_frames_without_forces_follow_by_their_energies(tmp_path):
     labelled = np.arange(30) % 2 == 0
     found = invented(labelled=labelled)
     ranking = found.ranking()
@@ -260,6 +261,11 @@ def test_frames_without_forces_follow_by_their_energies():
     page = run_page(run_in(Path("run")), found)
     assert "largest force error" not in page.scene.frames[15].caption
     assert page.beside[-1].rows[16][3:] == ["", "", ""]
+    write_page(tmp_path / "page.html", page)
+    with opened(tmp_path / "page.html") as tab:
+        tab.wait_for_function("window.page && window.page.shown")
+        tab.locator("tr[data-structure]").last.click()
+        tab.wait_for_function("window.page.shown.structure === 19")
 
 
 def test_a_property_has_no_forces(tmp_path):

@@ -11,6 +11,7 @@ from .findings import Finding as Finding
 from .findings import Floats as Floats
 from .findings import Ints as Ints
 from .findings import Mask as Mask
+from .findings import indices as indices
 from .findings import name_frames as name_frames
 from .forces import judge_balance as judge_balance
 from .forces import mean_stiffness as mean_stiffness

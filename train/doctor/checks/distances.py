@@ -4,7 +4,7 @@ import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
 from ...data import MIN_DISTANCE, Frames, edges_of
-from .findings import Finding, Floats, Ints, name_frames
+from .findings import Finding, Floats, Ints, indices, name_frames
 
 MIN_CONTACT = 0.5
 """Minimum plausible distance relative to the sum of covalent radii. The minimum in rMD17 (500 K)
@@ -42,11 +42,12 @@ def measure_distances(frames: Frames, usable: Ints) -> tuple[Floats, Floats, lis
             f"atoms nearly coincide in {name_frames(usable[close])}; in the first, {pair}. Remove "
             "the frames, or convert positions to Å."
         )
-        findings.append(Finding("fault", "too close", message))
+        findings.append(Finding("fault", "too close", message, indices(usable[close])))
     if lost:
         where = name_frames(usable[lost])
         message = f"the cell is flat or too large, or atoms are too far apart, in {where}."
-        findings.append(Finding("fault", "geometry", f"{message} Remove these frames."))
+        message += " Remove these frames."
+        findings.append(Finding("fault", "geometry", message, indices(usable[lost])))
     return closest, contacts, findings
 
 

@@ -6,7 +6,7 @@ from scipy.spatial.distance import pdist
 
 from ...data import Frames
 from .compositions import kinds_of
-from .findings import Finding, Floats, Ints, name_frames
+from .findings import Finding, Floats, Ints, indices, name_frames
 
 EXACT = 1e-5
 """Tolerance in Å for distances of identical frames: files have five digits or float32. The closest
@@ -38,14 +38,16 @@ def find_duplicates(frames: Frames, usable: Ints) -> list[Finding]:
             "them: duplicates in training and validation sets invalidate the validation errors."
         )
         many = exact.sum() > DUPLICATE_SHARE * len(frames)
-        findings.append(Finding("fault" if many else "note", "duplicates", message))
+        repeated = indices(np.union1d(first[exact], second[exact]))
+        findings.append(Finding("fault" if many else "note", "duplicates", message, repeated))
     if not exact.all():
         message = (
             f"{name_frames(np.unique(second[~exact]))} are within {NEAR:g} Å of other frames or "
             f"their mirror images (first: frame {first[~exact][0]}). Sample less densely, or keep "
             "them in the same part of the split."
         )
-        findings.append(Finding("note", "near duplicates", message))
+        near = indices(np.union1d(first[~exact], second[~exact]))
+        findings.append(Finding("note", "near duplicates", message, near))
     return findings
 
 

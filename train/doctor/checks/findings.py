@@ -18,13 +18,20 @@ class Finding(NamedTuple):
     name: str
     message: str
     """What was found, in which frames, and what to do."""
+    frames: tuple[int, ...] = ()
+    """Indices in the file of the frames concerned; empty if it concerns all."""
 
 
-def name_frames(indices: Ints | Sequence[int]) -> str:
+def indices(frames: Ints | Sequence[int]) -> tuple[int, ...]:
+    """Return indices of frames, sorted."""
+    return tuple(sorted(int(frame) for frame in frames))
+
+
+def name_frames(frames: Ints | Sequence[int]) -> str:
     """Return the indices of frames as text, only the first few of many."""
-    listed = ", ".join(str(int(i)) for i in indices[:5])
-    word = "frame" if len(indices) == 1 else "frames"
-    return f"{word} {listed}" + (f" and {len(indices) - 5} more" if len(indices) > 5 else "")
+    listed = ", ".join(str(int(i)) for i in frames[:5])
+    word = "frame" if len(frames) == 1 else "frames"
+    return f"{word} {listed}" + (f" and {len(frames) - 5} more" if len(frames) > 5 else "")
 
 
 MIN_GROUP = 20
@@ -48,5 +55,5 @@ def outlier_findings(scores: Floats, usable: Ints, what: str, fault: float) -> l
                 f"{what} of {name_frames(usable[mask])} lie up to {scores[mask].max():.3g} robust "
                 f"standard deviations from the median. {remedy}"
             )
-            findings.append(Finding(severity, "outliers", message))
+            findings.append(Finding(severity, "outliers", message, indices(usable[mask])))
     return findings

@@ -7,7 +7,7 @@ from ase.data import chemical_symbols
 
 from ...data import MAX_DIFFERENCE, Frames
 from .compositions import element_counts
-from .findings import Finding, Ints, name_frames
+from .findings import Finding, Ints, indices, name_frames
 
 BINDING_RANGE = (-0.5, 12.0)
 """Plausible mean binding energy in eV per atom; bulk tungsten has 8.9, argon 0.08."""
@@ -37,7 +37,8 @@ def measure_isolated(frames: Frames, usable: Ints) -> tuple[IsolatedFigures, lis
                 f"energies of {symbol} ({where}) differ by {np.ptp(labels[own]):.4g} eV. Keep the "
                 "one in its ground state."
             )
-            findings.append(Finding("fault", "isolated atoms", message))
+            where_found = indices(usable[alone[own]])
+            findings.append(Finding("fault", "isolated atoms", message, where_found))
     binding = _binding(frames, energies)
     if len(alone) == len(frames):
         message = "there are no other frames. Add structures of two atoms or more."

@@ -5,7 +5,7 @@ import numpy as np
 from lkm_calc.nn import MAX_NUMBER
 
 from ...data import Frames
-from .findings import Finding, Ints, name_frames
+from .findings import Finding, Ints, indices, name_frames
 
 
 def find_unusable(frames: Frames) -> tuple[list[Finding], Ints]:
@@ -29,13 +29,14 @@ def find_unusable(frames: Frames) -> tuple[list[Finding], Ints]:
             message = (
                 f"{name} contain NaN or infinity in {name_frames(bad)}. Remove or recompute them."
             )
-            findings.append(Finding("fault", "not finite", message))
+            findings.append(Finding("fault", "not finite", message, indices(bad)))
     strange = (frames.numbers < 1) | (frames.numbers > MAX_NUMBER)
     bad = np.union1d(frames.atom_frame[strange], np.flatnonzero(frames.sizes < 1))
     usable[bad] = False
     if len(bad):
         message = f"{name_frames(bad)}: no atoms, or atomic numbers outside 1 (H) to 94 (Pu)."
-        findings.append(Finding("fault", "elements", f"{message} Check the atomic numbers."))
+        message += " Check the atomic numbers."
+        findings.append(Finding("fault", "elements", message, indices(bad)))
     return findings, np.flatnonzero(usable)
 
 
@@ -48,4 +49,4 @@ def judge_partial(frames: Frames, usable: Ints) -> list[Finding]:
         f"{len(without)} of {len(frames)} frames have no forces: {name_frames(usable[without])}. "
         "Only their energies are used in training."
     )
-    return [Finding("note", "frames without forces", message)]
+    return [Finding("note", "frames without forces", message, indices(usable[without]))]

@@ -10,3 +10,5 @@ from .pairs import PairTest as PairTest
 from .pairs import compare_pairs as compare_pairs
 from .potential import PotentialTest as PotentialTest
 from .potential import compare_potential as compare_potential
+from .units import Evidence as Evidence
+from .units import guess_units as guess_units

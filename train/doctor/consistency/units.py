@@ -7,7 +7,7 @@ import numpy as np
 
 from lkm_calc.units import BOHR, HARTREE, KCAL_PER_MOL
 
-from ..data import ENERGY_UNITS, FORCE_UNITS, LENGTH_UNITS
+from ...data import ENERGY_UNITS, FORCE_UNITS, LENGTH_UNITS
 
 # Units that occur in files.
 _ENERGY_UNITS = {n: ENERGY_UNITS[n] for n in ("eV", "kcal/mol", "kJ/mol", "Hartree", "meV")}
