@@ -126,11 +126,11 @@ def pushed_together(atoms, i, j, distances):
         yield moved, line
 
 
-@pytest.mark.parametrize("pair", [(7, 8), (7, 9)])
+@pytest.mark.parametrize("pair", [(11, 12), (11, 13)])
 def test_methyl_hydrogens_of_a_bundled_model_are_kept_apart(pair):
     i, j = pair
-    model = load_model("rmd17-toluene", dtype=torch.float64)
-    start = ase.io.read(bundled_models()["rmd17-toluene"].with_suffix(".xyz"))
+    model = load_model("rmd17-paracetamol", dtype=torch.float64)
+    start = ase.io.read(bundled_models()["rmd17-paracetamol"].with_suffix(".xyz"))
     core = with_zbl(model)  # the closest distances are those of its training frames
     repulsion = {model: [], core: []}
     for of in repulsion:
