@@ -64,4 +64,6 @@ def indices(model: PAMNet, graph: Graph) -> tuple[Tensor, ...]:
     return ()
 
 
-INTERFACE = Interface("pamnet", sizes, cutoffs, arrays, embeddings, indices, trains=True)
+INTERFACE = Interface(
+    "pamnet", sizes, cutoffs, arrays, embeddings, indices, trains=True, rough=True
+)
