@@ -17,6 +17,7 @@ from functools import partial
 from itertools import cycle
 from typing import Any
 
+import numpy as np
 import torch
 
 from lkm_calc import build_model, energy_and_forces
@@ -57,7 +58,7 @@ def training_step(
             "run": {"directory": folder, "device": "cpu", "kernels": kernels},
         }
     )
-    frames = read_frames(path).select(range(100))
+    frames = read_frames(path).select(np.arange(100))
     state = TrainingState.create(prepare_model(config, frames), config.optimiser, None)
     stepper = Stepper(state, GraphFrames(frames, state.model, CPU), config, team, 10_000)
     batches, stop = cycle(epoch_order(len(frames), 0, 0).split(5)), Stop([], team)
@@ -67,7 +68,9 @@ def training_step(
 def force_calls(path: str, model: dict[str, Any]) -> list[Callable[[], object]]:
     """Return energy and forces of the first frame with and without the kernel, as functions."""
     built = build_model(model["name"], **model["hypers"])
-    graph = GraphFrames(read_frames(path).select(range(1)), built, CPU).batch(torch.arange(1)).graph
+    graph = (
+        GraphFrames(read_frames(path).select(np.arange(1)), built, CPU).batch(torch.arange(1)).graph
+    )
     return [partial(Kernel(built), graph), partial(energy_and_forces, built, graph)]
 
 
