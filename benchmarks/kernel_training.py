@@ -1,21 +1,26 @@
-"""Time training steps and force calls of ACE with and without its kernel, in one process.
+"""Time training steps and force calls with and without the kernel, interleaved in one process.
 
     python -m benchmarks.kernel_training rmd17_ethanol_train_01.npz rmd17_aspirin_train_01.npz
+    python -m benchmarks.kernel_training --model pamnet rmd17_ethanol_train_01.npz
 
-Batches of 5 frames, float32, one thread, Muon; medians in milliseconds. Requires rMD17 files.
+Batches of 5 frames, float32, one thread, Muon; medians in milliseconds. The width is the number of
+channels of ACE or the width of all features of PAMNet. Requires rMD17 files.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import cycle
 from typing import Any
 
+import numpy as np
 import torch
 
-from lkm_calc import Graph, build_model, energy_and_forces
+from lkm_calc import build_model, energy_and_forces
 from lkm_calc.compile import Kernel
 from train.config import config_from_table
 from train.data import GraphFrames, epoch_order
@@ -23,69 +28,75 @@ from train.fit import Stepper, Stop, TrainingState, prepare_model, workers
 from train.formats import read_frames
 
 CPU = torch.device("cpu")
+WIDTHS = {"ace": [32, 64], "pamnet": [64, 128]}
+"""Default widths of the architectures that train with their kernels."""
 
 
-def median_ms(function: Callable[[], object], repeats: int) -> float:
-    """Return the median time of a call in milliseconds, after one that is not timed."""
-    function()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times)
+def medians_ms(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Return the median times of functions called in turn, after one untimed call of each."""
+    times: list[list[float]] = [[] for _ in functions]
+    for repeat in range(repeats + 1):
+        for function, own in zip(functions, times, strict=True):
+            began = time.perf_counter()
+            function()
+            if repeat:
+                own.append(time.perf_counter() - began)
+    return [1000 * statistics.median(own) for own in times]
 
 
-def step_ms(path: str, kernels: str, hypers: dict[str, Any], repeats: int) -> float:
-    """Return the time of a training step."""
-    with tempfile.TemporaryDirectory() as folder, workers(CPU) as team:
-        config = config_from_table(
-            {
-                "data": {"train": path},
-                "model": {"name": "ace", "hypers": hypers},
-                "loss": {"gamma": 0.0},
-                "run": {"directory": folder, "device": "cpu", "kernels": kernels},
-            }
-        )
-        frames = read_frames(path).select(range(100))
-        state = TrainingState.create(prepare_model(config, frames), config.optimiser, None)
-        stepper = Stepper(state, GraphFrames(frames, state.model, CPU), config, team, 10_000)
-        batches = epoch_order(len(frames), 0, 0).split(5)
-        stop, step = Stop([], team), count()
-        return median_ms(
-            lambda: stepper.step(batches[next(step) % len(batches)], 1e-3, stop), repeats
-        )
+def training_step(
+    path: str, model: dict[str, Any], kernels: str, stack: ExitStack
+) -> Callable[[], object]:
+    """Return a function that takes a training step."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    team = stack.enter_context(workers(CPU))
+    config = config_from_table(
+        {
+            "data": {"train": path},
+            "model": model,
+            "loss": {"gamma": 0.0},
+            "run": {"directory": folder, "device": "cpu", "kernels": kernels},
+        }
+    )
+    frames = read_frames(path).select(np.arange(100))
+    state = TrainingState.create(prepare_model(config, frames), config.optimiser, None)
+    stepper = Stepper(state, GraphFrames(frames, state.model, CPU), config, team, 10_000)
+    batches, stop = cycle(epoch_order(len(frames), 0, 0).split(5)), Stop([], team)
+    return lambda: stepper.step(next(batches), 1e-3, stop)
 
 
-def force_ms(path: str, kernel: bool, hypers: dict[str, Any], repeats: int) -> float:
-    """Return the time of energy and forces of the first frame."""
-    model = build_model("ace", **hypers)
-    data = GraphFrames(read_frames(path).select(range(1)), model, CPU)
-    graph: Graph = data.batch(torch.arange(1)).graph
-    if kernel:
-        run = Kernel(model)
-        return median_ms(lambda: run(graph), repeats)
-    return median_ms(lambda: energy_and_forces(model, graph), repeats)
+def force_calls(path: str, model: dict[str, Any]) -> list[Callable[[], object]]:
+    """Return energy and forces of the first frame with and without the kernel, as functions."""
+    built = build_model(model["name"], **model["hypers"])
+    graph = (
+        GraphFrames(read_frames(path).select(np.arange(1)), built, CPU).batch(torch.arange(1)).graph
+    )
+    return [partial(Kernel(built), graph), partial(energy_and_forces, built, graph)]
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", nargs="+", help="rMD17 files")
-    parser.add_argument("--channels", nargs="+", type=int, default=[32, 64])
+    parser.add_argument("--model", choices=sorted(WIDTHS), default="ace")
+    parser.add_argument("--widths", nargs="+", type=int, help="default depends on the model")
     parser.add_argument("--repeats", type=int, default=40)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("file, channels: step with kernel, without, ratio; forces with kernel, without, ratio")
+    print("file, width: step with kernel, without, ratio; forces with kernel, without, ratio")
     for path in options.files:
-        for channels in options.channels:
-            hypers = {"num_channels": channels, "num_radial": 6}
-            figures = [step_ms(path, how, hypers, options.repeats) for how in ("auto", "off")]
-            figures += [force_ms(path, how, hypers, options.repeats) for how in (True, False)]
-            step, slow_step, force, slow_force = figures
+        for width in options.widths or WIDTHS[options.model]:
+            is_ace = options.model == "ace"
+            hypers = {"num_channels": width, "num_radial": 6} if is_ace else {"hidden": width}
+            model = {"name": options.model, "hypers": hypers}
+            with ExitStack() as stack:
+                steps = [training_step(path, model, how, stack) for how in ("auto", "off")]
+                step, slow_step = medians_ms(steps, options.repeats)
+            force, slow_force = medians_ms(force_calls(path, model), options.repeats)
             print(
-                f"{path}, {channels}: {step:.2f} {slow_step:.2f} {slow_step / step:.1f}; "
-                f"{force:.2f} {slow_force:.2f} {slow_force / force:.1f}"
+                f"{path}, {width}: {step:.2f} {slow_step:.2f} {slow_step / step:.1f}; "
+                f"{force:.2f} {slow_force:.2f} {slow_force / force:.1f}",
+                flush=True,
             )
 
 

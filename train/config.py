@@ -157,8 +157,8 @@ class OptimiserConfig:
     """Epoch after which the schedule starts again with half the learning rate, where a run is
     prolonged (--prolong); 0 for none."""
     weight_decay: float = 0.02
-    """Decoupled weight decay of the weight matrices of linear layers. A larger one (0.1) improves
-    extrapolation at some cost in accuracy within the training distribution."""
+    """Decoupled weight decay of the weight matrices of linear layers. With few frames (50) a larger
+    one is better (0.1)."""
     clip_norm: float = 10.0
     """Maximum norm of the gradient (gradient clipping)."""
     ema_decay: float = 0.999
@@ -191,8 +191,8 @@ class RunConfig:
     """Compile the gradient computation for a CPU, for frames of one molecule: a few minutes at the
     start, then up to twice as fast. Needs a C++ compiler."""
     kernels: Literal["auto", "off"] = "auto"
-    """"auto" trains with a C++ kernel on a CPU if the architecture has one that supports training:
-    many times as fast, using first derivatives only."""
+    """"auto" trains with a C++ kernel on a CPU if the architecture has one that supports training
+    (ace, several times as fast, and pamnet), using first derivatives only."""
     tf32: bool = False
     """Use TF32 for matrix products on a GPU: faster, less accurate."""
     validate_every: int = 1

@@ -70,6 +70,8 @@ SIZES = {
     ],
 }
 CASES = [(name, hypers) for name, cases in SIZES.items() for hypers in cases]
+TRAINING = ["ace", "pamnet"]
+"""Kernels that provide gradients with respect to the weights."""
 WIDE = {
     "ace": {"num_channels": 64},
     "dimenet++": {"hidden": 128, "num_blocks": 4, "triplet_dim": 64},
@@ -116,6 +118,33 @@ def test_the_kernel_computes_what_the_model_computes(name, hypers, folder):
         else:
             assert not found.forces.any()
             assert torch.allclose(found.energy, expected.energy, rtol=1e-13)
+
+
+@pytest.mark.parametrize(("name", "hypers"), [case for case in CASES if case[0] in TRAINING])
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float64, 1e-12), (torch.float32, 1e-3)])
+def test_gradients_with_respect_to_all_weights(name, hypers, dtype, allowed, folder):
+    model = small_model(name, **hypers)
+    model.calibrate(0.7, {}, range(1, 20))
+    model = model.to(dtype).requires_grad_(True)
+    compute = Kernel(model, folder)
+    assert {id(w) for w in compute.weights} == {id(w) for w in model.parameters()}
+    molecules = [scattered(60), rattled("H2O")[:1], rattled()]
+    for structures in (molecules, [rattled("H2O")[:1]], [crystal(seed) for seed in range(2)]):
+        graph = Graph.collate([graph_of(atoms, model) for atoms in structures])
+        output = model.atom_output(model.prepare(graph))
+        torch.manual_seed(0)
+        by_energies = torch.randn(len(graph.numbers), dtype=torch.float64)
+        by_embeddings = torch.randn_like(torch.stack(output.embeddings))
+        for back in (None, by_embeddings):
+            total = (by_energies * output.values.double()).sum() * model.scale
+            if back is not None:
+                total = total + (back * torch.stack(output.embeddings)).double().sum()
+            expected = torch.autograd.grad(
+                total, compute.weights, retain_graph=True, materialize_grads=True
+            )
+            found = compute.gradients(graph, graph.edge_vectors(), by_energies, back)
+            for one, exact in zip(found, expected, strict=True):
+                assert (one - exact).abs().max() <= allowed * exact.abs().max()
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -45,7 +45,7 @@ def gradient_function(
         try:
             return KernelGradients(model, losses_of, plain)
         except CompileError as error:
-            logger.warning("Training without the compiled kernel, several times slower: %s", error)
+            logger.warning("Training without the compiled kernel, which is slower: %s", error)
     if config.run.compile:
         key = (*program_key(config), model.isolated_elements, not isolated)
         return CompiledGradients(trained, plain, key, {} if programs is None else programs)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ...graph import Graph
@@ -21,13 +20,16 @@ class Interface(NamedTuple):
     lengths: Callable[[Any], Sequence[float]]
     """Lengths of a model in Å, and other real parameters."""
     arrays: Callable[[Any], Iterator[Tensor]]
-    """Weights of a model in the order in which the kernel reads them."""
+    """Parameters and constants of a model in the order in which the kernel reads them; not copies
+    if the kernel trains."""
     embeddings: Callable[[Any], tuple[int, int]]
     """Number of embeddings of a model, and their width."""
     indices: Callable[[Any, Graph], tuple[Tensor, ...]]
     """For a model and a graph, int64 tensors that the kernel reads in addition to the edges."""
     trains: bool = False
     """Whether the kernel also provides gradients with respect to the weights."""
+    rough: bool = False
+    """Whether new models are too rough for finite differences of these gradients in float32."""
 
 
 def linear(layer: nn.Linear) -> Iterator[Tensor]:
@@ -71,8 +73,6 @@ def of_distances(basis: MultiplexBasis, embedding: nn.Embedding) -> Iterator[Ten
 
 
 def of_messages(message: EdgeLinear, gates: nn.Linear) -> Iterator[Tensor]:
-    """Yield the concatenated weights of messages: [target ‖ source], [edge ‖ gates], its bias."""
-    to_target, to_source, of_edge = message.weight.chunk(3, dim=1)
-    yield torch.cat([to_target, to_source])
-    yield torch.cat([of_edge, gates.weight])
-    yield torch.cat([message.bias, message.bias.new_zeros(gates.out_features)])
+    """Yield the weights of messages: of [target ‖ source ‖ edge], their bias, and the gates."""
+    yield from linear(message)
+    yield gates.weight

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Parameter
 
 from ...graph import Graph, sum_to
 from ...models import ACE, DimeNetPP, MXMNet, PAMNet
@@ -114,10 +115,12 @@ class Kernel:
         make, free, self._run = (functions[f"{verb}_{kind}"] for verb in ("make", "free", "run"))
         make.restype, make.argtypes = ctypes.c_void_p, [ctypes.c_void_p] * 3
         free.argtypes, self._run.argtypes = [ctypes.c_void_p], [ctypes.c_void_p] * 4
+        self._arrays: list[Tensor] = []
         self.weights: list[Tensor] = []
         """Parameters of the model, in the order of the arrays, if the kernel supports training."""
         if self.interface.trains:
-            self.weights = list(self.interface.arrays(model))
+            self._arrays = list(self.interface.arrays(model))
+            self.weights = [array for array in self._arrays if isinstance(array, Parameter)]
             self._update, self._gradients = (
                 functions[f"{verb}_{kind}"] for verb in ("update", "gradients")
             )
@@ -151,7 +154,7 @@ class Kernel:
 
     def update(self) -> None:
         """Copy the current weights of the model."""
-        self._update(self._handle, _pointers(self.weights))
+        self._update(self._handle, _pointers(self._arrays))
 
     @own_settings
     def gradients(
@@ -168,6 +171,8 @@ class Kernel:
         errors as a call.
         """
         found = [torch.empty_like(weight) for weight in self.weights]
+        rest = iter(found)  # constants have no gradients
+        outputs = [next(rest) if isinstance(a, Parameter) else None for a in self._arrays]
         values = (by_energies * self.model.scale).to(self.model.dtype).contiguous()
         layers = None if by_embeddings is None else by_embeddings.to(self.model.dtype).contiguous()
         back = (ctypes.c_void_p * 2)(
@@ -176,7 +181,7 @@ class Kernel:
         counts, inputs = self._inputs(graph, vectors)
         self._check(
             self._gradients(
-                self._handle, counts.ctypes.data, _pointers(inputs), back, _pointers(found)
+                self._handle, counts.ctypes.data, _pointers(inputs), back, _pointers(outputs)
             ),
             len(vectors),
         )
@@ -224,5 +229,6 @@ class Kernel:
             raise ValueError("The edges are not sorted by target. Build the graph with from_atoms.")
 
 
-def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+    return (ctypes.c_void_p * len(tensors))(*pointers)

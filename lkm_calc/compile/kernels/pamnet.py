@@ -38,7 +38,7 @@ def arrays(model: PAMNet) -> Iterator[Tensor]:
 
 
 def _pass(part: GlobalPass | LocalPass) -> Iterator[Tensor]:
-    """Yield the weights of a pass; those of layers evaluated together are concatenated."""
+    """Yield the weights of a pass."""
     yield from linears(part.mlp)
     if isinstance(part, LocalPass):
         yield from of_messages(part.messages, part.gates)
@@ -64,4 +64,6 @@ def indices(model: PAMNet, graph: Graph) -> tuple[Tensor, ...]:
     return ()
 
 
-INTERFACE = Interface("pamnet", sizes, cutoffs, arrays, embeddings, indices)
+INTERFACE = Interface(
+    "pamnet", sizes, cutoffs, arrays, embeddings, indices, trains=True, rough=True
+)

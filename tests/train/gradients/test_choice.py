@@ -20,7 +20,8 @@ CASES = [
     ("ace", {}, {}, True, DoubleBackward),
     ("ace", {}, {"lkm_teacher": "error"}, False, DoubleBackward),
     ("ace", {}, {"raw_energies": True}, False, DoubleBackward),
-    ("pamnet", {}, {}, False, DoubleBackward),
+    ("pamnet", {}, {}, False, KernelGradients),
+    ("mxmnet", {}, {}, False, DoubleBackward),
     ("pamnet", {"compile": True}, {}, True, CompiledGradients),
 ]
 

@@ -14,6 +14,7 @@
 #include "shared/interface.hpp"
 #include "shared/products.hpp"
 #include "shared/threads.hpp"
+#include "shared/training.hpp"
 
 namespace {
 
@@ -32,7 +33,7 @@ template <class T> struct Map {
     Dense<T> dense;
     long in = 0, out = 0;                              // padded
     long in_blocks, in_width, out_blocks, out_width;   // without padding
-    long offset = 0, bias_offset = -1;                 // of its gradient, (in, out) and (out)
+    long offset = 0, bias_offset = -1;                 // of its gradient, (out, in) and (out)
 
     void shape(long out_blocks_, long out_width_, long in_blocks_, long in_width_, bool bias,
                long &total) {
@@ -54,7 +55,7 @@ template <class T> struct Map {
         const T *from = gradients + offset;
         Dense<T>::each(out_blocks, out_width, [&](long o, long r) {
             Dense<T>::each(in_blocks, in_width,
-                           [&](long i, long c) { w[r * columns + c] = from[i * out + o]; });
+                           [&](long i, long c) { w[r * columns + c] = from[o * in + i]; });
         });
         if (bias_offset >= 0) {
             T *b = static_cast<T *>(*arrays++);
@@ -83,11 +84,8 @@ template <class T> struct Map {
     void learn(long rows, const T *x, const T *gy, T *gradients) const {
         if (!gradients)
             return;
-        T *g = gradients + offset;
-        multiply<T>(in, out, rows, x, 1, in, gy, out, added(g, out));
-        if (bias_offset >= 0)
-            for (long i = 0; i < rows; ++i)
-                add(out, gy + i * out, gradients + bias_offset);
+        ::learn<T>({rows, x, in, gy, out}, Dense<T>::columns(out_blocks, out_width), in,
+                   gradients + offset, bias_offset >= 0 ? gradients + bias_offset : nullptr);
     }
 };
 

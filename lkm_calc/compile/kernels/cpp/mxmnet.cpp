@@ -80,9 +80,17 @@ template <class T> class MXMNet {
         Hp = padded<T>(H), Rp = padded<T>(R), Fp = padded<T>(F);
         auto next = [&]() { return *arrays++; };
         // Layers evaluated together, parts of the output.
-        auto dense = [&](Dense<T> &layer, long parts, long in, bool bias = true) {
+        auto dense = [&](Dense<T> &layer, long parts, long in) {
             const T *weight = next();
-            layer.set(parts, H, 1, in, weight, bias ? next() : nullptr);
+            layer.set(parts, H, 1, in, weight, next());
+        };
+        // The columns of the first array are those of target, source and edge.
+        auto messages = [&](Dense<T> &ends, Dense<T> &edges, long parts, long gated) {
+            const T *weight = next(), *bias = next(), *gates = next();
+            const long width = parts * H;
+            ends.set(2 * parts, H, 1, H, {weight, 3 * H, width, weight + H, 3 * H}, nullptr, 0);
+            edges.set(parts + gated, H, 1, H, {weight + 2 * H, 3 * H, width, gates, H}, bias,
+                      width);
         };
         auto update = [&](Update<T> &one) {
             dense(one.mlp, 1, H);
@@ -100,12 +108,10 @@ template <class T> class MXMNet {
         layers.resize(s.layers);
         for (Layer<T> &one : layers) {
             dense(one.global.mlp, 1, H);
-            dense(one.global.ends, 2, H, false);
-            dense(one.global.edges, 2, H);
+            messages(one.global.ends, one.global.edges, 1, 1);
             update(one.global.update);
             dense(one.local.mlp, 1, H);
-            dense(one.local.ends, 4, H, false);
-            dense(one.local.edges, 5, H);
+            messages(one.local.ends, one.local.edges, 2, 3);
             dense(one.local.again, 2, H);
             for (auto &hop : one.local.hops)
                 for (Dense<T> &layer : hop)
@@ -264,9 +270,8 @@ template <class T> class MXMNet {
     // Contributions of a tile of pairs to the global messages of every layer.
     void edges_forth(long p0, long rows) {
         Scratch &own = scratch[thread()];
-        T *e = own.v();
         const auto distance = [&](long p) { return line(pairs.edge[p]).distance; };
-        edge_features.forth(p0, rows, distance, own.u(), e, Hp);
+        const T *e = edge_features.forth(p0, rows, distance, own.u(), own.v(), Hp);
         for (long b = 0; b < s.layers; ++b) {
             const Dense<T> &edges = layers[b].global.edges;
             edges.forth.times(rows, e, Hp,
@@ -294,9 +299,8 @@ template <class T> class MXMNet {
     // basis of the angles.
     void local_edges_forth(long q0, long rows) {
         Scratch &own = scratch[thread()];
-        T *e = own.v();
         const auto distance = [&](long q) { return local_line(local_pairs.edge[q]).distance; };
-        local_features.forth(q0, rows, distance, own.u(), e, Hp);
+        const T *e = local_features.forth(q0, rows, distance, own.u(), own.v(), Hp);
         for (long q = q0; q < q0 + rows; ++q)
             pieces.at(distance(q), radial() + q * Fp, radial_slope() + q * Fp);
         for (long b = 0; b < s.layers; ++b) {

@@ -1,4 +1,5 @@
-// PAMNet and its gradient with respect to the edge vectors: a cache-friendly implementation of
+// PAMNet, its gradient with respect to the edge vectors, and the gradient of any linear function of
+// values and embeddings with respect to the weights: a cache-friendly implementation of
 // lkm_calc/models/pamnet.py with a hand-written backward pass.
 //
 // Edge and angle features depend only on distances and cosines. They are computed first, for all
@@ -7,6 +8,10 @@
 // the backward pass, gradients overwrite the edge and angle features and are finally propagated to
 // distances and cosines. Derivatives of activations are stored, except those of messages, which are
 // recomputed.
+//
+// For gradients of the weights, the inputs of all dense layers are kept as well, and gradients before
+// activations overwrite the derivatives of the activations. The products of both are the last step;
+// nothing is propagated to distances and cosines.
 
 #include "shared/interface.hpp"
 #include "shared/multiplex.hpp"
@@ -44,6 +49,8 @@ template <class T> struct Kept {
     Buffer<T> weights; // per angle; later their gradients before the activation
     Buffer<T> inner, outer, messages;
     Buffer<T> values, scores; // later their gradients
+    // For gradients of the weights: inputs of layers, and the output of the pass.
+    Buffer<T> to_ends, to_update[UPDATE], hidden[HEAD], by_angle, output;
 };
 
 // The edges of one of the two graphs, sorted by target.
@@ -59,52 +66,38 @@ template <class T> struct Edges {
 template <class T> class PAMNet {
   public:
     Sizes s;
-    double local_cutoff;
+    double cutoff, local_cutoff;
 
     PAMNet(const Sizes &sizes, const double *lengths, const T *const *arrays)
-        : s(sizes), local_cutoff(lengths[1]) {
-        const long H = s.hidden, R = s.radial, S = s.degrees * s.spherical_radial;
-        Hp = padded<T>(H), Rp = padded<T>(R), Sp = padded<T>(S);
+        : s(sizes), cutoff(lengths[0]), local_cutoff(lengths[1]) {
+        const long S = s.degrees * s.spherical_radial;
+        Hp = padded<T>(s.hidden), Rp = padded<T>(s.radial), Sp = padded<T>(S);
         kinds = s.two_hop ? 2 : 1;
-        auto next = [&]() { return *arrays++; };
-        // Layers evaluated together, parts of the output.
-        auto dense = [&](Dense<T> &layer, long parts, long in, bool bias = true) {
-            const T *weight = next();
-            layer.set(parts, H, 1, in, weight, bias ? next() : nullptr);
-        };
-        wide.features.waves.set(next(), R, lengths[0], s.exponent);
-        local.features.waves.set(next(), R, local_cutoff, s.exponent);
-        pieces.set(next(), s.intervals, S, local_cutoff, lengths[0], s.exponent);
-        set_rows(embedding, s.elements, H, next());
-        wide.features.set(H, next());
-        local.features.set(H, next());
-        for (long k = 0; k < kinds; ++k)
-            dense(features[k], 1, S);
-        passes.resize(2 * s.layers);
-        for (size_t p = 0; p < passes.size(); ++p) {
-            Pass<T> &one = passes[p];
-            const long parts = messages(p);
-            dense(one.mlp, 1, H);
-            dense(one.ends, 2 * parts, H, false);
-            dense(one.edges, 2 * parts, H);
-            if (is_local(p))
-                for (Dense<T> &layer : one.angles)
-                    dense(layer, 1, H);
-            for (Dense<T> &layer : one.update)
-                dense(layer, 1, H);
-            for (Dense<T> &layer : one.head)
-                dense(layer, 1, H);
-            set_rows(one.value, 1, H, next());
-            one.bias = *next();
-            set_rows(one.score, 1, H, next());
-        }
-        kept.resize(passes.size());
+        pieces.set(arrays[2], s.intervals, S, local_cutoff, cutoff, s.exponent);
+        passes.resize(2 * s.layers), kept.resize(passes.size());
+        update(arrays);
     }
 
-    // False if the edges are not sorted by target.
-    bool run(const Call<T> &call) {
+    // Copies new weights.
+    void update(const T *const *arrays) {
+        std::lock_guard<std::mutex> lock(mutex);
+        wide.features.waves.set(arrays[0], s.radial, cutoff, s.exponent);
+        local.features.waves.set(arrays[1], s.radial, local_cutoff, s.exponent);
+        set_rows(embedding, s.elements, s.hidden, arrays[3]);
+        wide.features.set(s.hidden, arrays[4]);
+        local.features.set(s.hidden, arrays[5]);
+        each_layer(arrays + 6);
+    }
+
+    // False if the edges are not sorted by target. With `by_values_` (and `by_embeddings_` or null),
+    // writes gradients of Σ by_values · values + Σ by_embeddings · embeddings with respect to the
+    // weights to `arrays`; otherwise values, edge gradients and embeddings to the outputs of the
+    // call.
+    bool run(const Call<T> &call, const T *by_values_ = nullptr, const T *by_embeddings_ = nullptr,
+             void *const *arrays = nullptr) {
         std::lock_guard<std::mutex> lock(mutex); // buffers are shared by all calls of the model
         N = call.counts[0], E = call.counts[1], threads = int(call.counts[2]);
+        learns = arrays, by_values = by_values_, by_embeddings = by_embeddings_;
         vectors = call.vectors, values = call.values, gradient = call.gradient;
         embeddings = call.embeddings;
         if (!std::is_sorted(call.target, call.target + E))
@@ -115,8 +108,9 @@ template <class T> class PAMNet {
             tiles(graph(g).pairs.size(), TILE, [&](long p, long rows) { pairs_forth(g, p, rows); });
         tiles(angles, TILE / kinds, [&](long q, long rows) { angles_forth(q, rows); });
         for (long i = 0; i < N; ++i)
-            std::copy_n(embedding() + call.numbers[i] * Hp, Hp, state() + i * Hp);
-        std::fill(values, values + N, T(0));
+            std::copy_n(embedding() + call.numbers[i] * Hp, Hp, state(0) + i * Hp);
+        if (values)
+            std::fill(values, values + N, T(0));
         std::fill_n(to_state(), N * Hp, T(0));
         const long last = long(passes.size()) - 1;
         tiles(N, ATOMS, [&](long i, long rows) { begin(0, i, rows); });
@@ -141,9 +135,15 @@ template <class T> class PAMNet {
                     finish_back(p - 1, i, rows);
                 });
         }
+        if (learns)
+            tiles(N, ATOMS, [&](long i, long rows) { begin_back(0, i, rows); });
         tiles(angles, TILE / kinds, [&](long q, long rows) { angles_back(q, rows); });
         for (long g = 0; g < 2; ++g)
             tiles(graph(g).pairs.size(), TILE, [&](long p, long rows) { pairs_back(g, p, rows); });
+        if (learns) {
+            write_gradients(call.numbers, reinterpret_cast<T *const *>(arrays));
+            return true;
+        }
         tiles(N, ATOMS, [&](long i, long rows) { vectors_back(i, rows); });
         return true;
     }
@@ -156,6 +156,7 @@ template <class T> class PAMNet {
     Buffer<T> embedding;
     Dense<T> features[2];
     std::vector<Pass<T>> passes;
+    Weights<T> weights;
     Legendre<T> legendre;
 
     // Data of one call.
@@ -165,6 +166,8 @@ template <class T> class PAMNet {
     const double *vectors = nullptr;
     T *values = nullptr, *embeddings = nullptr;
     double *gradient = nullptr;
+    bool learns = false; // whether gradients of the weights are computed
+    const T *by_values = nullptr, *by_embeddings = nullptr;
     std::vector<long> first_angle;      // first angle at each atom
     std::vector<long> sender, receiver; // the two local edges of an angle
     std::vector<Kept<T>> kept;
@@ -172,7 +175,8 @@ template <class T> class PAMNet {
     Buffer<T> feature_slope, to_length, to_cosine; // per angle; to_length is for its sender
     Buffer<T> two_hop_sums;                        // per local edge
     Buffer<T> to_messages, to_gates; // per edge; gradients of messages before the activation
-    Buffer<T> state, middle, to_state, to_middle; // per atom
+    Buffer<T> first_state, shared_middle, to_state, to_middle; // per atom
+    Buffer<T> spherical, by_angle; // per angle: inputs of layers, for gradients of the weights
     struct Scratch {
         Buffer<T> h, u, v, basis, ends, carried, to_carried, to_sums;
     };
@@ -182,12 +186,74 @@ template <class T> class PAMNet {
     // A local edge has one message for other edges and one for its target.
     static long messages(long p) { return is_local(p) ? 2 : 1; }
     Edges<T> &graph(long g) { return g ? local : wide; }
+    // Features of atoms before a pass, which are kept for gradients of the weights.
+    T *state(long p) { return learns && p > 0 ? kept[p - 1].output() : first_state(); }
+    // Features in a pass, first without and then with messages.
+    T *middle(long p) { return learns ? kept[p].to_update[0]() : shared_middle(); }
 
     Scratch &own() { return scratch[thread()]; }
 
     // Calls work(first row, rows) for every tile.
     template <class F> void tiles(long rows, long tile, F work) {
         for_tiles(rows, tile, threads, work);
+    }
+
+    // ---- weights --------------------------------------------------------------------------------
+
+    // Reads the weights of all dense layers from arrays, or prepares to write their gradients.
+    template <class P> void each_layer(P *const *arrays) {
+        const long H = s.hidden;
+        const auto next = [&]() { return *arrays++; };
+        const auto dense = [&](Dense<T> &layer, long in, const Trace<T> &trace) {
+            P *weight = next(), *bias = next();
+            weights.dense(layer, 1, H, in, Rows<P>{weight, in}, bias, H, trace);
+        };
+        const long S = s.degrees * s.spherical_radial;
+        for (long k = 0; k < kinds; ++k)
+            dense(features[k], S,
+                  {angles, spherical(), Sp, feature_slope() + k * Hp, kinds * Hp});
+        for (size_t p = 0; p < passes.size(); ++p) {
+            Pass<T> &one = passes[p];
+            Kept<T> &k = kept[p];
+            const auto of_atoms = [&](const T *x, const Buffer<T> &gy) {
+                return Trace<T>{N, x, Hp, gy(), Hp};
+            };
+            dense(one.mlp, H, of_atoms(state(p), k.mlp));
+            // The columns of the first array are those of target, source and edge.
+            const long width = messages(p) * H, ld = 2 * messages(p) * Hp;
+            P *weight = next(), *bias = next(), *gates = next();
+            weights.dense(one.ends, 2 * messages(p), H, H,
+                          Rows<P>{weight, 3 * H, width, weight + H, 3 * H}, (P *)nullptr, 0,
+                          {N, k.to_ends(), Hp, k.ends(), ld});
+            const Edges<T> &g = graph(is_local(p));
+            weights.dense(one.edges, 2 * messages(p), H, H,
+                          Rows<P>{weight + 2 * H, 3 * H, width, gates, H}, bias, width,
+                          {g.pairs.size(), g.features.kept(), Hp, k.edges(), ld});
+            if (is_local(p)) {
+                const long rows = angles * kinds;
+                dense(one.angles[0], H, {rows, by_angle(), Hp, k.inner(), Hp});
+                dense(one.angles[1], H, {rows, k.by_angle(), Hp, k.weights(), Hp});
+            }
+            for (int u = 0; u < UPDATE; ++u)
+                dense(one.update[u], H, of_atoms(k.to_update[u](), k.update[u]));
+            for (int h = 0; h < HEAD; ++h)
+                dense(one.head[h], H,
+                      of_atoms(h ? k.hidden[h - 1]() : state(p + 1), k.head[h]));
+            const T *x = k.hidden[HEAD - 1]();
+            P *value = next(), *to = next();
+            weights.function(one.value, &one.bias, H, value, to, {N, x, Hp, k.values(), 1});
+            weights.function(one.score, nullptr, H, next(), (P *)nullptr,
+                             {N, x, Hp, k.scores(), 1});
+        }
+    }
+
+    void write_gradients(const int64_t *numbers, T *const *arrays) {
+        each_layer(arrays + 6);
+        weights.write(threads);
+        table_gradient(s.elements, s.hidden, N, numbers, to_state(), Hp, arrays[3]);
+        for (long g : {0, 1})
+            graph(g).features.gradients(graph(g).pairs.size(), s.hidden, weights.memory[0],
+                                        arrays[4 + g], arrays[g]);
     }
 
     // ---- the graphs -----------------------------------------------------------------------------
@@ -257,13 +323,15 @@ template <class T> class PAMNet {
             one.messages.get(L * Hp);
         }
         for (Edges<T> *g : {&wide, &local})
-            g->features.room(g->pairs.size(), s.hidden);
+            g->features.room(g->pairs.size(), s.hidden, learns);
         radial.get(local.pairs.size() * Sp), radial_slope.get(local.pairs.size() * Sp);
         feature_slope.get(angles * kinds * Hp), to_length.get(angles), to_cosine.get(angles);
         two_hop_sums.get(L * Hp);
         to_messages.get(std::max(E, 2 * L) * Hp), to_gates.get(2 * L * Hp);
-        for (Buffer<T> *by_atom : {&state, &middle, &to_state, &to_middle})
+        for (Buffer<T> *by_atom : {&first_state, &shared_middle, &to_state, &to_middle})
             by_atom->get(N * Hp);
+        if (learns)
+            make_room_for_inputs();
         if (long(scratch.size()) < threads)
             scratch.resize(threads);
         for (Scratch &one : scratch) {
@@ -275,15 +343,29 @@ template <class T> class PAMNet {
         }
     }
 
+    void make_room_for_inputs() {
+        spherical.get(angles * Sp), by_angle.get(angles * kinds * Hp);
+        for (size_t p = 0; p < passes.size(); ++p) {
+            Kept<T> &one = kept[p];
+            for (Buffer<T> *by_atom : {&one.to_ends, &one.output})
+                by_atom->get(N * Hp);
+            for (Buffer<T> &input : one.to_update)
+                input.get(N * Hp);
+            for (Buffer<T> &output : one.hidden)
+                output.get(N * Hp);
+            if (is_local(p))
+                one.by_angle.get(angles * kinds * Hp);
+        }
+    }
+
     Line<T> line(const Edges<T> &g, long k) const { return Line<T>(vectors + 3 * g.row[k]); }
 
     // ---- edge and angle features ----------------------------------------------------------------
 
     void pairs_forth(long which, long p0, long rows) {
         Edges<T> &g = graph(which);
-        T *e = own().h();
         const auto distance = [&](long p) { return line(g, g.pairs.edge[p]).distance; };
-        g.features.forth(p0, rows, distance, own().basis(), e, Hp);
+        const T *e = g.features.forth(p0, rows, distance, own().basis(), own().h(), Hp);
         if (which)
             for (long p = p0; p < p0 + rows; ++p)
                 pieces.at(distance(p), radial() + p * Sp, radial_slope() + p * Sp);
@@ -310,11 +392,12 @@ template <class T> class PAMNet {
 
     // Rows of one-hop and two-hop angles alternate.
     void angles_forth(long q0, long rows) {
-        T *sbf = own().basis(), *h = own().h(), *u = own().u();
+        const long ld = kinds * Hp;
+        T *sbf = learns ? spherical() + q0 * Sp : own().basis();
+        T *h = learns ? by_angle() + q0 * ld : own().h();
         for (long q = q0; q < q0 + rows; ++q)
             angle_of(q).basis(radial() + local.pairs.of[sender[q]] * Sp, s.spherical_radial,
                               sbf + (q - q0) * Sp);
-        const long ld = kinds * Hp;
         for (long k = 0; k < kinds; ++k)
             features[k].forth.times(rows, sbf, Sp,
                                     {h + k * Hp, ld, features[k].bias(),
@@ -322,21 +405,26 @@ template <class T> class PAMNet {
         for (size_t p = 1; p < passes.size(); p += 2) {
             const Dense<T> *layer = passes[p].angles;
             Kept<T> &k = kept[p];
+            T *u = learns ? k.by_angle() + q0 * ld : own().u();
             layer[0].activated(rows * kinds, h, Hp, u, k.inner() + q0 * ld, Hp);
             layer[1].activated(rows * kinds, u, Hp, k.weights() + q0 * ld, k.outer() + q0 * ld, Hp);
         }
     }
     void angles_back(long q0, long rows) {
-        T *to_sbf = own().basis(), *h = own().h(), *u = own().u();
+        T *to_sbf = own().basis(), *h = own().h();
         const long ld = kinds * Hp;
         std::fill_n(h, rows * ld, T(0));
         for (size_t p = 1; p < passes.size(); p += 2) {
             const Dense<T> *layer = passes[p].angles;
+            T *slope = kept[p].inner() + q0 * ld, *u = learns ? slope : own().u();
             layer[1].back.times(rows * kinds, kept[p].weights() + q0 * ld, Hp,
-                                scaled<T>(u, Hp, kept[p].inner() + q0 * ld, Hp));
+                                scaled<T>(u, Hp, slope, Hp));
             layer[0].back.times(rows * kinds, u, Hp, added(h, Hp));
         }
-        product(rows, ld, h, ld, feature_slope() + q0 * ld, ld, h, ld);
+        T *slope = feature_slope() + q0 * ld;
+        if (learns)
+            return product(rows, ld, h, ld, slope, ld, slope, ld);
+        product(rows, ld, h, ld, slope, ld, h, ld);
         for (long k = 0; k < kinds; ++k)
             features[k].back.times(rows, h + k * Hp, ld,
                                    k ? added(to_sbf, Sp) : Tail<T>{to_sbf, Sp});
@@ -377,49 +465,59 @@ template <class T> class PAMNet {
     // ---- atoms ----------------------------------------------------------------------------------
 
     Residual<T> residual(long p, long which, long a0) {
-        return {&passes[p].update[which], &kept[p].update[which], a0, Hp};
+        Kept<T> &k = kept[p];
+        return {&passes[p].update[which], &k.update[which], a0, Hp,
+                learns ? &k.to_update[which] : nullptr};
     }
-    Stack<T> head(long p, long a0) { return {passes[p].head, kept[p].head, HEAD, a0, Hp}; }
+    Stack<T> head(long p, long a0) {
+        Kept<T> &k = kept[p];
+        return {passes[p].head, k.head, HEAD, a0, Hp, learns ? k.hidden : nullptr};
+    }
 
     // Contributions of atoms to the messages of a pass.
     void begin(long p, long a0, long rows) {
         const Pass<T> &pass = passes[p];
         const long ld = 2 * messages(p) * Hp;
-        T *x = middle() + a0 * Hp;
-        pass.mlp.activated(rows, state() + a0 * Hp, Hp, x, kept[p].mlp() + a0 * Hp, Hp);
+        T *x = middle(p) + a0 * Hp;
+        pass.mlp.activated(rows, state(p) + a0 * Hp, Hp, x, kept[p].mlp() + a0 * Hp, Hp);
+        if (learns)
+            std::copy_n(x, rows * Hp, kept[p].to_ends() + a0 * Hp);
         pass.ends.forth.times(rows, x, Hp, {kept[p].ends() + a0 * ld, ld});
     }
     void begin_back(long p, long a0, long rows) {
         const Pass<T> &pass = passes[p];
         const Edges<T> &g = graph(is_local(p));
         const long half = messages(p) * Hp, ld = 2 * half;
-        T *ends = own().ends(), *u = own().u();
-        for (long i = a0; i < a0 + rows; ++i, ends += ld) {
+        T *slope = kept[p].mlp() + a0 * Hp, *u = own().u(), *by = learns ? slope : u;
+        T *ends = learns ? kept[p].ends() + a0 * ld : own().ends();
+        for (long i = a0; i < a0 + rows; ++i) {
             both_ends(g.first[i], g.first[i + 1], g.reverse.data(), to_messages(), half, half,
-                      ends);
+                      ends + (i - a0) * ld);
             if (is_local(p))
                 for (long e = g.first[i]; e < g.first[i + 1]; ++e)
                     if (e < g.reverse[e])
                         local_pair_back(p, e);
         }
-        pass.ends.back.times(rows, own().ends(), ld, plus<T>(u, Hp, to_middle() + a0 * Hp, Hp));
-        product(rows, Hp, u, Hp, kept[p].mlp() + a0 * Hp, Hp, u, Hp);
-        pass.mlp.back.times(rows, u, Hp, added(to_state() + a0 * Hp, Hp));
+        pass.ends.back.times(rows, ends, ld, plus<T>(u, Hp, to_middle() + a0 * Hp, Hp));
+        product(rows, Hp, u, Hp, slope, Hp, by, Hp);
+        pass.mlp.back.times(rows, by, Hp, added(to_state() + a0 * Hp, Hp));
     }
 
     // Sums of messages, the update, and the head.
     void finish(long p, long a0, long rows) {
         const Pass<T> &pass = passes[p];
         Kept<T> &k = kept[p];
-        T *x = state() + a0 * Hp, *h = own().h(), *u = own().u();
+        T *x = state(p + 1) + a0 * Hp, *h = own().h(), *u = own().u();
         for (long i = a0; i < a0 + rows; ++i) {
             if (is_local(p))
                 local_sum(p, i);
             else
                 global_sum(p, i);
         }
-        pass.update[0].activated(rows, middle() + a0 * Hp, Hp, h, k.update[0]() + a0 * Hp, Hp);
+        pass.update[0].activated(rows, middle(p) + a0 * Hp, Hp, h, k.update[0]() + a0 * Hp, Hp);
         residual(p, 1, a0).forth(rows, h, u);
+        if (learns)
+            std::copy_n(state(p) + a0 * Hp, rows * Hp, x);
         add(rows * Hp, h, x);
         residual(p, 3, a0).forth(rows, x, u);
         residual(p, 5, a0).forth(rows, x, u);
@@ -428,7 +526,10 @@ template <class T> class PAMNet {
             k.values()[a0 + r] = dot(in + r * Hp, pass.value(), Hp) + pass.bias;
             k.scores()[a0 + r] = dot(in + r * Hp, pass.score(), Hp);
         }
-        tap(p, a0, rows, s.tap == FEATURES ? in : x);
+        if (embeddings && is_tapped(p))
+            for (long r = 0; r < rows; ++r)
+                std::copy_n((s.tap == FEATURES ? in : x) + r * Hp, s.hidden,
+                            embeddings + tapped(p, a0 + r));
         if (is_local(p))
             for (long i = a0; i < a0 + rows; ++i)
                 weigh(p, i);
@@ -437,26 +538,33 @@ template <class T> class PAMNet {
         const Pass<T> &pass = passes[p];
         Kept<T> &k = kept[p];
         T *g = to_state() + a0 * Hp, *h = own().h(), *u = own().u(), *v = own().v();
+        T *slope = k.update[0]() + a0 * Hp;
         for (long r = 0; r < rows; ++r)
             for (long c = 0; c < Hp; c += W<T>)
                 store(h + r * Hp + c, k.values()[a0 + r] * load(pass.value() + c) +
                                           k.scores()[a0 + r] * load(pass.score() + c));
+        if (by_embeddings && is_tapped(p))
+            for (long r = 0; r < rows; ++r) {
+                const T *from = by_embeddings + tapped(p, a0 + r);
+                T *to = (s.tap == FEATURES ? h : g) + r * Hp;
+                for (long c = 0; c < s.hidden; ++c)
+                    to[c] += from[c];
+            }
         const Tail<T> added_to_g = added(g, Hp);
         head(p, a0).back(rows, h, u, &added_to_g);
         residual(p, 5, a0).back(rows, g, u, v);
         residual(p, 3, a0).back(rows, g, u, v);
         std::copy_n(g, rows * Hp, h);
         residual(p, 1, a0).back(rows, h, u, v);
-        product(rows, Hp, h, Hp, k.update[0]() + a0 * Hp, Hp, h, Hp);
-        pass.update[0].back.times(rows, h, Hp, {to_middle() + a0 * Hp, Hp});
+        T *by = learns ? slope : h;
+        product(rows, Hp, h, Hp, slope, Hp, by, Hp);
+        pass.update[0].back.times(rows, by, Hp, {to_middle() + a0 * Hp, Hp});
     }
 
-    void tap(long p, long a0, long rows, const T *from) {
-        if (s.tap == (is_local(p) ? GLOBAL : LOCAL))
-            return;
-        const long layer = s.tap == GLOBAL || s.tap == LOCAL ? p / 2 : p, H = s.hidden;
-        for (long r = 0; r < rows; ++r)
-            std::copy_n(from + r * Hp, H, embeddings + (layer * N + a0 + r) * H);
+    // Whether embeddings are taken from a pass, and the place of that of an atom.
+    bool is_tapped(long p) const { return s.tap != (is_local(p) ? GLOBAL : LOCAL); }
+    long tapped(long p, long i) const {
+        return ((s.tap == GLOBAL || s.tap == LOCAL ? p / 2 : p) * N + i) * s.hidden;
     }
 
     // Values of atoms in a layer: those of its two passes, weighted by the softmax of their scores.
@@ -476,9 +584,13 @@ template <class T> class PAMNet {
         for (T &one : weight)
             one /= sum;
         const T turned = weight[0] * weight[1] * (*value[0] - *value[1]);
-        values[i] += weight[0] * *value[0] + weight[1] * *value[1];
+        if (values)
+            values[i] += weight[0] * *value[0] + weight[1] * *value[1];
         for (long k = 0; k < 2; ++k)
             *value[k] = weight[k], *score[k] = (k ? -turned : turned) * slope[k];
+        if (by_values)
+            for (long k = 0; k < 2; ++k)
+                *value[k] *= by_values[i], *score[k] *= by_values[i];
     }
 
     // ---- messages of the global graph -----------------------------------------------------------
@@ -487,7 +599,7 @@ template <class T> class PAMNet {
     void global_sum(long p, long i) {
         const T *ends = kept[p].ends();
         message_sum(wide.first[i], wide.first[i + 1], wide.source.data(), wide.pairs, ends,
-                    kept[p].edges(), ends + i * 2 * Hp, Hp, middle() + i * Hp);
+                    kept[p].edges(), ends + i * 2 * Hp, Hp, middle(p) + i * Hp);
     }
     // Gradients of the messages of both edges of a pair, and of the features of the pair.
     void global_back(long p, long p0, long rows) {
@@ -549,7 +661,7 @@ template <class T> class PAMNet {
     }
     // x_i + Σ_j gate_out ⊙ message.
     void local_sum(long p, long i) {
-        T *sum = middle() + i * Hp;
+        T *sum = middle(p) + i * Hp;
         for (long k = local.first[i]; k < local.first[i + 1]; ++k) {
             const T *gate = kept[p].edges() + local.pairs.of[k] * 4 * Hp + 3 * Hp;
             const T *two = two_hop_sums() + local.reverse[k] * Hp;
@@ -623,3 +735,4 @@ template <class T> class PAMNet {
 } // namespace
 
 EXPORT(PAMNet)
+EXPORT_TRAINING(PAMNet)

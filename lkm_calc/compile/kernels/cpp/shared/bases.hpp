@@ -70,6 +70,17 @@ template <class T> struct Waves {
             df[r] = du * wave + u * frequencies[r] / envelope.cutoff * std::cos(angle);
         }
     }
+    // Basis functions of a distance and their derivatives with respect to the frequencies.
+    void by_frequency(T d, T *f, T *df) const {
+        T u, du;
+        envelope.at(d, u, du);
+        const T x = d / envelope.cutoff;
+        for (size_t r = 0; r < frequencies.size(); ++r) {
+            const T angle = frequencies[r] * x;
+            f[r] = u * std::sin(angle);
+            df[r] = u * x * std::cos(angle);
+        }
+    }
 };
 
 // SphericalBesselBasis: piecewise polynomials of fifth degree.

@@ -39,6 +39,19 @@ template <class T> class Buffer {
     long size = 0;
 };
 
+// The rows of a matrix, in one array or the first `count` in one and the others in a second; N is T
+// or const T.
+template <class N> struct Rows {
+    N *first;
+    long ld, count = -1;
+    N *second = nullptr;
+    long second_ld = 0;
+
+    N *operator()(long row) const {
+        return second && row >= count ? second + (row - count) * second_ld : first + row * ld;
+    }
+};
+
 // Rows of `width` numbers, each padded to whole vectors.
 template <class T> void set_rows(Buffer<T> &to, long rows, long width, const T *from) {
     const long ld = padded<T>(width);

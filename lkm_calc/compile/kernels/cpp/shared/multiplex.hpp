@@ -4,7 +4,7 @@
 
 #include "bases.hpp"
 #include "edges.hpp"
-#include "products.hpp"
+#include "training.hpp"
 
 namespace {
 
@@ -15,27 +15,60 @@ template <class T> struct PairFeatures {
     long radial = 0, ld = 0; // functions, without and with padding
     // Per pair: derivatives of the basis and of the features, gradient of the length.
     Buffer<T> basis_slope, slope, along;
+    // For gradients of the weights, per pair: the basis and the features. The derivatives are then
+    // those with respect to the frequencies, and the gradients before the activation replace
+    // `slope`.
+    bool learns = false;
+    Buffer<T> basis_kept, kept;
 
     void set(long hidden, const T *weight) {
         radial = long(waves.frequencies.size()), ld = padded<T>(radial);
         dense.set(hidden, radial, weight, nullptr);
     }
-    void room(long pairs, long hidden) {
+    void room(long pairs, long hidden, bool learns_ = false) {
+        learns = learns_;
         basis_slope.get(pairs * ld), slope.get(pairs * padded<T>(hidden)), along.get(pairs);
+        if (learns)
+            basis_kept.get(pairs * ld), kept.get(pairs * padded<T>(hidden));
     }
-    // Features of a tile of pairs; basis is scratch memory.
+    // Returns the features of a tile of pairs, which are kept or in e; basis and e are scratch
+    // memory.
     template <class F>
-    void forth(long p0, long rows, F distance, T *basis, T *e, long e_ld) const {
-        for (long p = 0; p < rows; ++p)
-            waves.at(distance(p0 + p), basis + p * ld, basis_slope() + (p0 + p) * ld);
+    const T *forth(long p0, long rows, F distance, T *basis, T *e, long e_ld) const {
+        if (learns)
+            basis = basis_kept() + p0 * ld, e = kept() + p0 * e_ld;
+        for (long p = 0; p < rows; ++p) {
+            T *f = basis + p * ld, *df = basis_slope() + (p0 + p) * ld;
+            if (learns)
+                waves.by_frequency(distance(p0 + p), f, df);
+            else
+                waves.at(distance(p0 + p), f, df);
+        }
         dense.forth.times(rows, basis, ld, {e, e_ld, nullptr, slope() + p0 * e_ld, e_ld});
+        return e;
     }
     // From the gradients of the features, which are overwritten, to those of the lengths: `along`.
     void back(long p0, long rows, T *to_e, long e_ld, T *to_basis) const {
+        if (learns)
+            return product(rows, e_ld, to_e, e_ld, slope() + p0 * e_ld, e_ld, slope() + p0 * e_ld,
+                           e_ld);
         product(rows, e_ld, to_e, e_ld, slope() + p0 * e_ld, e_ld, to_e, e_ld);
         dense.back.times(rows, to_e, e_ld, {to_basis, ld});
         for (long p = 0; p < rows; ++p)
             along()[p0 + p] = inner(radial, to_basis + p * ld, basis_slope() + (p0 + p) * ld);
+    }
+    // Writes the gradients of the weight and of the frequencies.
+    void gradients(long pairs, long hidden, Buffer<T> &memory, T *weight, T *frequencies) const {
+        const long e_ld = padded<T>(hidden);
+        Trace<T> trace{pairs, basis_kept(), ld, slope(), e_ld};
+        WeightGradient<T>{trace, 1, hidden, radial, {weight, radial}}.write(memory);
+        // Σ ∂f ⊙ df/dω, where ∂f = ∂e W.
+        trace.x = basis_slope();
+        const T *sums = WeightGradient<T>{trace, 1, hidden, radial}.sum(memory);
+        std::fill_n(frequencies, radial, T(0));
+        for (long h = 0; h < hidden; ++h)
+            for (long r = 0; r < radial; ++r)
+                frequencies[r] += dense.back.panels()[dense.back.place(h, r)] * sums[h * ld + r];
     }
 };
 

@@ -168,19 +168,26 @@ template <class T> struct Dense {
 
     // From a weight of (out_parts · out, in_parts · in), and a bias of out_parts · out or null.
     void set(long out_parts, long out, long in_parts, long in, const T *weight, const T *b) {
+        set(out_parts, out, in_parts, in, Rows<const T>{weight, in_parts * in}, b,
+            out_parts * out);
+    }
+    // The same from the rows of the weight; only the first `biased` outputs have a bias.
+    void set(long out_parts, long out, long in_parts, long in, const Rows<const T> &weight,
+             const T *b, long biased) {
         const long rows = columns(out_parts, out), depth = columns(in_parts, in);
         T *to = forth.room(depth, out_parts * padded<T>(out));
         T *from = back.room(rows, in_parts * padded<T>(in));
         each(out_parts, out, [&](long o, long row) {
+            const T *w = weight(row);
+            T *own = to + forth.place(0, o);
             each(in_parts, in, [&](long i, long column) {
-                to[forth.place(i, o)] = from[back.place(o, i)] =
-                    weight[row * in_parts * in + column];
+                own[i * VECTORS * W<T>] = from[back.place(o, i)] = w[column];
             });
         });
         if (!b)
             return;
         T *own = bias.get(out_parts * padded<T>(out));
-        each(out_parts, out, [&](long o, long row) { own[o] = b[row]; });
+        each(out_parts, out, [&](long o, long row) { own[o] = row < biased ? b[row] : T(0); });
     }
 
     // Calls act(column with padding, column without) for all columns of some parts.
@@ -200,19 +207,27 @@ template <class T> struct Dense {
 };
 
 // Residual of layers.py: two layers, and memory for the derivatives of their activations, starting
-// at `row`.
+// at `row`. With memory for the inputs of the layers, what gradients of the weights need is kept: the
+// inputs and, in place of the derivatives, the gradients before the activations.
 template <class T> struct Residual {
     const Dense<T> *layers;
     Buffer<T> *slopes;
     long row, ld;
+    Buffer<T> *inputs = nullptr;
 
     // h + σ(W₂ σ(W₁ h)), in place.
     void forth(long rows, T *h, T *u) const {
+        if (inputs) {
+            std::copy_n(h, rows * ld, inputs[0]() + row * ld);
+            u = inputs[1]() + row * ld;
+        }
         layers[0].activated(rows, h, ld, u, slope(0), ld);
         layers[1].activated(rows, u, ld, h, slope(1), ld, h);
     }
     // From the gradient of the output to that of h, in place.
     void back(long rows, T *g, T *u, T *v) const {
+        if (inputs)
+            u = slope(0), v = slope(1);
         product(rows, ld, g, ld, slope(1), ld, v, ld);
         layers[1].back.times(rows, v, ld, scaled<T>(u, ld, slope(0), ld));
         layers[0].back.times(rows, u, ld, added(g, ld));
@@ -223,17 +238,20 @@ template <class T> struct Residual {
 };
 
 // Consecutive layers with activations, and memory for the derivatives of the activations, starting
-// at `row`.
+// at `row`. With memory for the outputs of the layers, what gradients of the weights need is kept:
+// the outputs and, in place of the derivatives, the gradients before the activations.
 template <class T> struct Stack {
     const Dense<T> *layers;
     Buffer<T> *slopes;
     long count, row, ld;
+    Buffer<T> *outputs = nullptr;
 
-    // Returns a pointer to the output, which is u or v.
+    // Returns a pointer to the output, which is u or v or kept.
     const T *forth(long rows, const T *x, T *u, T *v) const {
         for (long k = 0; k < count; ++k, std::swap(u, v)) {
-            layers[k].activated(rows, x, ld, u, slopes[k]() + row * ld, ld);
-            x = u;
+            T *y = outputs ? outputs[k]() + row * ld : u;
+            layers[k].activated(rows, x, ld, y, slopes[k]() + row * ld, ld);
+            x = y;
         }
         return x;
     }
@@ -241,8 +259,9 @@ template <class T> struct Stack {
     // or the output of `last`.
     T *back(long rows, T *g, T *u, const Tail<T> *last = nullptr) const {
         for (long k = count; k-- > 0; std::swap(g, u)) {
-            product(rows, ld, g, ld, slopes[k]() + row * ld, ld, g, ld);
-            layers[k].back.times(rows, g, ld, last && k == 0 ? *last : Tail<T>{u, ld});
+            T *slope = slopes[k]() + row * ld, *by = outputs ? slope : g;
+            product(rows, ld, g, ld, slope, ld, by, ld);
+            layers[k].back.times(rows, by, ld, last && k == 0 ? *last : Tail<T>{u, ld});
         }
         return g;
     }
