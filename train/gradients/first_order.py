@@ -11,9 +11,10 @@ strain in the same way. Terms of energies and embeddings are averaged over the t
 an error of second order in the displacement.
 
 In float32, the displacement is a compromise between truncation error and round-off. The potential
-energy surface of a new PAMNet is too rough for it: no displacement is accurate enough. For such
-architectures, the differences are computed in float64 with a smaller displacement. They are then
-more accurate than double backward in float32, and are compared with double backward in float64.
+energy surfaces of a new MXMNet or PAMNet are too rough for it: no displacement is accurate enough.
+For these architectures, the differences are computed in float64 with a smaller displacement. They
+are then more accurate than double backward in float32, and are compared with double backward in
+float64.
 """
 
 import copy

@@ -58,4 +58,6 @@ def indices(model: MXMNet, graph: Graph) -> tuple[Tensor, ...]:
     return tuple(cast(LocalIndices, model.prepare(graph).local))
 
 
-INTERFACE = Interface("mxmnet", sizes, cutoffs, arrays, embeddings, indices)
+INTERFACE = Interface(
+    "mxmnet", sizes, cutoffs, arrays, embeddings, indices, trains=True, rough=True
+)

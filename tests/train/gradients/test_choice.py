@@ -21,7 +21,8 @@ CASES = [
     ("ace", {}, {"lkm_teacher": "error"}, False, DoubleBackward),
     ("ace", {}, {"raw_energies": True}, False, DoubleBackward),
     ("pamnet", {}, {}, False, KernelGradients),
-    ("mxmnet", {}, {}, False, DoubleBackward),
+    ("mxmnet", {}, {}, False, KernelGradients),
+    ("dimenet++", {}, {}, False, DoubleBackward),
     ("pamnet", {"compile": True}, {}, True, CompiledGradients),
 ]
 

@@ -30,6 +30,11 @@ HYPERS = {
         {"node_dependent": False, "runtime_geometry": False, "correlation": 4},
         {"correlation": 1, "num_interactions": 1},
     ],
+    "mxmnet": [
+        {},
+        {"hidden": 19, "num_layers": 1, "num_spherical": 2, "lkm_tap": "head"},
+        {"num_layers": 3, "num_radial": 3, "local_cutoff": 1.2},
+    ],
     "pamnet": [
         {},
         {"hidden": 19, "num_layers": 1, "two_hop": False, "lkm_tap": "head"},
@@ -123,8 +128,9 @@ def test_gradients_are_those_of_double_backward(name, hypers, kind):
 def test_gradients_in_single_precision(name):
     torch.manual_seed(0)
     model = build_model(name)  # as smooth as a trained one
-    for readout in model.readouts if name == "ace" else [head.head for head in model.heads]:
-        torch.nn.init.normal_(readout.value.weight, std=0.3)
+    for key, weight in model.named_parameters():
+        if key.endswith("value.weight"):
+            torch.nn.init.normal_(weight, std=0.3)
     assert relative(*compared(model, molecules(), kind="l2")) < 1e-3
 
 
@@ -168,6 +174,7 @@ def test_kernels_follow_their_weights(name):
 
 RUN = {
     "ace": {"num_channels": 8, "num_interactions": 2, "radial_hidden": 8},
+    "mxmnet": {"hidden": 16, "num_layers": 1, "num_spherical_radial": 3},
     "pamnet": {"hidden": 16, "num_layers": 1, "num_spherical_radial": 3},
 }
 
@@ -263,8 +270,9 @@ def test_comparing_leaves_the_weights_as_they_were():
 def test_which_runs_take_the_kernel():
     model = small_model("ace").float()
     assert trains(model)
+    assert trains(small_model("mxmnet"))
     assert trains(small_model("pamnet"))
-    assert not trains(small_model("mxmnet"))
+    assert not trains(small_model("dimenet++"))
     assert trains_by_kernel(model, config_of())
     assert not trains_by_kernel(model, config_of(lkm_teacher="error"))
     with pytest.raises(ConfigError, match="kernels"):

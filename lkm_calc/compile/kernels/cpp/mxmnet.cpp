@@ -1,4 +1,5 @@
-// MXMNet and its gradient with respect to the edge vectors: a cache-friendly implementation of
+// MXMNet, its gradient with respect to the edge vectors, and the gradient of any linear function of
+// values and embeddings with respect to the weights: a cache-friendly implementation of
 // lkm_calc/models/mxmnet.py with a hand-written backward pass.
 //
 // Weights of messages and angles depend only on the geometry. They are computed for all layers
@@ -8,6 +9,10 @@
 // processed in tiles with the edges into them, which are sorted by target. Derivatives of
 // activations are stored, except those of messages of the global graph, which are cheaper to
 // recompute.
+//
+// For gradients of the weights, the inputs of all dense layers are kept as well, and gradients before
+// activations overwrite the derivatives of the activations. The products of both are the last step;
+// nothing is propagated to distances and cosines.
 
 #include "shared/interface.hpp"
 #include "shared/multiplex.hpp"
@@ -51,13 +56,16 @@ template <class T> struct Layer {
     Head<T> head;
 };
 
-// Derivatives of the activations of an update, (atoms, width) each.
+// Derivatives of the activations of an update, (atoms, width) each, and inputs of its layers, for
+// gradients of the weights.
 template <class T> struct Slopes {
     Buffer<T> mlp, residual[6];
+    Buffer<T> to_mlp, to_residual[6];
 };
 // Weights of one kind of angles, later their gradients, and derivatives of activations.
 template <class T> struct Hop {
     Buffer<T> weight, hidden, out;
+    Buffer<T> between; // input of the second layer, for gradients of the weights
 };
 // What a layer stores for the backward pass.
 template <class T> struct Kept {
@@ -68,66 +76,44 @@ template <class T> struct Kept {
     Buffer<T> m, m_slope, again, again_slope;  // per local edge: [to keep ‖ to send]
     Buffer<T> to_edges;                        // per local edge
     Hop<T> hops[2];                            // per angle
+    // For gradients of the weights, per atom: inputs of layers, and gradients of their outputs. The
+    // rows of both global messages follow each other.
+    Buffer<T> before, to_ends, by_ends, to_local, to_local_ends, by_local_ends, output;
+    Buffer<T> head[HEAD], hidden[HEAD];
 };
 
 template <class T> class MXMNet {
   public:
     Sizes s;
 
-    MXMNet(const Sizes &sizes, const double *lengths, const T *const *arrays) : s(sizes) {
-        const long H = s.hidden, R = s.radial, F = s.degrees * s.spherical_radial;
-        const double cutoff = lengths[0], local_cutoff = lengths[1];
-        Hp = padded<T>(H), Rp = padded<T>(R), Fp = padded<T>(F);
-        auto next = [&]() { return *arrays++; };
-        // Layers evaluated together, parts of the output.
-        auto dense = [&](Dense<T> &layer, long parts, long in) {
-            const T *weight = next();
-            layer.set(parts, H, 1, in, weight, next());
-        };
-        // The columns of the first array are those of target, source and edge.
-        auto messages = [&](Dense<T> &ends, Dense<T> &edges, long parts, long gated) {
-            const T *weight = next(), *bias = next(), *gates = next();
-            const long width = parts * H;
-            ends.set(2 * parts, H, 1, H, {weight, 3 * H, width, weight + H, 3 * H}, nullptr, 0);
-            edges.set(parts + gated, H, 1, H, {weight + 2 * H, 3 * H, width, gates, H}, bias,
-                      width);
-        };
-        auto update = [&](Update<T> &one) {
-            dense(one.mlp, 1, H);
-            for (Dense<T> &layer : one.residual)
-                dense(layer, 1, H);
-        };
-        edge_features.waves.set(next(), R, cutoff, s.exponent);
-        local_features.waves.set(next(), R, local_cutoff, s.exponent);
-        pieces.set(next(), s.intervals, F, local_cutoff, cutoff, s.exponent);
-        set_rows(elements, s.elements, H, next());
-        edge_features.set(H, next());
-        local_features.set(H, next());
-        for (Dense<T> &one : to_angle)
-            dense(one, 1, F);
-        layers.resize(s.layers);
-        for (Layer<T> &one : layers) {
-            dense(one.global.mlp, 1, H);
-            messages(one.global.ends, one.global.edges, 1, 1);
-            update(one.global.update);
-            dense(one.local.mlp, 1, H);
-            messages(one.local.ends, one.local.edges, 2, 3);
-            dense(one.local.again, 2, H);
-            for (auto &hop : one.local.hops)
-                for (Dense<T> &layer : hop)
-                    dense(layer, 1, H);
-            update(one.local.update);
-            for (Dense<T> &layer : one.head.dense)
-                dense(layer, 1, H);
-            set_rows(one.head.value, 1, H, next());
-            one.head.bias = *next();
-        }
-        kept.resize(s.layers);
+    MXMNet(const Sizes &sizes, const double *lengths, const T *const *arrays)
+        : s(sizes), cutoff(lengths[0]), local_cutoff(lengths[1]) {
+        const long F = s.degrees * s.spherical_radial;
+        Hp = padded<T>(s.hidden), Rp = padded<T>(s.radial), Fp = padded<T>(F);
+        pieces.set(arrays[2], s.intervals, F, local_cutoff, cutoff, s.exponent);
+        layers.resize(s.layers), kept.resize(s.layers);
+        update(arrays);
     }
 
-    // False if edges, local edges or angles are not sorted by their targets.
-    bool run(const Call<T> &call) {
+    // Copies new weights.
+    void update(const T *const *arrays) {
+        std::lock_guard<std::mutex> lock(mutex);
+        edge_features.waves.set(arrays[0], s.radial, cutoff, s.exponent);
+        local_features.waves.set(arrays[1], s.radial, local_cutoff, s.exponent);
+        set_rows(elements, s.elements, s.hidden, arrays[3]);
+        edge_features.set(s.hidden, arrays[4]);
+        local_features.set(s.hidden, arrays[5]);
+        each_layer(arrays + 6);
+    }
+
+    // False if edges, local edges or angles are not sorted by their targets. Writes values, edge
+    // gradients and embeddings to the outputs of the call, or with `by_values_` (and
+    // `by_embeddings_` or null) gradients of Σ by_values · values + Σ by_embeddings · embeddings
+    // with respect to the weights to `arrays`.
+    bool run(const Call<T> &call, const T *by_values_ = nullptr, const T *by_embeddings_ = nullptr,
+             void *const *arrays = nullptr) {
         std::lock_guard<std::mutex> lock(mutex); // buffers are shared by all calls of the model
+        learns = arrays, by_values = by_values_, by_embeddings = by_embeddings_;
         N = call.counts[0], E = call.counts[1], L = call.counts[3], A = call.counts[5];
         threads = int(call.counts[2]);
         numbers = call.numbers, source = call.source, target = call.target, reverse = call.reverse;
@@ -161,7 +147,8 @@ template <class T> class MXMNet {
         each(pairs.size(), &MXMNet::edges_forth);
         each(local_pairs.size(), &MXMNet::local_edges_forth);
         each(A, &MXMNet::angles_forth);
-        std::fill(values, values + N, T(0));
+        if (values)
+            std::fill(values, values + N, T(0));
         atoms(0, &MXMNet::embed);
         for (long b = 0; b < s.layers; ++b) {
             atoms(b, &MXMNet::first_message);
@@ -177,14 +164,21 @@ template <class T> class MXMNet {
             atoms(b, &MXMNet::second_message_back);
             messages_back(b, 0);
         }
+        if (learns)
+            atoms(0, &MXMNet::embed_back);
         each(pairs.size(), &MXMNet::edges_back);
         each(local_pairs.size(), &MXMNet::local_edges_back);
         each(A, &MXMNet::angles_back);
+        if (learns) {
+            write_gradients(reinterpret_cast<T *const *>(arrays));
+            return true;
+        }
         atoms(0, &MXMNet::local_vectors_back);
         return true;
     }
 
   private:
+    double cutoff, local_cutoff;
     long Hp, Rp, Fp; // padded widths
     PairFeatures<T> edge_features, local_features;
     Pieces<T> pieces;
@@ -192,6 +186,7 @@ template <class T> class MXMNet {
     Buffer<T> elements;
     Dense<T> to_angle[2]; // of two-hop angles, of one-hop angles
     std::vector<Layer<T>> layers;
+    Weights<T> weights;
 
     // Data of one call.
     std::mutex mutex;
@@ -203,6 +198,8 @@ template <class T> class MXMNet {
     const double *vectors = nullptr;
     T *values = nullptr, *embeddings = nullptr;
     double *gradient = nullptr;
+    bool learns = false; // whether gradients of the weights are computed
+    const T *by_values = nullptr, *by_embeddings = nullptr;
     Pairs pairs, local_pairs;
     // First edge into each atom, first local edge, first angle to each local edge; and one past
     // the last.
@@ -217,10 +214,97 @@ template <class T> class MXMNet {
     Buffer<T> h, x, local_ends, to_h, to_before;
     Buffer<T> to_message; // per edge
     Buffer<T> exchanged;  // per local edge: sums over two-hop angles, or their gradients
+    Buffer<T> spherical, to_hops[2]; // per angle: inputs of layers, for gradients of the weights
     struct Scratch {
         Buffer<T> u, v, ends, parts, sent, to_sent, f, sbf, slopes[HEAD];
     };
     std::vector<Scratch> scratch; // one per thread
+
+    // Reads the weights of all dense layers from arrays, or prepares to write their gradients.
+    template <class P> void each_layer(P *const *arrays) {
+        const long H = s.hidden, F = s.degrees * s.spherical_radial;
+        const auto next = [&]() { return *arrays++; };
+        const auto dense = [&](Dense<T> &layer, long parts, long in, const Trace<T> &trace) {
+            P *weight = next(), *bias = next();
+            weights.dense(layer, parts, H, in, Rows<P>{weight, in}, bias, parts * H, trace);
+        };
+        const auto of_atoms = [&](const Buffer<T> &x, const Buffer<T> &gy) {
+            return Trace<T>{N, x(), Hp, gy(), Hp};
+        };
+        // The columns of the first array are those of target, source and edge.
+        const auto messages = [&](Dense<T> &ends, Dense<T> &edges, long parts, long gated,
+                                  const Trace<T> &of_ends, const Trace<T> &of_edges) {
+            P *weight = next(), *bias = next(), *gates = next();
+            const long width = parts * H;
+            weights.dense(ends, 2 * parts, H, H,
+                          Rows<P>{weight, 3 * H, width, weight + H, 3 * H}, (P *)nullptr, 0,
+                          of_ends);
+            weights.dense(edges, parts + gated, H, H,
+                          Rows<P>{weight + 2 * H, 3 * H, width, gates, H}, bias, width, of_edges);
+        };
+        const auto update = [&](Update<T> &one, const Slopes<T> &slopes) {
+            dense(one.mlp, 1, H, of_atoms(slopes.to_mlp, slopes.mlp));
+            for (int k = 0; k < 6; ++k)
+                dense(one.residual[k], 1, H, of_atoms(slopes.to_residual[k], slopes.residual[k]));
+        };
+        for (int kind : {0, 1})
+            dense(to_angle[kind], 1, F, {A, spherical(), Fp, angle_slope[kind](), Hp});
+        for (long b = 0; b < s.layers; ++b) {
+            Layer<T> &one = layers[b];
+            Kept<T> &k = kept[b];
+            dense(one.global.mlp, 1, H, of_atoms(k.before, k.mlp));
+            messages(one.global.ends, one.global.edges, 1, 1,
+                     {2 * N, k.to_ends(), Hp, k.by_ends(), 2 * Hp},
+                     {pairs.size(), edge_features.kept(), Hp, k.edges(), 2 * Hp});
+            update(one.global.update, k.update);
+            dense(one.local.mlp, 1, H, of_atoms(k.to_local, k.local_mlp));
+            messages(one.local.ends, one.local.edges, 2, 3,
+                     {N, k.to_local_ends(), Hp, k.by_local_ends(), 4 * Hp},
+                     {local_pairs.size(), local_features.kept(), Hp, k.local_edges(), 5 * Hp});
+            dense(one.local.again, 2, H, {L, k.m(), 2 * Hp, k.again_slope(), 2 * Hp});
+            for (int kind : {0, 1}) {
+                const Hop<T> &hop = k.hops[kind];
+                Dense<T> *hops = one.local.hops[kind];
+                dense(hops[0], 1, H, {A, to_hops[kind](), Hp, hop.hidden(), Hp});
+                dense(hops[1], 1, H, {A, hop.between(), Hp, hop.out(), Hp});
+            }
+            update(one.local.update, k.local_update);
+            for (int h = 0; h < HEAD; ++h)
+                dense(one.head.dense[h], 1, H,
+                      of_atoms(h ? k.hidden[h - 1] : k.output, k.head[h]));
+            P *value = next(), *bias = next();
+            weights.function(one.head.value, &one.head.bias, H, value, bias,
+                             {N, k.hidden[HEAD - 1](), Hp, by_values, 1});
+        }
+    }
+
+    void write_gradients(T *const *arrays) {
+        each_layer(arrays + 6);
+        weights.write(threads);
+        table_gradient(s.elements, s.hidden, N, numbers, to_h(), Hp, arrays[3]);
+        edge_features.gradients(pairs.size(), s.hidden, weights.memory[0], arrays[4], arrays[0]);
+        local_features.gradients(local_pairs.size(), s.hidden, weights.memory[0], arrays[5],
+                                 arrays[1]);
+    }
+
+    void make_room_for_inputs() {
+        spherical.get(A * Fp), to_hops[0].get(A * Hp), to_hops[1].get(A * Hp);
+        for (Kept<T> &one : kept) {
+            for (Slopes<T> *update : {&one.update, &one.local_update}) {
+                update->to_mlp.get(N * Hp);
+                for (Buffer<T> &input : update->to_residual)
+                    input.get(N * Hp);
+            }
+            for (Hop<T> &hop : one.hops)
+                hop.between.get(A * Hp);
+            for (Buffer<T> *input : {&one.before, &one.to_local, &one.to_local_ends, &one.output})
+                input->get(N * Hp);
+            one.to_ends.get(2 * N * Hp), one.by_ends.get(2 * N * 2 * Hp);
+            one.by_local_ends.get(N * 4 * Hp);
+            for (int k = 0; k < HEAD; ++k)
+                one.head[k].get(N * Hp), one.hidden[k].get(N * Hp);
+        }
+    }
 
     void make_room() {
         const long P = pairs.size(), Q = local_pairs.size();
@@ -242,7 +326,9 @@ template <class T> class MXMNet {
             for (Hop<T> &hop : one.hops)
                 hop.weight.get(A * Hp), hop.hidden.get(A * Hp), hop.out.get(A * Hp);
         }
-        edge_features.room(P, s.hidden), local_features.room(Q, s.hidden);
+        edge_features.room(P, s.hidden, learns), local_features.room(Q, s.hidden, learns);
+        if (learns)
+            make_room_for_inputs();
         to_edges.get(P * 2 * Hp);
         radial.get(Q * Fp), radial_slope.get(Q * Fp);
         angle_slope[0].get(A * Hp), angle_slope[1].get(A * Hp), to_sender.get(A), to_cosine.get(A);
@@ -287,6 +373,8 @@ template <class T> class MXMNet {
             layers[b].global.edges.back.times(rows, kept[b].edges() + p0 * 2 * Hp, 2 * Hp,
                                               added(to_e, Hp));
         edge_features.back(p0, rows, to_e, Hp, own.u());
+        if (learns)
+            return;
         for (long p = p0; p < p0 + rows; ++p) {
             const T along = edge_features.along()[p];
             const long e = pairs.edge[p];
@@ -312,9 +400,10 @@ template <class T> class MXMNet {
 
     void local_edges_back(long q0, long rows) {
         Scratch &own = scratch[thread()];
-        T *to_e = own.v(), *parts = own.parts();
+        T *to_e = own.v();
         std::fill_n(to_e, rows * Hp, T(0));
         for (long b = 0; b < s.layers; ++b) {
+            T *parts = learns ? kept[b].local_edges() + q0 * 5 * Hp : own.parts();
             for (long q = 0; q < rows; ++q) {
                 const long e = local_pairs.edge[q0 + q];
                 const T *one = kept[b].to_edges() + e * 5 * Hp;
@@ -334,15 +423,17 @@ template <class T> class MXMNet {
     // Weights of a tile of angles in every layer.
     void angles_forth(long k0, long rows) {
         Scratch &own = scratch[thread()];
-        T *f = own.f(), *u = own.u();
+        T *sbf = learns ? spherical() + k0 * Fp : own.sbf();
         for (long k = 0; k < rows; ++k)
             angle(k0 + k).basis(radial() + local_pairs.of[sender[k0 + k]] * Fp,
-                                s.spherical_radial, own.sbf() + k * Fp);
+                                s.spherical_radial, sbf + k * Fp);
         for (int kind : {0, 1}) {
-            to_angle[kind].activated(rows, own.sbf(), Fp, f, angle_slope[kind]() + k0 * Hp, Hp);
+            T *f = learns ? to_hops[kind]() + k0 * Hp : own.f();
+            to_angle[kind].activated(rows, sbf, Fp, f, angle_slope[kind]() + k0 * Hp, Hp);
             for (long b = 0; b < s.layers; ++b) {
                 const Dense<T> *dense = layers[b].local.hops[kind];
                 Hop<T> &hop = kept[b].hops[kind];
+                T *u = learns ? hop.between() + k0 * Hp : own.u();
                 dense[0].activated(rows, f, Hp, u, hop.hidden() + k0 * Hp, Hp);
                 dense[1].activated(rows, u, Hp, hop.weight() + k0 * Hp, hop.out() + k0 * Hp, Hp);
             }
@@ -351,20 +442,26 @@ template <class T> class MXMNet {
 
     void angles_back(long k0, long rows) {
         Scratch &own = scratch[thread()];
-        T *f = own.f(), *u = own.u(), *v = own.v();
+        T *f = own.f();
         std::fill_n(own.sbf(), rows * Fp, T(0));
         for (int kind : {0, 1}) {
             std::fill_n(f, rows * Hp, T(0));
             for (long b = 0; b < s.layers; ++b) {
                 const Dense<T> *dense = layers[b].local.hops[kind];
                 Hop<T> &hop = kept[b].hops[kind];
-                product(rows, Hp, hop.weight() + k0 * Hp, Hp, hop.out() + k0 * Hp, Hp, v, Hp);
-                dense[1].back.times(rows, v, Hp, scaled<T>(u, Hp, hop.hidden() + k0 * Hp, Hp));
+                T *out = hop.out() + k0 * Hp, *hidden = hop.hidden() + k0 * Hp;
+                T *u = learns ? hidden : own.u(), *v = learns ? out : own.v();
+                product(rows, Hp, hop.weight() + k0 * Hp, Hp, out, Hp, v, Hp);
+                dense[1].back.times(rows, v, Hp, scaled<T>(u, Hp, hidden, Hp));
                 dense[0].back.times(rows, u, Hp, added(f, Hp));
             }
-            product(rows, Hp, f, Hp, angle_slope[kind]() + k0 * Hp, Hp, f, Hp);
-            to_angle[kind].back.times(rows, f, Hp, added(own.sbf(), Fp));
+            T *slope = angle_slope[kind]() + k0 * Hp;
+            product(rows, Hp, f, Hp, slope, Hp, learns ? slope : f, Hp);
+            if (!learns)
+                to_angle[kind].back.times(rows, f, Hp, added(own.sbf(), Fp));
         }
+        if (learns)
+            return;
         for (long k = 0; k < rows; ++k) {
             const long q = local_pairs.of[sender[k0 + k]] * Fp;
             T by_length, by_cosine;
@@ -405,7 +502,13 @@ template <class T> class MXMNet {
     // ---- blocks of atoms ------------------------------------------------------------------------
 
     Residual<T> residual(const Update<T> &layer, Slopes<T> &slopes, int which, long a0) const {
-        return {&layer.residual[2 * which], &slopes.residual[2 * which], a0, Hp};
+        return {&layer.residual[2 * which], &slopes.residual[2 * which], a0, Hp,
+                learns ? &slopes.to_residual[2 * which] : nullptr};
+    }
+    // Keeps an input of a dense layer for the gradient of its weights.
+    void keep(const Buffer<T> &to, long row, long rows, const T *x) const {
+        if (learns)
+            std::copy_n(x, rows * Hp, to() + row * Hp);
     }
 
     // Update of z with the features before, which may be overwritten by the output; z is destroyed.
@@ -413,6 +516,7 @@ template <class T> class MXMNet {
                 const T *before, T *out) {
         T *u = scratch[thread()].u();
         residual(layer, slopes, 0, a0).forth(rows, z, u);
+        keep(slopes.to_mlp, a0, rows, z);
         layer.mlp.activated(rows, z, Hp, out, slopes.mlp() + a0 * Hp, Hp, before);
         residual(layer, slopes, 1, a0).forth(rows, out, u);
         residual(layer, slopes, 2, a0).forth(rows, out, u);
@@ -424,8 +528,9 @@ template <class T> class MXMNet {
         residual(layer, slopes, 2, a0).back(rows, g, u, v);
         residual(layer, slopes, 1, a0).back(rows, g, u, v);
         std::copy_n(g, rows * Hp, to_before() + a0 * Hp);
-        product(rows, Hp, g, Hp, slopes.mlp() + a0 * Hp, Hp, v, Hp);
-        layer.mlp.back.times(rows, v, Hp, {g, Hp});
+        T *slope = slopes.mlp() + a0 * Hp, *by = learns ? slope : v;
+        product(rows, Hp, g, Hp, slope, Hp, by, Hp);
+        layer.mlp.back.times(rows, by, Hp, {g, Hp});
         residual(layer, slopes, 0, a0).back(rows, g, u, v);
     }
 
@@ -437,12 +542,19 @@ template <class T> class MXMNet {
             std::copy_n(elements() + numbers[i] * Hp, Hp, h() + i * Hp);
         start(0, a0, a1 - a0);
     }
+    // Gradients of the embeddings of atoms, in to_h.
+    void embed_back(long t, long) {
+        const long a0 = tiles.atom[t];
+        start_back(0, a0, tiles.atom[t + 1] - a0);
+    }
 
     // Contributions of atoms to the first messages of a layer, from h.
     void start(long b, long a0, long rows) {
         const GlobalPass<T> &layer = layers[b].global;
         T *z = x() + a0 * Hp;
+        keep(kept[b].before, a0, rows, h() + a0 * Hp);
         layer.mlp.activated(rows, h() + a0 * Hp, Hp, z, kept[b].mlp() + a0 * Hp, Hp);
+        keep(kept[b].to_ends, a0, rows, z);
         layer.ends.forth.times(rows, z, Hp, {kept[b].ends[0]() + a0 * 2 * Hp, 2 * Hp});
     }
 
@@ -467,8 +579,10 @@ template <class T> class MXMNet {
         }
     }
     // From the gradients of the messages of a tile to those of its atoms, added to to_h.
-    void ends_back(long b, long a0, long rows) {
-        T *ends = scratch[thread()].ends(), *g = to_h() + a0 * Hp;
+    void ends_back(long b, int which, long a0, long rows) {
+        T *g = to_h() + a0 * Hp, *ends = scratch[thread()].ends();
+        if (learns)
+            ends = kept[b].by_ends() + (which * N + a0) * 2 * Hp;
         for (long i = a0; i < a0 + rows; ++i)
             both_ends(first[i], first[i + 1], reverse, to_message(), Hp, Hp,
                       ends + (i - a0) * 2 * Hp);
@@ -481,6 +595,7 @@ template <class T> class MXMNet {
         T *z = x() + a0 * Hp, *v = scratch[thread()].v();
         messages(b, 0, a0, rows, v);
         update(layer.update, kept[b].update, a0, rows, v, h() + a0 * Hp, z);
+        keep(kept[b].to_ends, N + a0, rows, z);
         layer.ends.forth.times(rows, z, Hp, {kept[b].ends[1]() + a0 * 2 * Hp, 2 * Hp});
     }
 
@@ -490,21 +605,24 @@ template <class T> class MXMNet {
         const LocalPass<T> &layer = layers[b].local;
         T *z = h() + a0 * Hp, *u = scratch[thread()].u();
         messages(b, 1, a0, rows, z);
+        keep(kept[b].to_local, a0, rows, z);
         layer.mlp.activated(rows, z, Hp, u, kept[b].local_mlp() + a0 * Hp, Hp);
+        keep(kept[b].to_local_ends, a0, rows, u);
         layer.ends.forth.times(rows, u, Hp, {local_ends() + a0 * 4 * Hp, 4 * Hp});
     }
 
     void second_message_back(long t, long b) {
         const long a0 = tiles.atom[t], rows = tiles.atom[t + 1] - a0;
-        ends_back(b, a0, rows);
+        ends_back(b, 1, a0, rows);
         update_back(layers[b].global.update, kept[b].update, a0, rows, to_h() + a0 * Hp);
     }
 
     // Gradient of the features before a layer.
     void start_back(long b, long a0, long rows) {
-        T *g = to_h() + a0 * Hp, *v = scratch[thread()].v();
-        ends_back(b, a0, rows);
-        product(rows, Hp, g, Hp, kept[b].mlp() + a0 * Hp, Hp, v, Hp);
+        T *g = to_h() + a0 * Hp, *slope = kept[b].mlp() + a0 * Hp;
+        T *v = learns ? slope : scratch[thread()].v();
+        ends_back(b, 0, a0, rows);
+        product(rows, Hp, g, Hp, slope, Hp, v, Hp);
         layers[b].global.mlp.back.times(rows, v, Hp, plus<T>(g, Hp, to_before() + a0 * Hp, Hp));
     }
 
@@ -597,6 +715,8 @@ template <class T> class MXMNet {
 
     // Values and embeddings of a layer, and gradients of the sum of the values.
     void read(long b, long a0, long rows) {
+        if (learns)
+            return read_to_learn(b, a0, rows);
         const Head<T> &head = layers[b].head;
         Scratch &own = scratch[thread()];
         T *u = own.u(), *v = own.v();
@@ -613,6 +733,32 @@ template <class T> class MXMNet {
             std::copy_n(head.value(), Hp, u + i * Hp);
         const Tail<T> to_out{kept[b].to_out() + a0 * Hp, Hp};
         stack.back(rows, u, v, &to_out);
+    }
+
+    // The same with gradients of any function of values and embeddings, for gradients of the weights.
+    void read_to_learn(long b, long a0, long rows) {
+        const Head<T> &head = layers[b].head;
+        Scratch &own = scratch[thread()];
+        Kept<T> &k = kept[b];
+        T *u = own.u(), *v = own.v(), *out = k.to_out() + a0 * Hp;
+        const T *z = h() + a0 * Hp;
+        keep(k.output, a0, rows, z);
+        const Stack<T> stack{head.dense, k.head, HEAD, a0, Hp, k.hidden};
+        stack.forth(rows, z, u, v);
+        const auto add_embeddings = [&](T *to) {
+            for (long i = 0; by_embeddings && i < rows; ++i)
+                for (long c = 0; c < s.hidden; ++c)
+                    to[i * Hp + c] += by_embeddings[(b * N + a0 + i) * s.hidden + c];
+        };
+        for (long i = 0; i < rows; ++i)
+            for (long c = 0; c < Hp; c += W<T>)
+                store(u + i * Hp + c, by_values[a0 + i] * load(head.value() + c));
+        if (s.head)
+            add_embeddings(u);
+        const Tail<T> to_out{out, Hp};
+        stack.back(rows, u, v, &to_out);
+        if (!s.head)
+            add_embeddings(out);
     }
 
     // From the gradient of the output of the layer to those of the messages that depend on two-hop
@@ -642,9 +788,9 @@ template <class T> class MXMNet {
                 angle_sum_back(k.hops[1].weight(), e, e0, own.sent(), to_m, own.to_sent());
             }
         send_back(b, k.again(), 1, e0, e1, own.to_sent(), parts, 2 * Hp);
-        product(e1 - e0, 2 * Hp, parts, 2 * Hp, k.again_slope() + e0 * 2 * Hp, 2 * Hp, parts,
-                2 * Hp);
-        layer.again.back.times(e1 - e0, parts, 2 * Hp, {exchanged() + e0 * Hp, Hp});
+        T *slope = k.again_slope() + e0 * 2 * Hp, *by = learns ? slope : parts;
+        product(e1 - e0, 2 * Hp, parts, 2 * Hp, slope, 2 * Hp, by, 2 * Hp);
+        layer.again.back.times(e1 - e0, by, 2 * Hp, {exchanged() + e0 * Hp, Hp});
     }
 
     // Gradients of the first messages before the activation.
@@ -669,12 +815,13 @@ template <class T> class MXMNet {
         const long a0 = tiles.atom[t], a1 = tiles.atom[t + 1], rows = a1 - a0;
         const LocalPass<T> &layer = layers[b].local;
         Scratch &own = scratch[thread()];
+        T *ends = learns ? kept[b].by_local_ends() + a0 * 4 * Hp : own.ends();
+        T *slope = kept[b].local_mlp() + a0 * Hp, *by = learns ? slope : own.u();
         for (long i = a0; i < a1; ++i)
             both_ends(local_first[i], local_first[i + 1], local_reverse, kept[b].to_edges(),
-                      5 * Hp, 2 * Hp, own.ends() + (i - a0) * 4 * Hp);
-        layer.ends.back.times(rows, own.ends(), 4 * Hp,
-                              scaled<T>(own.u(), Hp, kept[b].local_mlp() + a0 * Hp, Hp));
-        layer.mlp.back.times(rows, own.u(), Hp,
+                      5 * Hp, 2 * Hp, ends + (i - a0) * 4 * Hp);
+        layer.ends.back.times(rows, ends, 4 * Hp, scaled<T>(by, Hp, slope, Hp));
+        layer.mlp.back.times(rows, by, Hp,
                              plus<T>(to_h() + a0 * Hp, Hp, to_before() + a0 * Hp, Hp));
     }
 };
@@ -682,3 +829,4 @@ template <class T> class MXMNet {
 } // namespace
 
 EXPORT(MXMNet)
+EXPORT_TRAINING(MXMNet)
