@@ -203,7 +203,7 @@ def gold(state):
         (same_spot, "Atoms 9 and 10 .* same position"),
         (no_cell, r"no cell vector in system\(s\) \[1\]"),
         (flat_cell, r"flat in system\(s\) \[1\]"),
-        (gold, "not know Au"),
+        (gold, "not support Au"),
     ],
 )
 def test_what_cannot_be_computed_is_refused_with_its_system(change, message):
