@@ -1,7 +1,7 @@
 """Short-range repulsion (ZBL) below the distances in the training set.
 
-At distances shorter than in its training set a model is unreliable: two hydrogen atoms of a bundled
-model attract each other with thousands of eV/Å at 0.5 Å, so adding a repulsion is not sufficient.
+At distances shorter than in its training set a model is unreliable: it may attract two atoms with
+hundreds of eV/Å, so adding a repulsion is not sufficient.
 For each pair of elements, two changes apply below an outer radius, the closest distance in the
 training set, and none beyond:
 

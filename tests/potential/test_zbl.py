@@ -1,14 +1,15 @@
 """The repulsive core: its values, its smoothness, and that nothing else changes."""
 
-import ase.io
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule
 
-from lkm_calc import MODELS, LKMCalculator, energy_and_forces, load_model
+from lkm_calc import MODELS, EnergyModel, LKMCalculator, energy_and_forces
 from lkm_calc.compile.padding import Capacity, pad, unpad
-from lkm_calc.potential.checkpoint import bundled_models
+from lkm_calc.graph import sum_to
+from lkm_calc.models import AtomOutput
 from lkm_calc.potential.second_derivatives import hessian
 from lkm_calc.potential.zbl import LARGEST, UNKNOWN, faded, held, outer_radii, with_zbl, zbl_energy
 
@@ -126,12 +127,29 @@ def pushed_together(atoms, i, j, distances):
         yield moved, line
 
 
-@pytest.mark.parametrize("pair", [(11, 12), (11, 13)])
-def test_methyl_hydrogens_of_a_bundled_model_are_kept_apart(pair):
+class Attraction(EnergyModel):
+    """Pairs attract with −400 eV exp(−(r / 0.3 Å)²), as models may at short distances."""
+
+    name = "attraction"
+
+    def __init__(self):
+        super().__init__(cutoff=3.0, hypers={})
+        self.depth = torch.nn.Parameter(torch.tensor(400.0))
+
+    def atom_output(self, graph):
+        r = graph.edge_vectors().to(self.dtype).norm(dim=1)
+        pairs = -self.depth / 2 * torch.exp(-((r / 0.3) ** 2))
+        values = sum_to(pairs, graph.edge_index[1], len(graph.numbers))
+        return AtomOutput(values, (values.unsqueeze(1),), (values,))
+
+
+@pytest.mark.parametrize("pair", [(6, 7), (7, 8)])
+def test_atoms_are_kept_apart_where_the_model_attracts_them(pair):
     i, j = pair
-    model = load_model("rmd17-paracetamol", dtype=torch.float64)
-    start = ase.io.read(bundled_models()["rmd17-paracetamol"].with_suffix(".xyz"))
-    core = with_zbl(model)  # the closest distances are those of its training frames
+    start = molecule("CH3CH2OH")
+    assert start.symbols[i] == start.symbols[j] == "H"
+    model = Attraction().double()
+    core = with_zbl(model, {"H-H": 1.5, "H-C": 1.05, "O-H": 0.9, "C-C": 1.45, "C-O": 1.35})
     repulsion = {model: [], core: []}
     for of in repulsion:
         calculator = LKMCalculator(of, "cpu", "float64")

@@ -38,7 +38,7 @@ FLOORS = {
     "rmd17-ethanol": (0.7, 4.2),
     "rmd17-malonaldehyde": (1.1, 6.4),
     "rmd17-naphthalene": (0.45, 2.1),
-    "rmd17-paracetamol": (6.5, 21.0),
+    "rmd17-paracetamol": (1.9, 6.9),
     "rmd17-salicylic": (1.2, 5.8),
     "rmd17-toluene": (0.5, 2.4),
     "rmd17-uracil": (0.75, 4.8),
