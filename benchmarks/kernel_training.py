@@ -24,8 +24,9 @@ from lkm_calc import build_model, energy_and_forces
 from lkm_calc.compile import Kernel
 from train.config import config_from_table
 from train.data import GraphFrames, epoch_order
-from train.fit import Stepper, Stop, TrainingState, prepare_model, workers
+from train.fit import Stepper, Stop, prepare_model, workers
 from train.formats import read_frames
+from train.state import TrainingState
 
 CPU = torch.device("cpu")
 WIDTHS = {"ace": [32, 64], "mxmnet": [64, 128], "pamnet": [64, 128]}

@@ -35,7 +35,7 @@ from lkm_calc.files import checksum_of, unsealed
 from lkm_calc.md import MDSettings, RestartError, Simulation
 from lkm_calc.potential import ModelFileError
 from train.config import OptimiserConfig
-from train.fit import StateError, TrainingState
+from train.state import StateError, TrainingState
 
 CLEAR, SAME, OTHER_NUMBERS, OTHER_ERROR = OUTCOMES = (
     "clear error",

@@ -34,9 +34,10 @@ from lkm_calc.potential import bundled_models
 from lkm_calc.runtime import choose_device, fast_matmul
 from train.config import Config, LossConfig, OptimiserConfig, RunConfig
 from train.data import Batch, Frames, GraphFrames, epoch_order
-from train.fit import Stepper, Stop, TrainingState, Workers, make_optimisers
+from train.fit import Stepper, Stop, Workers
 from train.formats import read_frames
 from train.gradients import training_loss
+from train.state import TrainingState, make_optimisers
 
 from . import pyg
 

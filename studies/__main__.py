@@ -9,7 +9,8 @@ from pathlib import Path
 
 from train.config import ConfigError
 from train.data import DataError
-from train.fit import StateError, TrainingDivergedError
+from train.fit import TrainingDivergedError
+from train.state import StateError
 
 from .arms import HERE, how_to_run, quick, read_study, study_files
 from .report import write_report

@@ -23,9 +23,10 @@ from lkm_calc import EnergyModel
 from lkm_calc.runtime import choose_device, fast_matmul
 from train.config import Config, LossConfig
 from train.data import GraphFrames
-from train.fit import Stepper, Stop, TrainingState, Workers, device_name, prepare_model
+from train.fit import Stepper, Stop, Workers, device_name, prepare_model
 from train.formats import read_data
 from train.report import write_json
+from train.state import TrainingState
 
 from .arms import HERE, Arm, read_study
 from .tables import mean_and_error, table, written

@@ -35,9 +35,10 @@ from numpy.typing import NDArray
 from lkm_calc import EnergyModel
 from train.config import Config, config_from_table
 from train.data import Frames, GraphFrames, random_split
-from train.fit import Record, TrainingState, fit, prepare_model
+from train.fit import Record, fit, prepare_model
 from train.formats import read_frames, write_hdf5
 from train.report import errors_of, model_output, predict, write_json, write_text
+from train.state import TrainingState
 
 from .arms import Arm
 from .environments import HOPS, environments

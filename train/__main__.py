@@ -30,7 +30,6 @@ from .data import (
 from .doctor import diagnose, plot_report, report_text, write_report_page
 from .download import SOURCES, download
 from .fit import (
-    StateError,
     TrainingDivergedError,
     check_elements,
     device_of,
@@ -52,6 +51,7 @@ from .report import (
     write_comparison,
     write_run_page,
 )
+from .state import StateError
 
 logger = logging.getLogger("lkm_train")
 
@@ -68,6 +68,7 @@ Train force fields with Layer-to-Layer Knowledge Mixing, and evaluate them.
   lkm-train fit CONFIG.toml --prolong 300          continue a finished run to 300 epochs in total
   lkm-train fit CONFIG.toml --members 4            train a committee
   lkm-train fit CONFIG.toml --finetune MODEL       start from a trained model
+  lkm-train fit CONFIG.toml --pretrain gfn2-xtb    pretrain on dynamics with a cheap method
   lkm-train fit CONFIG.toml --import my_model.py   train a custom architecture
   torchrun --nproc-per-node 4 -m lkm_train fit CONFIG.toml   train on several GPUs
   lkm-train report RUN --open                      write an interactive page about a run
@@ -178,6 +179,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     fit_parser.add_argument(
         "--finetune", metavar="MODEL", help="model to start from; the same as --run.finetune"
+    )
+    fit_parser.add_argument(
+        "--pretrain",
+        metavar="METHOD",
+        help="pretrain on molecular dynamics with gfn2-xtb or another ASE calculator; the same as "
+        "--pretraining.calculator",
     )
     add_import_option(fit_parser)
     fit_parser.set_defaults(command=_fit)
@@ -324,6 +331,7 @@ def _fit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         "--run.directory": directory,
         "--data.train": options.data,
         "--run.finetune": options.finetune,
+        "--pretraining.calculator": options.pretrain,
     }
     shorthand = [word for flag, value in given.items() if value for word in (flag, str(value))]
     config = read_config(path, [*shorthand, *overrides])

@@ -18,6 +18,12 @@ class ConfigError(ValueError):
     """The configuration is invalid; the message names the option and the remedy."""
 
 
+FINETUNING_RATE = 1e-3
+"""Default learning rate of a run that starts from a model."""
+FEWEST_FRAMES = 20
+"""Minimum number of frames for pretraining, validation frames among them."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Data set and training/validation split."""
@@ -141,7 +147,8 @@ class OptimiserConfig:
     momentum: float = 0.95
     """Momentum of Muon."""
     learning_rate: float = 4e-3
-    """Peak learning rate; half of the default is safer for AdamW."""
+    """Peak learning rate; half of the default is safer for AdamW. The default is 1e-3 for runs that
+    start from a model (run.finetune, pretraining)."""
     final_fraction: float = 1e-3
     """Final learning rate of the cosine schedule, or lowest of the plateau schedule, as a fraction
     of the peak."""
@@ -206,6 +213,28 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class PretrainingConfig:
+    """Pretraining on frames of molecular dynamics with a cheap method, sampled by the run itself.
+
+    The model of this first stage is the start of the second one, which trains on the labelled
+    frames.
+    """
+
+    calculator: str = ""
+    """"gfn2-xtb" or "gfn1-xtb" (pip install lkm-calc[label]), or MODULE:NAME or FILE.py:NAME of a
+    function or class that returns an ASE calculator; empty for no pretraining."""
+    frames: int = 10000
+    """Number of frames."""
+    temperature: float = 700.0
+    """Temperature in K of the Langevin dynamics, which starts from the training frames."""
+    epochs: int = 15
+    """Epochs of the first stage."""
+    learning_rate: float = 4e-3
+    """Peak learning rate of the first stage; other options of the optimiser are those of the
+    second."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Complete configuration of a run."""
 
@@ -214,6 +243,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -294,6 +324,10 @@ def config_from_table(table: Mapping[str, Any]) -> Config:
     """
     config: Config = _build(Config, table, "")
     _check(config)
+    given = table.get("optimiser", {})
+    if (config.run.finetune or config.pretraining.calculator) and "learning_rate" not in given:
+        optimiser = dataclasses.replace(config.optimiser, learning_rate=FINETUNING_RATE)
+        config = dataclasses.replace(config, optimiser=optimiser)
     return config
 
 
@@ -371,6 +405,10 @@ def _check(config: Config) -> None:
         "optimiser.swa_rate": o.swa_rate,
         "optimiser.learning_rate": o.learning_rate,
         "optimiser.clip_norm": o.clip_norm,
+        "pretraining.frames": config.pretraining.frames,
+        "pretraining.temperature": config.pretraining.temperature,
+        "pretraining.epochs": config.pretraining.epochs,
+        "pretraining.learning_rate": config.pretraining.learning_rate,
         "loss.huber_delta": config.loss.huber_delta,
         "run.validate_every": run.validate_every,
         "run.checkpoint_every": run.checkpoint_every,
@@ -412,10 +450,19 @@ def _check(config: Config) -> None:
         raise ConfigError(
             "optimiser.restart_epoch and optimiser.swa_fraction cannot be combined: set one to 0."
         )
-    if config.loss.raw_energies and config.run.finetune:
+    for name, start in (
+        ("run.finetune", run.finetune),
+        ("pretraining.calculator", config.pretraining.calculator),
+    ):
+        if config.loss.raw_energies and start:
+            raise ConfigError(
+                f"loss.raw_energies and {name} cannot be combined, because the model to start from "
+                "has reference energies. Leave out one of them."
+            )
+    if config.pretraining.calculator and config.pretraining.frames < FEWEST_FRAMES:
         raise ConfigError(
-            "loss.raw_energies and run.finetune cannot be combined, because the model to start "
-            "from has reference energies. Leave out one of them."
+            f"pretraining.frames is {config.pretraining.frames}; it must be at least "
+            f"{FEWEST_FRAMES}."
         )
     if config.loss.energy == config.loss.forces == config.loss.stress == 0:
         raise ConfigError(

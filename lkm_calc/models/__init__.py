@@ -15,6 +15,7 @@ from .energy import EnergyModel as EnergyModel
 from .energy import LayerShares as LayerShares
 from .energy import Prediction as Prediction
 from .importing import import_architectures as import_architectures
+from .importing import module_of as module_of
 from .isolated import isolation as isolation
 from .mxmnet import MXMNet as MXMNet
 from .pamnet import PAMNet as PAMNet

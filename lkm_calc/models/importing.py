@@ -22,7 +22,7 @@ def import_architectures(sources: Iterable[str]) -> None:
         ArchitectureError: A module cannot be imported, or does not register an architecture.
     """
     for source in sources:
-        name = _module_of(Path(source).expanduser()) if source.endswith(".py") else source
+        name = module_of(Path(source).expanduser()) if source.endswith(".py") else source
         try:
             importlib.import_module(name)
         except Exception as error:  # user code may raise anything
@@ -36,7 +36,7 @@ def import_architectures(sources: Iterable[str]) -> None:
             )
 
 
-def _module_of(path: Path) -> str:
+def module_of(path: Path) -> str:
     """Make a file importable and return the name of its module."""
     if not path.is_file():
         raise ArchitectureError(f"There is no file {path} to import.")

@@ -17,13 +17,13 @@ from lkm_calc.compile.programs import ProgramForces
 from lkm_calc.files.ase_files import reading_by_ase
 from lkm_calc.files.program_files import CompileError
 from train.data.frames import DataError
-from train.fit import state
-from train.fit.state import StateError
 from train.formats.arrays import DAMAGE, reading
 from train.formats.files import read_ase
 from train.formats.hdf5 import write_hdf5
 from train.formats.md17 import read_md17
 from train.formats.read import read_frames
+from train.state import state
+from train.state.state import StateError
 
 from ..support import graph_of, rattled, rmd17_arrays, small_model, write_npz
 

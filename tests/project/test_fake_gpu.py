@@ -20,12 +20,12 @@ from train.config import Config, LossConfig, OptimiserConfig, RunConfig
 from train.data.loader import GraphFrames
 from train.fit.loop import fit
 from train.fit.parallel import Stop, Workers
-from train.fit.state import TrainingState
 from train.fit.step import Stepper
 from train.gradients.cuda_graphs import CUDAGraphGradients
 from train.gradients.mixing import learned_teacher
 from train.report.calibration import calibrate
 from train.report.evaluate import predict
+from train.state.state import TrainingState
 
 from ..fake_gpu import GPU, fake_gpu
 from ..support import (

@@ -19,11 +19,12 @@ from train.__main__ import main
 from train.config import ConfigError, config_from_table
 from train.data import DataError, Frames, GraphFrames, isolated_atoms
 from train.doctor import diagnose, report_text
-from train.fit import Record, StateError, fit
+from train.fit import Record, fit
 from train.formats import read_frames
 from train.gradients import as_trained
 from train.gradients.isolated import WithIsolatedAtoms
 from train.report import own_split
+from train.state import StateError
 
 from ..support import (
     FINITE_DIFFERENCE,

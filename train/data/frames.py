@@ -1,10 +1,12 @@
 """Labelled structures in memory, in eV and Å, and the training/validation split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 from ase.geometry import complete_cell, minkowski_reduce
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
@@ -19,6 +21,9 @@ use it; the largest nearest-neighbour distance in a crystal of an element is 5.3
 
 class DataError(ValueError):
     """A data file or its contents cannot be used; the message says why and what to do."""
+
+
+_ARRAYS = ("numbers", "positions", "energies", "forces", "cells", "pbc", "stress")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,24 @@ class Frames:
             starts=np.arange(n_frames + 1) * n_atoms,
         )
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Frames]") -> "Frames":
+        """Join frames with the same labels and unit, each part periodic or each not.
+
+        Config types are not kept.
+        """
+
+        def together(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else np.concatenate(values)
+
+        sizes = np.concatenate([part.sizes for part in parts])
+        return cls(
+            starts=np.concatenate([[0], np.cumsum(sizes)]),
+            energy_unit=parts[0].energy_unit,
+            **{name: together(name) for name in _ARRAYS},
+        )
+
     @property
     def sizes(self) -> NDArray[np.int64]:
         """(frames) number of atoms of each frame."""
@@ -113,6 +136,16 @@ class Frames:
     def atom_frame(self) -> NDArray[np.int64]:
         """(atoms) the frame to which each atom belongs."""
         return np.repeat(np.arange(len(self)), self.sizes)
+
+    def atoms(self, frame: int) -> Atoms:
+        """Return the structure of a frame, without labels."""
+        rows = slice(self.starts[frame], self.starts[frame + 1])
+        return Atoms(
+            self.numbers[rows],
+            self.positions[rows],
+            cell=None if self.cells is None else self.cells[frame],
+            pbc=None if self.pbc is None else self.pbc[frame],
+        )
 
     def select(self, indices: NDArray[np.int64]) -> "Frames":
         """Return the frames with the given indices, in that order."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ase
 import numpy as np
 
 from lkm_calc.nn import MAX_NUMBER
@@ -102,12 +101,7 @@ def _shown(frames: Frames, report: Report) -> list[int]:
 
 def _scene_frame(frames: Frames, report: Report, frame: int) -> SceneFrame:
     rows = slice(frames.starts[frame], frames.starts[frame + 1])
-    atoms = ase.Atoms(
-        frames.numbers[rows],
-        frames.positions[rows],
-        cell=None if frames.cells is None else frames.cells[frame],
-        pbc=None if frames.pbc is None else frames.pbc[frame],
-    )
+    atoms = frames.atoms(frame)
     names = [finding.name for finding in report.findings if frame in finding.frames]
     text = f"Frame {frame}, {atoms.get_chemical_formula()}: energy {frames.energies[frame]:.6g} "
     text += frames.energy_unit

@@ -6,7 +6,6 @@ from .loop import TrainingDivergedError as TrainingDivergedError
 from .loop import device_of as device_of
 from .loop import fit as fit
 from .loop import fit_members as fit_members
-from .optimiser import make_optimisers as make_optimisers
 from .parallel import Stop as Stop
 from .parallel import Workers as Workers
 from .parallel import first_process as first_process
@@ -15,6 +14,4 @@ from .prepare import check_elements as check_elements
 from .prepare import prepare_model as prepare_model
 from .record import Record as Record
 from .record import device_name as device_name
-from .state import StateError as StateError
-from .state import TrainingState as TrainingState
 from .step import Stepper as Stepper

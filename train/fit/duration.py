@@ -15,8 +15,8 @@ from lkm_calc.files import expanded
 from ..config import Config, ConfigError
 from ..data import GraphFrames, epoch_order
 from ..report import predict
+from ..state import TrainingState, learning_rate
 from .parallel import Stop, Workers
-from .state import TrainingState, learning_rate
 from .step import Stepper
 
 UNITS = {"h": 3600.0, "min": 60.0, "m": 60.0, "s": 1.0}

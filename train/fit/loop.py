@@ -40,15 +40,20 @@ from ..data import (
 from ..formats import read_data
 from ..gradients import Losses, Programs, learned_teacher
 from ..report import Errors, Held, calibrate_file, errors_of, predict
+from ..state import StateError, TrainingState, learning_rate
 from .centring import centre_energies
 from .duration import duration, epochs_of_run, epochs_within
 from .parallel import Stop, Workers, own_device, workers
 from .prepare import check_elements, check_labels, prepare_model
+from .pretraining import pretraining_run
 from .record import Record
-from .state import StateError, TrainingState, learning_rate
 from .step import Stepper
 
 logger = logging.getLogger("lkm_train")
+
+
+PRETRAINING_SHARE = 0.5
+"""Fraction of the time of a run for sampling and pretraining, if the time is given."""
 
 
 class Epoch(NamedTuple):
@@ -78,6 +83,8 @@ def fit(
 ) -> Path | None:
     """Train a model, continuing the run in ``run.directory`` if there is one.
 
+    With ``pretraining.calculator``, the model is first pretrained in ``run.directory/pretraining``.
+
     On SIGINT or SIGTERM the current step is finished, the state is saved and the function returns.
     The same call continues the run; on a CPU the resulting weights are bitwise identical to those
     of an uninterrupted run. With torchrun, every batch is split among the processes, and the first
@@ -89,7 +96,8 @@ def fit(
         programs: Cache of compiled steps, which runs can share. Which batches are compiled, and
             therefore the round-off, then depends on the earlier runs.
         seconds: Train for the number of epochs that takes this time instead of
-            ``optimiser.epochs``. A run that is continued keeps its number of epochs.
+            ``optimiser.epochs``, half of it for pretraining. A run that is continued keeps its
+            number of epochs.
 
     Returns:
         The path of the finished model, ``model.safetensors``, or None if stopped before the end.
@@ -107,16 +115,37 @@ def fit(
     if device.type == "cuda" and config.run.compile:
         raise ConfigError("run.compile is for the CPU; on a GPU use run.cuda_graphs.")
     with workers(device) as team, _alone_in(config.run.directory, team):
+        start = None
+        if config.pretraining.calculator:
+            began = time.perf_counter()
+            first = pretraining_run(config, device, team)
+            if first is None:
+                return None
+            if seconds is not None:
+                share = PRETRAINING_SHARE * seconds - (time.perf_counter() - began)
+                first = _lasting(first, max(share, 0.0), device, team)
+            start = _Run(first, device, team, programs).fit(None)
+            if start is None:
+                return None
+            logger.info("Pretraining is finished: %s", start)
+            if seconds is not None:
+                seconds = max(seconds - (time.perf_counter() - began), 0.0)
         if seconds is not None:
-            config = _lasting(config, seconds, device, team)
-        return _Run(config, device, team, programs).fit(stop_after)
+            config = _lasting(config, seconds, device, team, start)
+        return _Run(config, device, team, programs, start).fit(stop_after)
 
 
-def _lasting(config: Config, seconds: float, device: torch.device, team: Workers) -> Config:
+def _lasting(
+    config: Config,
+    seconds: float,
+    device: torch.device,
+    team: Workers,
+    start: Path | None = None,
+) -> Config:
     """Return the configuration with the number of epochs that takes a given time."""
     epochs = epochs_of_run(config.run.directory)
     if epochs is None:
-        run = _Run(config, device, team, None)
+        run = _Run(config, device, team, None, start)
         with fast_matmul(), threads_for(run.rows()), tf32_matmul(config.run.tf32):
             epochs = epochs_within(seconds, run.state, run.data, run.validation, config, team)
         logger.info("%d epochs take about %s", epochs, duration(seconds))
@@ -134,7 +163,12 @@ class _Run:
     """Data, training state and output of a run."""
 
     def __init__(
-        self, config: Config, device: torch.device, team: Workers, programs: Programs | None
+        self,
+        config: Config,
+        device: torch.device,
+        team: Workers,
+        programs: Programs | None,
+        start: Path | None = None,
     ) -> None:
         frames = read_data(config.data.train, config.data)
         test = read_data(config.data.test, config.data) if config.data.test else None
@@ -155,7 +189,7 @@ class _Run:
         )
         chosen = frames.select(self.split.train)
         check_labels(chosen, config)
-        model = prepare_model(config, chosen, isolated.energies).to(device)
+        model = prepare_model(config, chosen, isolated.energies, start).to(device)
         held_out = frames.select(self.split.validation)
         self.held = Held("validation", held_out, self.split.validation)
         """The frames on which the finished model is measured."""

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -58,7 +59,10 @@ def check_labels(frames: Frames, config: Config) -> None:
 
 
 def prepare_model(
-    config: Config, frames: Frames, isolated: Mapping[int, float] = MappingProxyType({})
+    config: Config,
+    frames: Frames,
+    isolated: Mapping[int, float] = MappingProxyType({}),
+    start: Path | None = None,
 ) -> EnergyModel:
     """Build the model, or load the one to finetune, and fit its reference energies to the frames.
 
@@ -66,10 +70,11 @@ def prepare_model(
         config: The run.
         frames: Training frames without isolated atoms.
         isolated: Energies in eV of isolated atoms by atomic number.
+        start: Pretrained model to finetune instead of ``run.finetune``.
     """
     isolated = _known(isolated, frames)
-    if config.run.finetune:
-        return _finetuned(config, frames, isolated)
+    if start or config.run.finetune:
+        return _finetuned(config, frames, isolated, start or config.run.finetune)
     try:
         with (
             float32_by_default(),
@@ -137,7 +142,9 @@ def _calibrate(
         )
 
 
-def _finetuned(config: Config, frames: Frames, isolated: Mapping[int, float]) -> EnergyModel:
+def _finetuned(
+    config: Config, frames: Frames, isolated: Mapping[int, float], start: str | Path
+) -> EnergyModel:
     """Return a trained model with reference energies refitted to the frames.
 
     Total energies of different levels of theory differ mostly by a constant per element, which is
@@ -145,7 +152,7 @@ def _finetuned(config: Config, frames: Frames, isolated: Mapping[int, float]) ->
     model are kept if the level of theory is the same and dropped otherwise, except those given.
     """
     try:
-        model = load_model(config.run.finetune, dtype=getattr(torch, config.run.dtype))
+        model = load_model(start, dtype=getattr(torch, config.run.dtype))
     except ModelFileError as error:
         raise ConfigError(f"run.finetune: {error}") from error
     model.requires_grad_(True).train()
@@ -159,7 +166,7 @@ def _finetuned(config: Config, frames: Frames, isolated: Mapping[int, float]) ->
     left = found.references - found.energies.difference
     frames = dataclasses.replace(frames, energies=left.numpy())
     reference = fit_reference_energies(frames, isolated, energies)
-    logger.info("finetuning %s: %s", config.run.finetune, reference)
+    logger.info("finetuning %s: %s", start, reference)
     new = dict(zip(reference.elements, reference.energies, strict=True))
     if max(abs(new[z] - energies[z]) for z in new) > MAX_SHIFT:
         kept = {}

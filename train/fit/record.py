@@ -36,7 +36,7 @@ from ..report import (
     write_run_page,
     write_text,
 )
-from .state import TrainingState
+from ..state import TrainingState
 
 logger = logging.getLogger("lkm_train")
 

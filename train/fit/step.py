@@ -20,8 +20,8 @@ from ..gradients import (
     training_loss,
 )
 from ..report import model_output
+from ..state import TrainingState, average_decay
 from .parallel import Stop, Workers
-from .state import TrainingState, average_decay
 
 AVERAGE_WEIGHT = 0.01
 """Weight of the current step in the running averages of the losses."""

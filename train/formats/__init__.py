@@ -5,6 +5,7 @@
 
 from .arrays import DAMAGE as DAMAGE
 from .arrays import reading as reading
+from .hdf5 import read_description as read_description
 from .hdf5 import read_hdf5 as read_hdf5
 from .hdf5 import write_hdf5 as write_hdf5
 from .label_names import LabelKeys as LabelKeys

@@ -83,6 +83,12 @@ def write_hdf5(frames: Frames, path: str | Path, description: str = "") -> None:
             file.create_dataset(_TYPES, data=texts, dtype=h5py.string_dtype(), compression="gzip")
 
 
+def read_description(path: str | Path) -> str:
+    """Return the description of a file of :func:`write_hdf5`."""
+    with h5py.File(path) as file:
+        return str(file.attrs["description"])
+
+
 def read_hdf5(path: str | Path, check_units: bool = True, keys: LabelKeys = USUAL_KEYS) -> Frames:
     """Read frames from a file written by :func:`write_hdf5` or in the same layout.
 

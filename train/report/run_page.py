@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ase
 import numpy as np
 import torch
 from ase.data import chemical_symbols
@@ -315,8 +314,6 @@ class _Shown:
     def _scene_frame(self, k: int) -> SceneFrame:
         frames = self.frames
         rows = slice(frames.starts[k], frames.starts[k + 1])
-        cell = None if frames.cells is None else frames.cells[k]
-        pbc = None if frames.pbc is None else frames.pbc[k]
         values, vectors = {}, {}
         if self.norms is not None and self.errors is not None and frames.forces is not None:
             values["force error [meV/Å]"] = 1000 * self.norms[rows]
@@ -325,10 +322,9 @@ class _Shown:
             )
         if self.expected is not None:
             values["expected error [meV/Å]"] = 1000 * self.expected[rows]
-        atoms = ase.Atoms(frames.numbers[rows], frames.positions[rows], cell=cell, pbc=pbc)
         worst = self._worst_atom(k)
         return SceneFrame(
-            atoms=atoms,
+            atoms=frames.atoms(k),
             caption=self._caption(k),
             values=values,
             vectors=vectors,

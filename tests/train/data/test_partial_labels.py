@@ -23,7 +23,6 @@ from train.doctor.report import report_text
 from train.fit.loop import fit
 from train.fit.parallel import Stop, Workers
 from train.fit.record import Record
-from train.fit.state import TrainingState
 from train.fit.step import Stepper
 from train.formats.files import read_ase
 from train.formats.hdf5 import read_hdf5, write_hdf5
@@ -31,6 +30,7 @@ from train.gradients import compiled
 from train.gradients.loss import training_loss
 from train.report.calibration import calibrate
 from train.report.evaluate import errors_of, predict
+from train.state.state import TrainingState
 
 from ...support import SMALL, crystal, graph_of, rattled, relative_error, small_model
 from ...support import spring_labels as springs

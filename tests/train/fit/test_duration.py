@@ -9,7 +9,7 @@ from train.__main__ import main
 from train.config import ConfigError
 from train.fit.duration import duration, parse_time, prolonged
 from train.fit.loop import fit
-from train.fit.state import StateError
+from train.state.state import StateError
 
 from .test_loop import EPOCHS, assert_same, config, data, weights  # noqa: F401
 

@@ -13,8 +13,8 @@ from lkm_calc.units import KCAL_PER_MOL
 from train.config import ConfigError, OptimiserConfig, config_from_table, read_config
 from train.data.frames import DataError
 from train.fit.loop import TrainingDivergedError, fit
-from train.fit.state import StateError, learning_rate
 from train.fit.step import Stepper
+from train.state.state import StateError, learning_rate
 
 from ...support import SMALL, rattled, rmd17_arrays, write_npz
 

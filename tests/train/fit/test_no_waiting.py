@@ -19,9 +19,9 @@ from lkm_calc import MODELS
 from train.config import Config, LossConfig, OptimiserConfig, RunConfig
 from train.data.loader import GraphFrames
 from train.fit.parallel import Stop, Workers
-from train.fit.state import TrainingState
 from train.fit.step import Stepper
 from train.gradients.cuda_graphs import MAX_GRAPHS
+from train.state.state import TrainingState
 
 from ...support import crystal, rattled, relative_error, small_model
 from ..data.test_loader import frames_of

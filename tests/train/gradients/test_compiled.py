@@ -9,9 +9,9 @@ from train.config import Config, ConfigError, LossConfig, OptimiserConfig, RunCo
 from train.data.loader import GraphFrames
 from train.fit.loop import fit
 from train.fit.parallel import Stop, Workers
-from train.fit.state import TrainingState
 from train.fit.step import Stepper
 from train.gradients import DoubleBackward, compiled
+from train.state.state import TrainingState
 
 from ...support import graph_of, rattled, relative_error, small_model
 from ..fit.test_no_waiting import frames_of

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from train.config import ConfigError, OptimiserConfig, config_from_table
-from train.fit.optimiser import Muon, make_optimisers, orthogonalised
-from train.fit.state import TrainingState, trained
 from train.gradients.mixing import LearnedTeacher
+from train.state.optimiser import Muon, make_optimisers, orthogonalised
+from train.state.state import TrainingState, trained
 
 from ...support import SMALL, small_model
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from train.config import OptimiserConfig
-from train.fit.state import TrainingState, average_decay, learning_rate
+from train.state.state import TrainingState, average_decay, learning_rate
 
 from ...support import small_model
 
