@@ -72,6 +72,7 @@ def facts(header: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("elements", ", ".join(header["elements"])),
         ("cutoff", f"{header['cutoff']:g} Å"),
         ("units", f"energies {training.get('energy_unit', 'eV')}, forces eV/Å"),
+        *_start(config),
         ("trained on", _data(training, config["data"])),
         *_isolated(training, header),
         *_labels(training),
@@ -127,6 +128,19 @@ def _origin(header: Mapping[str, Any]) -> str:
 
 def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if name != "cutoff")
+
+
+def _start(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a row on the model from which the training started, if there was one."""
+    parts = [f"finetuned from {name}" for name in [config["run"].get("finetune")] if name]
+    first = config.get("pretraining", {})
+    if first.get("calculator"):
+        parts.append(
+            f"pretrained on {first['frames']} frames of molecular dynamics at "
+            f"{first['temperature']:g} K with {first['calculator']}, {first['epochs']} epochs, "
+            f"learning rate {first['learning_rate']:g}"
+        )
+    return [("start", "; ".join(parts))] if parts else []
 
 
 def _data(training: Mapping[str, Any], data: Mapping[str, Any]) -> str:

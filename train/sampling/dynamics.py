@@ -75,6 +75,10 @@ def sample_frames(
     stress = stress and "stress" in calculator.implemented_properties
     counts = np.full(len(chosen), config.frames // len(chosen))
     counts[: config.frames % len(chosen)] += 1
+    logger.info(
+        "pretraining: dynamics at %g K with %s, %d frames",
+        *(config.temperature, config.calculator, config.frames),
+    )
     parts, failures = [], []
     with tqdm(
         total=config.frames, desc=config.calculator, unit="frame", disable=hide_progress()
