@@ -52,12 +52,12 @@ def _factory(name: str) -> Callable[[], Any]:
     """Return what creates the calculator, with its package imported."""
     if name in TBLITE:
         try:
-            from tblite.ase import TBLite
+            tblite = importlib.import_module("tblite.ase")  # optional
         except ImportError as error:
             raise ConfigError(
                 f"The calculator {name!r} needs tblite: pip install lkm-calc[label]."
             ) from error
-        return lambda: TBLite(method=TBLITE[name], verbosity=0)
+        return lambda: tblite.TBLite(method=TBLITE[name], verbosity=0)
     source, _, attribute = name.rpartition(":")
     if not (source and attribute):
         raise ConfigError(
