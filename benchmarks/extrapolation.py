@@ -46,14 +46,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ace": {},
     "ace-no-decay": {"optimiser": {"weight_decay": 0.0}},
     "ace-decay": {"optimiser": {"weight_decay": 0.1}},
+    "ace-pretrained": {"pretraining": {"calculator": "gfn1-xtb"}},
+    "ace-pretrained-1200K": {"pretraining": {"calculator": "gfn1-xtb", "temperature": 1200.0}},
     "ace-linear": {"model": {"hypers": LINEAR}},
     "ace-linear-decay": {"model": {"hypers": LINEAR}, "optimiser": {"weight_decay": 0.1}},
     "dimenet++": {"model": {"name": "dimenet++", "hypers": DIMENET}, **INVARIANT},
     "pamnet": {"model": {"name": "pamnet", "hypers": NARROW}, **INVARIANT},
     "mxmnet": {"model": {"name": "mxmnet", "hypers": NARROW}, **INVARIANT},
 }
-"""Options by name; ``ace`` is the default of every option, ``ace-linear`` is closest to MACE, and
-the last three are those of ``train/configs/rmd17-*.toml``."""
+"""Options by name; ``ace`` is the default of every option, ``ace-pretrained`` adds a first stage on
+dynamics with GFN1-xTB, ``ace-linear`` is closest to MACE, and the last three are those of
+``train/configs/rmd17-*.toml``."""
 
 
 def train(recipe: str, epochs: int, seed: int, work: Path) -> Path:
