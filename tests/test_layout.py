@@ -23,6 +23,7 @@ ROOMS = {
     "train": [
         *("config", "configs", "data", "formats", "download", "doctor.checks"),
         *("doctor.consistency", "doctor", "report", "gradients", "sampling", "state", "fit"),
+        "learn",
         "__main__",
     ],
 }

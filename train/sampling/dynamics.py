@@ -40,6 +40,7 @@ def sample_frames(
     seed: int,
     stop: Sequence[int] = (),
     stress: bool = False,
+    every: int = EVERY,
 ) -> bool:
     """Run Langevin dynamics with a calculator and write frames with its energies and forces.
 
@@ -53,6 +54,7 @@ def sample_frames(
         seed: Seed of velocities, random forces and the choice of structures.
         stop: Filled by a signal handler: the call returns after the current step.
         stress: Also compute the stress of periodic structures, if the calculator can.
+        every: Steps of ``STEP`` fs between frames.
 
     Returns:
         Whether the file is complete.
@@ -76,7 +78,7 @@ def sample_frames(
     counts = np.full(len(chosen), config.frames // len(chosen))
     counts[: config.frames % len(chosen)] += 1
     logger.info(
-        "pretraining: dynamics at %g K with %s, %d frames",
+        "dynamics at %g K with %s, %d frames",
         *(config.temperature, config.calculator, config.frames),
     )
     parts, failures = [], []
@@ -92,7 +94,8 @@ def sample_frames(
                 continue
             atoms.calc = calculator
             rng = np.random.default_rng([seed, k])
-            images, failure = _trajectory(atoms, count, config.temperature, rng, stop, stress, bar)
+            schedule = (count, every, config.temperature)
+            images, failure = _trajectory(atoms, schedule, rng, stop, stress, bar)
             if stop:
                 return False
             if failure:
@@ -148,14 +151,17 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
 
 def _trajectory(
     atoms: Atoms,
-    count: int,
-    temperature: float,
+    schedule: tuple[int, int, float],
     rng: np.random.Generator,
     stop: Sequence[int],
     stress: bool,
     bar: "tqdm[Any]",
 ) -> tuple[list[dict[str, Any]], str]:
-    """Return the results of the frames of a trajectory, and why it ended early, if it did."""
+    """Return the results of the frames of a trajectory, and why it ended early, if it did.
+
+    The schedule is the number of frames, the steps between them and the temperature.
+    """
+    count, every, temperature = schedule
     thermalize_momenta(atoms, temperature, rng=rng)
     Stationary(atoms)
     dynamics = Langevin(
@@ -170,7 +176,7 @@ def _trajectory(
     try:
         dynamics.run(EQUILIBRATION)
         while len(images) < count and not stop:
-            dynamics.run(EVERY)
+            dynamics.run(every)
             image = {"atoms": atoms.copy(), "energy": atoms.get_potential_energy()}
             image["forces"] = atoms.get_forces()
             image["stress"] = np.full((3, 3), np.nan)

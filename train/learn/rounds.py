@@ -1,0 +1,314 @@
+"""Rounds of active learning."""
+
+import dataclasses
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from lkm_calc import LKMCalculator
+from lkm_calc.files import expanded, read_structures
+from lkm_calc.md import MDError, MDSettings, Simulation
+from lkm_calc.runtime import only_process, stop_signals
+
+from ..config import FINETUNING_RATE, Config, ConfigError, PretrainingConfig
+from ..data import DataError, Frames
+from ..fit import fit
+from ..formats import read_hdf5, write_hdf5
+from ..report import write_json
+from ..sampling import sample_frames
+from .labels import check_labels_source, is_command, label_structures
+
+logger = logging.getLogger("lkm_train")
+
+SPACING = 50
+"""Femtoseconds between the first structures."""
+CHUNK = 4000
+"""Steps of a simulation between checks of the number of structures outside."""
+SURPLUS = 2
+"""A simulation ends when it has collected this many times the structures that are labelled."""
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """Settings of active learning."""
+
+    labels: str
+    """Calculator or command for the labels, see :func:`train.learn.label_structures`."""
+    sampler: str = ""
+    """Calculator of the dynamics from which the first structures are taken; that of the labels if
+    empty."""
+    temperature: float = 500.0
+    """Temperature of the simulations in K."""
+    picoseconds: float = 20.0
+    """Length of a simulation; the last one is within the training distribution for all of it."""
+    timestep: float = 0.5
+    """Time step in fs."""
+    first: int = 100
+    """Number of structures that are labelled first."""
+    per_round: int = 50
+    """Maximum number of structures that are labelled in a round."""
+    rounds: int = 10
+    """Maximum number of rounds."""
+    jobs: int = 1
+    """Number of processes that label."""
+
+    def check(self) -> None:
+        """Raise a ConfigError for invalid values."""
+        for name in ("temperature", "picoseconds", "timestep", "per_round", "rounds", "jobs"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive.")
+        if self.first < 20:
+            raise ConfigError(f"first is {self.first}; a training needs at least 20 structures.")
+        if is_command(self.labels) and not self.sampler:
+            raise ConfigError(
+                "Labels from a command need a calculator for the first structures: set --sample, "
+                "for example to gfn2-xtb."
+            )
+        check_labels_source(self.labels)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round did."""
+
+    number: int
+    """Counted from 1."""
+    frames: int
+    """Number of labelled frames on which its model was trained."""
+    force_mae: float
+    """Error of forces on its validation frames in meV/Å."""
+    picoseconds: float
+    """Length of its simulation."""
+    outside: int
+    """Number of distinct structures outside the training distribution."""
+    labelled: int
+    """Number of those that were labelled and kept."""
+    failure: str = ""
+    """Why the simulation ended early, if it did."""
+
+
+class Simulated(NamedTuple):
+    """A simulation of a round."""
+
+    outside: list[Atoms]
+    """Distinct structures outside the training distribution."""
+    picoseconds: float
+    failure: str
+
+
+def learn(
+    structure: Atoms, settings: LearnSettings, config: Config, directory: str | Path
+) -> list[Round] | None:
+    """Label, train and simulate in rounds until a simulation stays within the training set.
+
+    In every round a model is trained on all labels so far, starting from the model of the round
+    before, and simulates the structure with the guard of
+    :class:`~lkm_calc.uncertainty.Guard`. Structures outside the training distribution are labelled
+    and added. The last model is ``model.safetensors`` in the directory, all labelled frames are
+    ``frames.h5``. An interrupted call continues with the step that was interrupted.
+
+    Args:
+        structure: Structure from which dynamics start.
+        settings: Labels, simulations and rounds.
+        config: Options of the trainings; files and directories are set here.
+        directory: Folder of all files.
+
+    Returns:
+        The rounds, or None if stopped by SIGINT or SIGTERM. If the last one has structures outside
+        the training distribution, ``settings.rounds`` was too small.
+
+    Raises:
+        ConfigError: Settings are invalid, or the folder was written with other settings.
+        DataError: Labels failed for all structures of a round.
+    """
+    settings.check()
+    folder = expanded(directory)
+    with only_process(folder):
+        _note_settings(folder, settings, config, structure)
+        frames = _first(structure, settings, config, folder)
+        rounds: list[Round] = []
+        model: Path | None = None
+        while frames is not None and len(rounds) < settings.rounds:
+            place = folder / f"round-{len(rounds) + 1}"
+            if not (place / "frames.h5").exists():
+                write_hdf5(frames, place / "frames.h5")
+            model = fit(_training(config, place, model))
+            if model is None:
+                return None
+            found = _simulate(structure, settings, config, model, place)
+            if found is None:
+                return None
+            new = None
+            if found.outside:
+                with stop_signals() as stopped:
+                    new = label_structures(
+                        _spread(found.outside, settings.per_round),
+                        settings.labels,
+                        place / "labels",
+                        settings.jobs,
+                        stopped,
+                    )
+                if stopped:
+                    return None
+                if new is None:
+                    raise DataError(
+                        f"No structure of round {len(rounds) + 1} could be labelled: see {place}."
+                    )
+            rounds.append(_summary(len(rounds) + 1, frames, model, found, new))
+            _tell(rounds[-1])
+            write_json(folder / "rounds.json", {"rounds": [dataclasses.asdict(r) for r in rounds]})
+            if new is None:
+                break
+            frames = Frames.joined([frames, new])
+        if frames is None or model is None:
+            return None
+        write_hdf5(frames, folder / "frames.h5", f"labels: {settings.labels}")
+        shutil.copy(model, folder / "model.safetensors")
+        return rounds
+
+
+def _note_settings(folder: Path, settings: LearnSettings, config: Config, structure: Atoms) -> None:
+    """Store the settings, or raise a ConfigError if the folder was written with other ones."""
+    path = folder / "learn.json"
+    now: dict[str, Any] = dataclasses.asdict(settings) | {"seed": config.run.seed}
+    now["structure"] = structure.get_chemical_formula()
+    changeable = ("rounds", "jobs")
+    if path.exists():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        changed = [
+            f"{name} was {saved.get(name)!r}, is {value!r}"
+            for name, value in now.items()
+            if name not in changeable and saved.get(name) != value
+        ]
+        if changed:
+            raise ConfigError(
+                f"{folder} was written with other settings: {'; '.join(changed)}. Choose another "
+                "folder."
+            )
+    write_json(path, now)
+
+
+def _first(
+    structure: Atoms, settings: LearnSettings, config: Config, folder: Path
+) -> Frames | None:
+    """Return the first labelled frames, from dynamics of the sampler, or None if stopped."""
+    sampler = settings.sampler or settings.labels
+    options = PretrainingConfig(
+        calculator=sampler, frames=settings.first, temperature=settings.temperature
+    )
+    start = Frames(
+        numbers=structure.numbers.astype(np.int64),
+        positions=structure.positions,
+        energies=np.zeros(1),
+        starts=np.array([0, len(structure)]),
+        cells=structure.cell.array[None] if structure.pbc.any() else None,
+        pbc=structure.pbc[None] if structure.pbc.any() else None,
+    )
+    path = folder / "first" / "frames.h5"
+    with stop_signals() as stopped:
+        if not sample_frames(options, start, path, config.run.seed, stopped, every=SPACING):
+            return None
+        frames = read_hdf5(path)
+        if sampler == settings.labels:
+            return frames
+        structures = [frames.atoms(f) for f in range(len(frames))]
+        return label_structures(
+            structures, settings.labels, folder / "first" / "labels", settings.jobs, stopped
+        )
+
+
+def _training(config: Config, place: Path, model: Path | None) -> Config:
+    """Return the configuration of the training of a round."""
+    path = place / "frames.h5"
+    # The guard is calibrated on validation frames: a tenth of a small set is too few.
+    n_validation = config.data.n_validation
+    if n_validation == "auto":
+        n_validation = min(50, len(read_hdf5(path)) // 5)
+    data = dataclasses.replace(config.data, train=str(path), test="", n_validation=n_validation)
+    run = dataclasses.replace(config.run, directory=str(place / "training"))
+    config = dataclasses.replace(config, data=data, run=run)
+    if model is None:
+        return config
+    return dataclasses.replace(
+        config,
+        run=dataclasses.replace(run, finetune=str(model)),
+        optimiser=dataclasses.replace(config.optimiser, learning_rate=FINETUNING_RATE),
+        pretraining=PretrainingConfig(),
+    )
+
+
+def _simulate(
+    structure: Atoms, settings: LearnSettings, config: Config, model: Path, place: Path
+) -> Simulated | None:
+    """Simulate with the guard; return None if stopped."""
+    file = place / "outside.extxyz"
+    atoms = structure.copy()
+    atoms.calc = LKMCalculator(
+        model, "cpu", compile=True, on_extrapolation="save", extrapolation_file=file
+    )
+    steps = round(1000 * settings.picoseconds / settings.timestep)
+    every = max(1, round(100 / settings.timestep))
+    md = MDSettings(
+        temperature=settings.temperature,
+        timestep=settings.timestep,
+        seed=config.run.seed,
+        log_every=every,
+        frame_every=every,
+    )
+    failure = ""
+    simulation = Simulation(atoms, md, place / "simulation")
+    try:
+        while simulation.step < steps:
+            if len(read_all(file)) >= SURPLUS * settings.per_round:
+                break
+            if not simulation.run(min(steps, simulation.step + CHUNK)):
+                return None
+    except MDError as error:
+        failure = str(error).split(":")[0]
+    return Simulated(read_all(file), simulation.step * settings.timestep / 1000, failure)
+
+
+def read_all(file: Path) -> list[Atoms]:
+    """Return the structures of a file that may not exist."""
+    return read_structures(file) if file.exists() else []
+
+
+def _spread(structures: list[Atoms], most: int) -> list[Atoms]:
+    """Return at most so many structures, evenly spaced."""
+    chosen = np.linspace(0, len(structures) - 1, min(most, len(structures))).round().astype(int)
+    return [structures[k] for k in np.unique(chosen).tolist()]
+
+
+def _summary(
+    number: int,
+    frames: Frames,
+    model: Path,
+    found: Simulated,
+    new: Frames | None,
+) -> Round:
+    result = json.loads((model.parent / "result.json").read_text(encoding="utf-8"))
+    return Round(
+        number=number,
+        frames=len(frames),
+        force_mae=result["validation_errors"]["force_mae"],
+        picoseconds=found.picoseconds,
+        outside=len(found.outside),
+        labelled=0 if new is None else len(new),
+        failure=found.failure,
+    )
+
+
+def _tell(one: Round) -> None:
+    """Log a round."""
+    logger.info(
+        "round %d: %d labelled frames, force MAE %.1f meV/Å on validation frames; %.3g ps of MD with "
+        "%d structures outside the training distribution%s",
+        *(one.number, one.frames, one.force_mae, one.picoseconds, one.outside),
+        f" ({one.failure})" if one.failure else "",
+    )
