@@ -265,9 +265,11 @@ def _simulate(
     simulation = Simulation(atoms, md, place / "simulation")
     try:
         while simulation.step < steps:
-            if len(read_all(file)) >= SURPLUS * settings.per_round:
+            # At fixed steps only, so that an interruption does not change when it ends.
+            chunks, rest = divmod(simulation.step, CHUNK)
+            if rest == 0 and len(read_all(file)) >= SURPLUS * settings.per_round:
                 break
-            if not simulation.run(min(steps, simulation.step + CHUNK)):
+            if not simulation.run(min(steps, (chunks + 1) * CHUNK)):
                 return None
     except MDError as error:
         failure = str(error).split(":")[0]
@@ -307,8 +309,8 @@ def _summary(
 def _tell(one: Round) -> None:
     """Log a round."""
     logger.info(
-        "round %d: %d labelled frames, force MAE %.1f meV/Å on validation frames; %.3g ps of MD with "
-        "%d structures outside the training distribution%s",
+        "round %d: %d labelled frames, force MAE %.1f meV/Å on validation frames; %.3g ps of MD "
+        "with %d structures outside the training distribution%s",
         *(one.number, one.frames, one.force_mae, one.picoseconds, one.outside),
         f" ({one.failure})" if one.failure else "",
     )

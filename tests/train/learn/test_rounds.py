@@ -1,0 +1,128 @@
+"""Active learning end to end, with springs as the reference method."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase.build import molecule
+
+from lkm_calc import load_model
+from lkm_calc.md import Simulation
+from train.config import ConfigError, config_from_table
+from train.fit.step import Stepper
+from train.formats import read_hdf5
+from train.learn import LearnSettings, learn, write_learning_page
+from train.learn.rounds import read_all
+
+from ...support import SMALL, spring_labels
+from ..sampling.springs import NAME, Springs
+from ..sampling.test_dynamics import fresh  # noqa: F401
+
+CONFIG = config_from_table(
+    {
+        "data": {"train": "set by learn"},
+        "model": {"name": "ace", "hypers": SMALL["ace"]},
+        "optimiser": {"epochs": 4, "warmup_steps": 3, "ema_decay": 0.9},
+        "run": {"device": "cpu", "validate_every": 20},
+    }
+)
+SETTINGS = LearnSettings(labels=NAME, first=20, per_round=5, picoseconds=0.04, rounds=2)
+
+
+def run(directory, **changes):
+    return learn(molecule("CH3CH2OH"), replace(SETTINGS, **changes), CONFIG, directory)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A whole run: folder, rounds, and number of calls of the calculator."""
+    directory = tmp_path_factory.mktemp("learn")
+    Springs.calls = 0
+    return directory, run(directory), Springs.calls
+
+
+def test_rounds_add_labelled_structures(whole):
+    tmp_path, rounds, _ = whole
+    assert [one.number for one in rounds] == [1, 2]
+    assert rounds[0].frames == 20
+    assert rounds[1].frames == 20 + rounds[0].labelled
+    assert 0 < rounds[0].labelled <= 5
+    frames = read_hdf5(tmp_path / "frames.h5")
+    assert len(frames) == rounds[1].frames + rounds[1].labelled
+    energies, forces = spring_labels(frames.positions.reshape(len(frames), -1, 3))
+    assert frames.energies == pytest.approx(energies + 4321.0)
+    assert frames.forces == pytest.approx(forces.reshape(-1, 3), abs=1e-6)
+    outside = read_all(tmp_path / "round-1" / "outside.extxyz")
+    assert len(outside) == rounds[0].outside
+    added = frames.atoms(20)
+    assert any(np.allclose(added.positions, atoms.positions, atol=1e-6) for atoms in outside)
+    model = load_model(tmp_path / "model.safetensors")
+    assert model.provenance["config"]["run"]["finetune"] == "model.safetensors"
+    assert model.provenance["config"]["optimiser"]["learning_rate"] == 1e-3
+    saved = json.loads((tmp_path / "rounds.json").read_text())["rounds"]
+    assert [one["outside"] for one in saved] == [one.outside for one in rounds]
+    page = write_learning_page(rounds, tmp_path, "Springs").read_text()
+    assert "2 rounds" in page
+
+
+def test_ends_when_nothing_is_outside(tmp_path):
+    rounds = run(tmp_path, picoseconds=0.001, rounds=5)
+    assert len(rounds) == 1
+    assert (rounds[0].outside, rounds[0].labelled, rounds[0].picoseconds) == (0, 0, 0.001)
+
+
+@pytest.mark.parametrize("where", ["first", "training", "simulation", "labels"])
+def test_a_stopped_call_continues_bit_for_bit(whole, tmp_path, monkeypatch, where):
+    directory, _, total = whole
+    steps, moves = [], []
+    step, advance = Stepper.step, Simulation._advance
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def stepping(*arguments):
+        steps.append(1)
+        if where == "training" and len(steps) == 6:
+            interrupt()
+        step(*arguments)
+
+    def advancing(*arguments):
+        moves.append(1)
+        if where == "simulation" and len(moves) == 60:
+            interrupt()
+        advance(*arguments)
+
+    monkeypatch.setattr(Stepper, "step", stepping)
+    monkeypatch.setattr(Simulation, "_advance", advancing)
+    if where in ("first", "labels"):
+        Springs.interrupted = 300 if where == "first" else total - 2
+    assert run(tmp_path) is None
+    assert not (tmp_path / "model.safetensors").exists()
+    assert run(tmp_path) is not None
+    expected, found = (read_hdf5(folder / "frames.h5") for folder in (directory, tmp_path))
+    for name in ("positions", "energies", "forces"):
+        assert np.array_equal(getattr(expected, name), getattr(found, name))
+
+
+def test_other_settings_are_refused(tmp_path):
+    run(tmp_path, picoseconds=0.001)
+    with pytest.raises(ConfigError, match="temperature was 500.0, is 400.0"):
+        run(tmp_path, temperature=400.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"temperature": 0.0}, "temperature is 0.0; it must be positive"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"first": 19}, "first is 19; a training needs at least 20"),
+        ({"labels": "pm7"}, "There is no calculator 'pm7'"),
+        ({"labels": "dft {structures} {labels}"}, "need a calculator for the first structures"),
+    ],
+)
+def test_settings_are_checked(tmp_path, changes, text):
+    with pytest.raises(ConfigError, match=text):
+        run(tmp_path, **changes)
