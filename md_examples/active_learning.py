@@ -30,8 +30,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from ase.md import thermalize_momenta
 from ase.md.langevin import Langevin
-from lkm_train.__main__ import CONFIGS
 from lkm_train.config import read_config
+from lkm_train.configs import CONFIGS
 from lkm_train.fit import fit_members
 from lkm_train.formats import read_hdf5
 from matplotlib.figure import Figure

@@ -26,9 +26,9 @@ from ase import Atoms
 from ase.build import molecule
 from ase.io import read
 from ase.optimize import BFGS
-from lkm_train.__main__ import CONFIGS
 from lkm_train.__main__ import main as lkm_train
 from lkm_train.config import read_config
+from lkm_train.configs import CONFIGS
 from lkm_train.data import Frames, random_split
 from lkm_train.fit import fit
 from lkm_train.formats import read_frames, write_hdf5

@@ -23,8 +23,7 @@ ROOMS = {
     "train": [
         *("config", "configs", "data", "formats", "download", "doctor.checks"),
         *("doctor.consistency", "doctor", "report", "gradients", "sampling", "state", "fit"),
-        "learn",
-        "__main__",
+        *("learn", "commands", "__main__"),
     ],
 }
 """Rooms (folders) and the modules beside them; each may import from those before it."""

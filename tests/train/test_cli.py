@@ -13,8 +13,9 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from lkm_calc import LKMCalculator, build_model, load_model
-from train.__main__ import CONFIGS, main
+from train.__main__ import main
 from train.config import read_config
+from train.configs import CONFIGS
 
 from ..support import SMALL, rattled, rmd17_arrays, write_npz
 

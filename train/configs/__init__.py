@@ -1,1 +1,6 @@
 """Ready configurations."""
+
+from pathlib import Path
+
+CONFIGS = Path(__file__).parent
+"""Folder of the configurations that come with the package."""

@@ -11,6 +11,7 @@ from ase.build import molecule
 
 from lkm_calc import load_model
 from lkm_calc.md import Simulation
+from train.__main__ import main
 from train.config import ConfigError, config_from_table
 from train.fit.step import Stepper
 from train.formats import read_hdf5
@@ -126,3 +127,22 @@ def test_other_settings_are_refused(tmp_path):
 def test_settings_are_checked(tmp_path, changes, text):
     with pytest.raises(ConfigError, match=text):
         run(tmp_path, **changes)
+
+
+def test_the_command(tmp_path):
+    structure, config, output = (tmp_path / name for name in ("ethanol.xyz", "small.toml", "out"))
+    molecule("CH3CH2OH").write(structure)
+    config.write_text(
+        '[model]\nname = "ace"\n[model.hypers]\nnum_channels = 4\nnum_interactions = 1\n'
+        "[optimiser]\nepochs = 2\n"
+    )
+    words = ["learn", str(structure), "--config", str(config), "--output", str(output)]
+    words += ["--first", "20", "--per-round", "3", "--rounds", "1", "--optimiser.batch_size", "10"]
+    assert main([*words, "--labels", "pm7"]) == 1
+    assert main([*words, "--labels", NAME, "--ps", "0.03"]) == 4
+    assert main([*words, "--labels", NAME, "--ps", "0.03", "--temperature", "400"]) == 1
+    near = tmp_path / "near"
+    words[words.index(str(output))] = str(near)
+    assert main([*words, "--labels", NAME, "--ps", "0.001"]) == 0
+    names = {"model.safetensors", "frames.h5", "rounds.json", "learn.json", "learn.html", "round-1"}
+    assert names <= {path.name for path in near.iterdir()}

@@ -1,0 +1,1 @@
+"""The subcommands of lkm-train, one module each."""
