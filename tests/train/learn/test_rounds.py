@@ -134,13 +134,13 @@ def test_the_command(tmp_path):
     molecule("CH3CH2OH").write(structure)
     config.write_text(
         '[model]\nname = "ace"\n[model.hypers]\nnum_channels = 4\nnum_interactions = 1\n'
-        "[optimiser]\nepochs = 2\n"
+        "[optimiser]\nepochs = 20\n"
     )
     words = ["learn", str(structure), "--config", str(config), "--output", str(output)]
-    words += ["--first", "20", "--per-round", "3", "--rounds", "1", "--optimiser.batch_size", "10"]
+    words += ["--first", "20", "--per-round", "3", "--rounds", "1"]
     assert main([*words, "--labels", "pm7"]) == 1
-    assert main([*words, "--labels", NAME, "--ps", "0.03"]) == 4
-    assert main([*words, "--labels", NAME, "--ps", "0.03", "--temperature", "400"]) == 1
+    assert main([*words, "--labels", NAME, "--ps", "0.2"]) == 4
+    assert main([*words, "--labels", NAME, "--ps", "0.2", "--temperature", "400"]) == 1
     near = tmp_path / "near"
     words[words.index(str(output))] = str(near)
     assert main([*words, "--labels", NAME, "--ps", "0.001"]) == 0
