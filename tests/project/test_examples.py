@@ -76,6 +76,22 @@ def test_langevin_aspirin(tmp_path):
     assert (tmp_path / "aspirin.png").stat().st_size > 10_000
 
 
+def test_sweep_parsl(tmp_path, monkeypatch):
+    pytest.importorskip("parsl")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    runs = [tmp_path / name for name in ("ethanol-0", "ethanol-40")]
+    printed = run("sweep_parsl.py", tmp_path, "--", "--optimiser.epochs", "2")
+    for folder in runs:
+        found = re.search(rf"{folder.name} +(\S+) +(\S+)", printed).groups()
+        result = json.loads((folder / "result.json").read_text())
+        assert result["config"]["optimiser"]["epochs"] == 2
+        errors = [result["validation_errors"][name] for name in ("energy_mae", "force_mae")]
+        assert [float(text) for text in found] == pytest.approx(errors, abs=0.01)
+    logs = [(folder / "log.txt").stat().st_mtime_ns for folder in runs]
+    assert "ethanol-40" in run("sweep_parsl.py", tmp_path)
+    assert logs == [(folder / "log.txt").stat().st_mtime_ns for folder in runs], "not trained again"
+
+
 def test_the_frames_that_come_along_are_sound():
     frames = read_hdf5(ROOT / "md_examples" / "ethanol_gfn2.h5")
     assert len(frames) == 500
