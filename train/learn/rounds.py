@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,12 +134,13 @@ def learn(
         _note_settings(folder, settings, config, structure)
         frames = _first(structure, settings, config, folder)
         rounds: list[Round] = []
-        model: Path | None = None
-        while frames is not None and len(rounds) < settings.rounds:
-            place = folder / f"round-{len(rounds) + 1}"
+        start: Path | None = None
+        while frames is not None:
+            number = len(rounds) + 1
+            place = folder / f"round-{number}"
             if not (place / "frames.h5").exists():
                 write_hdf5(frames, place / "frames.h5")
-            model = fit(_training(config, place, model))
+            model = fit(_training(config, place, start))
             if model is None:
                 return None
             found = _simulate(structure, settings, config, model, place)
@@ -147,30 +149,31 @@ def learn(
             new = None
             if found.outside:
                 with stop_signals() as stopped:
-                    new = label_structures(
-                        _spread(found.outside, settings.per_round),
-                        settings.labels,
-                        place / "labels",
-                        settings.jobs,
-                        stopped,
-                    )
+                    new = _label(found.outside, settings, place, stopped)
                 if stopped:
                     return None
-                if new is None:
-                    raise DataError(
-                        f"No structure of round {len(rounds) + 1} could be labelled: see {place}."
-                    )
-            rounds.append(_summary(len(rounds) + 1, frames, model, found, new))
+            rounds.append(_summary(number, frames, model, found, new))
             _tell(rounds[-1])
             write_json(folder / "rounds.json", {"rounds": [dataclasses.asdict(r) for r in rounds]})
-            if new is None:
-                break
-            frames = Frames.joined([frames, new])
-        if frames is None or model is None:
-            return None
-        write_hdf5(frames, folder / "frames.h5", f"labels: {settings.labels}")
-        shutil.copy(model, folder / "model.safetensors")
-        return rounds
+            if new is not None:
+                frames = Frames.joined([frames, new])
+            if new is None or number == settings.rounds:
+                write_hdf5(frames, folder / "frames.h5", f"labels: {settings.labels}")
+                shutil.copy(model, folder / "model.safetensors")
+                return rounds
+            start = model
+        return None
+
+
+def _label(
+    outside: list[Atoms], settings: LearnSettings, place: Path, stopped: Sequence[int]
+) -> Frames | None:
+    """Return labelled frames of a round, or None if stopped."""
+    chosen = _spread(outside, settings.per_round)
+    frames = label_structures(chosen, settings.labels, place / "labels", settings.jobs, stopped)
+    if frames is None and not stopped:
+        raise DataError(f"No structure of {place} could be labelled: see the messages above.")
+    return frames
 
 
 def _note_settings(folder: Path, settings: LearnSettings, config: Config, structure: Atoms) -> None:
@@ -273,6 +276,11 @@ def _simulate(
                 return None
     except MDError as error:
         failure = str(error).split(":")[0]
+        if not file.exists():
+            raise DataError(
+                f"The simulation in {place} failed, but no structure was outside the training "
+                f"distribution: {error}"
+            ) from error
     return Simulated(read_all(file), simulation.step * settings.timestep / 1000, failure)
 
 
