@@ -36,7 +36,7 @@ FLOORS = {
     "rmd17-azobenzene": (1.1, 4.3),
     "rmd17-benzene": (0.09, 0.7),
     "rmd17-ethanol": (0.7, 4.2),
-    "rmd17-malonaldehyde": (1.1, 6.4),
+    "rmd17-malonaldehyde": (0.95, 5.1),
     "rmd17-naphthalene": (0.45, 2.1),
     "rmd17-paracetamol": (1.9, 6.9),
     "rmd17-salicylic": (1.2, 5.8),

@@ -179,7 +179,7 @@ class _Run:
         n_train, n_validation = config.data.sizes(len(frames) - isolated.n_frames)
         data = dataclasses.replace(config.data, n_train=n_train, n_validation=n_validation)
         self.config = config = dataclasses.replace(config, data=data)
-        self.record = Record(config, isolated)
+        self.record = Record(config, isolated, start)
         self.split = split_structures(
             frames,
             n_train,

@@ -47,10 +47,16 @@ class Record:
     Args:
         config: The run.
         isolated: The isolated atoms of the training file.
+        start: Model of the first stage, if there was one.
     """
 
-    def __init__(self, config: Config, isolated: IsolatedAtoms | None = None) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: Config,
+        isolated: IsolatedAtoms | None = None,
+        start: Path | None = None,
+    ) -> None:
+        self.config, self.start = config, start
         self.isolated = isolated or IsolatedAtoms({}, 0)
         self.tested = IsolatedAtoms({}, 0)
         """The isolated atoms of the test file."""
@@ -116,10 +122,13 @@ class Record:
         # Paths are private and are not stored, only file names and checksums.
         table["data"] |= {"train": "", "test": ""}
         table["run"] |= {"directory": "", "finetune": Path(self.config.run.finetune).name}
-        more = {}
+        more: dict[str, Any] = {}
         if self.isolated.n_frames:
             energies = self.isolated.by_symbol()
-            more = {"isolated_atoms": {"frames": self.isolated.n_frames, "energies": energies}}
+            more["isolated_atoms"] = {"frames": self.isolated.n_frames, "energies": energies}
+        if self.start:
+            first = read_header(self.start)["provenance"]
+            more["pretraining_seconds"] = first["training_seconds"]
         return more | {
             "date": datetime.date.today().isoformat(),
             "version": package_version(),

@@ -91,7 +91,11 @@ def facts(header: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("seed", str(config["run"]["seed"])),
         ("best step", f"{training['step']}, selected on the validation frames"),
-        ("training time", f"{minutes:.0f} min on {training['device']}, {config['run']['dtype']}"),
+        (
+            "training time",
+            f"{minutes:.0f} min on {training['device']}, {config['run']['dtype']}"
+            f"{_first(training)}",
+        ),
         (
             "created with",
             f"lkm-calc {training['version']}, torch {training['torch']}, {training['date']}",
@@ -141,6 +145,12 @@ def _start(config: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"learning rate {first['learning_rate']:g}"
         )
     return [("start", "; ".join(parts))] if parts else []
+
+
+def _first(training: Mapping[str, Any]) -> str:
+    """Return the time of a first stage, if there was one."""
+    seconds = training.get("pretraining_seconds")
+    return f", after {seconds / 60:.0f} min of pretraining" if seconds is not None else ""
 
 
 def _data(training: Mapping[str, Any], data: Mapping[str, Any]) -> str:

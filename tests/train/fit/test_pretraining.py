@@ -46,7 +46,8 @@ def test_the_second_stage_starts_from_the_first(data, tmp_path):  # noqa: F811
     assert f"pretrained on 60 frames of molecular dynamics at 600 K with {NAME}" in (
         (run / "card.md").read_text()
     )
-    assert "pretrained" not in (alone / "card.md").read_text()
+    assert "min of pretraining" in (run / "card.md").read_text()
+    assert "pretrain" not in (alone / "card.md").read_text()
 
 
 @pytest.mark.parametrize("where", ["sampling", "first stage", "second stage"])
