@@ -89,7 +89,7 @@ class Round:
     outside: int
     """Number of distinct structures outside the training distribution."""
     labelled: int
-    """Number of those that were labelled and kept."""
+    """Number of new labelled frames: of structures outside, and of the trajectory if they are few."""
     failure: str = ""
     """Why the simulation ended early, if it did."""
 
@@ -99,6 +99,8 @@ class Simulated(NamedTuple):
 
     outside: list[Atoms]
     """Distinct structures outside the training distribution."""
+    visited: list[Atoms]
+    """Frames of the trajectory, at equal intervals; none if it failed."""
     picoseconds: float
     failure: str
 
@@ -149,7 +151,7 @@ def learn(
             new = None
             if found.outside:
                 with stop_signals() as stopped:
-                    new = _label(found.outside, settings, place, stopped)
+                    new = _label(found, settings, place, stopped)
                 if stopped:
                     return None
             rounds.append(_summary(number, frames, model, found, new))
@@ -166,10 +168,15 @@ def learn(
 
 
 def _label(
-    outside: list[Atoms], settings: LearnSettings, place: Path, stopped: Sequence[int]
+    found: Simulated, settings: LearnSettings, place: Path, stopped: Sequence[int]
 ) -> Frames | None:
-    """Return labelled frames of a round, or None if stopped."""
-    chosen = _spread(outside, settings.per_round)
+    """Return labelled frames of a round, or None if stopped.
+
+    If few structures were outside, frames of the trajectory are added: the guard, which compares a
+    simulation with the validation frames, is stricter the fewer there are.
+    """
+    chosen = _spread(found.outside, settings.per_round)
+    chosen += _spread(found.visited, max(0, settings.per_round // 2 - len(chosen)))
     frames = label_structures(chosen, settings.labels, place / "labels", settings.jobs, stopped)
     if frames is None and not stopped:
         raise DataError(f"No structure of {place} could be labelled: see the messages above.")
@@ -265,6 +272,7 @@ def _simulate(
         frame_every=every,
     )
     failure = ""
+    visited: list[Atoms] = []
     simulation = Simulation(atoms, md, place / "simulation")
     try:
         while simulation.step < steps:
@@ -274,6 +282,7 @@ def _simulate(
                 break
             if not simulation.run(min(steps, (chunks + 1) * CHUNK)):
                 return None
+        visited = read_structures(simulation.record.trajectory)[1:]
     except MDError as error:
         failure = str(error).split(":")[0]
         if not file.exists():
@@ -281,7 +290,8 @@ def _simulate(
                 f"The simulation in {place} failed, but no structure was outside the training "
                 f"distribution: {error}"
             ) from error
-    return Simulated(read_all(file), simulation.step * settings.timestep / 1000, failure)
+    length = simulation.step * settings.timestep / 1000
+    return Simulated(read_all(file), visited, length, failure)
 
 
 def read_all(file: Path) -> list[Atoms]:
@@ -291,7 +301,10 @@ def read_all(file: Path) -> list[Atoms]:
 
 def _spread(structures: list[Atoms], most: int) -> list[Atoms]:
     """Return at most so many structures, evenly spaced."""
-    chosen = np.linspace(0, len(structures) - 1, min(most, len(structures))).round().astype(int)
+    most = min(most, len(structures))
+    if most == 0:
+        return []
+    chosen = np.linspace(0, len(structures) - 1, most).round().astype(int)
     return [structures[k] for k in np.unique(chosen).tolist()]
 
 
