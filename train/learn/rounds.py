@@ -89,7 +89,7 @@ class Round:
     outside: int
     """Number of distinct structures outside the training distribution."""
     labelled: int
-    """Number of new labelled frames: of structures outside, and of the trajectory if they are few."""
+    """Number of new labelled frames; if few structures were outside, some are of the trajectory."""
     failure: str = ""
     """Why the simulation ended early, if it did."""
 
