@@ -1,10 +1,7 @@
-"""Shared code of the subcommands: data, models and pages."""
+"""Shared code of the subcommands: data and models."""
 
 import argparse
-import logging
-import webbrowser
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lkm_calc import EnergyModel, load_model
@@ -14,8 +11,6 @@ from ..config import ConfigError, DataConfig
 from ..data import DataError, Frames, structures_of
 from ..fit import check_elements, device_of
 from ..formats import FORMATS, LabelKeys, read_frames
-
-logger = logging.getLogger("lkm_train")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -91,10 +86,3 @@ def check_unit(model: EnergyModel, frames: Frames, source: str) -> None:
             f"{source} contains energies in {frames.energy_unit}, but the model was trained on a "
             f"property in {unit}. Select the property with --target."
         )
-
-
-def show_page(page: Path, in_browser: bool) -> None:
-    """Log the path of a page, and open it if requested."""
-    logger.info("%s", page)
-    if in_browser and not webbrowser.open(page.resolve().as_uri()):
-        logger.warning("No browser was found. Open %s in one.", page)
