@@ -100,10 +100,20 @@ def _caption(name: str, facts: Facts, atoms: ase.Atoms) -> str:
 
 
 def _description(facts: Facts) -> str:
-    """Return the paragraph of the card of a model that is between title and first table."""
+    """Return the training data of a model.
+
+    These are the paragraph of its card that is between title and first table, and the pretraining.
+    """
     card = Path(facts["file"]).with_suffix(".md").read_text(encoding="utf-8")
-    paragraphs = card.split("\n\n")
-    return "" if paragraphs[1].startswith("|") else " ".join(paragraphs[1].split())
+    paragraph = card.split("\n\n")[1]
+    parts = [] if paragraph.startswith("|") else [" ".join(paragraph.split())]
+    first = facts["provenance"]["config"].get("pretraining", {})
+    if first.get("calculator"):
+        parts.append(
+            f"Pretrained on {first['frames']} frames of MD at {first['temperature']:g} K with "
+            f"{first['calculator']}."
+        )
+    return " ".join(parts)
 
 
 def _force_errors(models: Sequence[tuple[str, Facts]]) -> Plot:

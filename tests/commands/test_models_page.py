@@ -6,6 +6,8 @@ import ase.io
 import pytest
 
 from lkm_calc.__main__ import main
+from lkm_calc.commands.info import model_facts
+from lkm_calc.commands.models_page import models_page
 from lkm_calc.potential import bundled_models
 from lkm_calc.potential.checkpoint import read_header
 
@@ -45,6 +47,16 @@ def test_errors_structures_and_training_data(page):
         assert caption.startswith(f"{name}: {atoms.get_chemical_formula()}. Trained on ")
         assert " K." in caption, "the temperature of the training data"
         assert "\n" not in caption
+
+
+def test_pretraining_is_told():
+    facts = model_facts("rmd17-ethanol")
+    first = {"calculator": "gfn2-xtb", "frames": 10000, "temperature": 700.0}
+    facts["provenance"]["config"]["pretraining"] = first
+    (frame,) = models_page([("mine", facts)]).scene.frames
+    assert frame.caption.endswith(
+        "in MD at 500 K. Pretrained on 10000 frames of MD at 700 K with gfn2-xtb."
+    )
 
 
 def test_a_page_to_open_is_named(caplog):
