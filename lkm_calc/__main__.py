@@ -20,6 +20,7 @@ Run MD, relaxations and other calculations with lkm-calc force fields. MODEL is 
 bundled model or the path of a model file.
 
   lkm-calc models                              list the bundled models and their errors
+  lkm-calc models --page models.html --open    show them with their molecules in a browser
   lkm-calc info MODEL                          describe a model file
   lkm-calc md MODEL STRUCTURE --ps 20          run or resume molecular dynamics
   lkm-calc relax MODEL STRUCTURE               relax a structure

@@ -2,7 +2,9 @@
 
 import argparse
 import hashlib
+import logging
 import sys
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from ..calculator import LKMCalculator
 from ..files import expanded, reading_by_ase
 from ..files import read_structures as structures_of
 from ..potential import bundled_models
+
+logger = logging.getLogger("lkm_calc")
 
 Command = Callable[[argparse.Namespace], int]
 """Runs a subcommand and returns the exit status."""
@@ -106,6 +110,18 @@ def checksum(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def add_open_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option --open, for commands that write a page."""
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+
+
+def show_page(page: Path, in_browser: bool) -> None:
+    """Log the path of a page, and open it if requested."""
+    logger.info("%s", page)
+    if in_browser and not webbrowser.open(page.resolve().as_uri()):
+        logger.warning("No browser was found. Open %s in one.", page)
 
 
 def tell(text: str) -> None:

@@ -9,7 +9,7 @@ import ase
 import numpy as np
 
 from ..files import expanded
-from ..md import ENSEMBLES, MDSettings, Simulation, plot_md, write_md_page
+from ..md import ENSEMBLES, MDError, MDSettings, Simulation, plot_md, write_md_page
 from ..page import check_packages
 from ..uncertainty import ACTIONS
 from .common import (
@@ -29,10 +29,12 @@ logger = logging.getLogger("lkm_calc")
 MANUAL = """\
 Molecular dynamics. Writes to the folder --output: the trajectory with momenta, energies and forces;
 log.csv with energies and temperature, for periodic structures also pressure (bar) and volume (Å³);
-a plot of it, md.png; and restart.json.
+a plot of it, md.png; and restart.json. With --on-extrapolation, extrapolation.csv lists the steps
+outside the training distribution; --page marks them.
 
   lkm-calc md rmd17-ethanol ethanol.xyz --ps 20
   lkm-calc md rmd17-ethanol ethanol.xyz --ensemble nve --dtype float64 --relax --ps 20
+  lkm-calc md rmd17-ethanol ethanol.xyz --temperature 1000 --on-extrapolation warn --page
   lkm-calc md member-1.safetensors member-2.safetensors box.cif --ensemble nose-hoover \\
       --temperature 350 --ps 100 --trajectory box.xyz --output runs/box
   lkm-calc md crystal.safetensors crystal.cif --ensemble npt-flexible --pressure 1 --ps 100
@@ -110,8 +112,8 @@ def add(commands: Subcommands) -> None:
     parser.add_argument(
         "--on-extrapolation",
         choices=ACTIONS,
-        help="action if the structure leaves the training distribution; save writes it to "
-        "extrapolation.extxyz",
+        help="action if the structure leaves the training distribution: warn once, stop, or save "
+        "it to extrapolation.extxyz",
     )
     parser.add_argument(
         "--output", type=expanded, metavar="FOLDER", help="runs/md-NAME if not given"
@@ -174,13 +176,13 @@ def run(options: argparse.Namespace) -> int:
         logger.info("Resuming from step %d of %s.", simulation.step, folder)
         if simulation.step >= steps:
             logger.info("All %d steps are done; use a larger --ps to extend the run.", steps)
-    finished = simulation.run(steps)
-    title = f"{atoms.get_chemical_formula()}, {settings.ensemble}, {settings.timestep:g} fs steps"
-    record = simulation.record
-    plot_md(record.log, folder / "md.png", title)
-    if options.page:
-        page = folder / "md.html"
-        write_md_page(record.log, record.trajectory, settings.frame_every, page, title)
+    try:
+        finished = simulation.run(steps)
+    except MDError:
+        if simulation.step:  # otherwise there is nothing to draw
+            _report(simulation, options.page)
+        raise
+    _report(simulation, options.page)
     if not finished:
         logger.info(
             "Stopped at step %d of %d; run the same command to resume.", simulation.step, steps
@@ -194,6 +196,26 @@ def run(options: argparse.Namespace) -> int:
         folder,
     )
     return 0
+
+
+def _report(simulation: Simulation, page: bool) -> None:
+    """Draw the log of a run, write its page if requested, and log how often a guard reacted."""
+    record, settings = simulation.record, simulation.settings
+    formula = simulation.atoms.get_chemical_formula()
+    title = f"{formula}, {settings.ensemble}, {settings.timestep:g} fs steps"
+    plot_md(record.log, record.folder / "md.png", title)
+    if page:
+        write_md_page(
+            record.log,
+            record.trajectory,
+            settings.frame_every,
+            record.folder / "md.html",
+            title,
+            record.extrapolation.path,
+        )
+    outside = record.extrapolation.steps()
+    if outside:
+        logger.info("%d step(s) outside the training distribution: extrapolation.csv.", outside)
 
 
 def _settings(options: argparse.Namespace) -> MDSettings:

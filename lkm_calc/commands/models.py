@@ -2,32 +2,48 @@
 
 import argparse
 
+from ..files import expanded
+from ..page import check_packages, write_page
 from ..potential import bundled_models
-from .common import Subcommands, add_command, tell
+from .common import Subcommands, add_command, add_open_option, show_page, tell
 from .info import model_facts
+from .models_page import errors_and_mark, models_page
 
 MANUAL = """\
-List the bundled models with their test errors.
+List the bundled models with their test errors, or write an interactive page about them: errors,
+architectures, training data and the molecules in 3D. The page is a single file, for any browser,
+without network access; it needs pip install lkm-calc[report].
 
   lkm-calc models
+  lkm-calc models --page models.html --open
 """
 
 
 def add(commands: Subcommands) -> None:
     """Add the subcommand."""
-    add_command(commands, "models", "list the bundled models and their errors", MANUAL, run)
+    summary = "list the bundled models and their errors"
+    parser = add_command(commands, "models", summary, MANUAL, run)
+    parser.add_argument(
+        "--page", type=expanded, metavar="HTML", help="write an interactive page instead"
+    )
+    add_open_option(parser)
 
 
-def run(_options: argparse.Namespace) -> int:
-    """Print a table of the bundled models."""
+def run(options: argparse.Namespace) -> int:
+    """Print a table of the bundled models, or write a page about them."""
+    if options.open and not options.page:
+        raise ValueError("--open needs a page: add --page models.html.")
+    if options.page:
+        check_packages()
+        write_page(options.page, models_page([(n, model_facts(n)) for n in bundled_models()]))
+        show_page(options.page, options.open)
+        return 0
     rows: list[tuple[str, ...]] = [
         ("model", "elements", "energy, meV", "forces, meV/Å", "parameters", "MB")
     ]
     for name in bundled_models():
         facts = model_facts(name)
-        training = facts["provenance"]
-        errors = training.get("test_errors") or training["validation_errors"]
-        mark = "" if "test_errors" in training else "*"
+        errors, mark = errors_and_mark(facts)
         rows.append(
             (
                 name,

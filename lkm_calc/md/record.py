@@ -17,6 +17,7 @@ from ase.io.jsonio import decode, encode
 from ase.io.trajectory import Trajectory
 
 from ..files import checksum_of, expanded, replacing
+from .extrapolation import ExtrapolationLog
 
 logger = logging.getLogger("lkm_calc")
 
@@ -71,7 +72,7 @@ _HEX = re.compile(f"([0-9a-f]{{2}}){{0,{_HEAD}}}")
 
 
 class MDRecord:
-    """The folder of a run: trajectory, log.csv and restart.json.
+    """The folder of a run: trajectory, log.csv, restart.json, and with a guard extrapolation.csv.
 
     Args:
         folder: Created when the run begins.
@@ -96,6 +97,7 @@ class MDRecord:
         self.trajectory = self.folder / trajectory
         self.log = self.folder / "log.csv"
         self.restart = self.folder / "restart.json"
+        self.extrapolation = ExtrapolationLog(self.folder / "extrapolation.csv")
 
     def storable(self, atoms: ase.Atoms) -> ase.Atoms:
         """Return a copy without data that cannot be stored in the files of a run, with a warning.
@@ -120,11 +122,12 @@ class MDRecord:
             )
         return copy
 
-    def begin(self, bulk: bool = False) -> None:
+    def begin(self, bulk: bool = False, guarded: bool = False) -> None:
         """Create empty files, replacing those of a run that was killed before its first save.
 
         Args:
             bulk: Also log pressure and volume.
+            guarded: Also log the steps outside the training distribution.
 
         Raises:
             ValueError: Files of those names exist that were not written by a run.
@@ -132,7 +135,7 @@ class MDRecord:
         head = ",".join(name for name in LogRow._fields if bulk or name not in _CELL)
         logged = self.log.read_text(encoding="utf-8") if self.log.exists() else None
         ours = logged is not None and (head + "\n").startswith(logged[: len(head) + 1])
-        for path in (self.log, self.trajectory):
+        for path in (self.log, self.trajectory, self.extrapolation.path):
             if path.exists() and not ours:
                 raise ValueError(
                     f"{path} exists and does not belong to a run. Choose another folder or file "
@@ -142,6 +145,9 @@ class MDRecord:
         # In this order, because a trajectory without a log is taken as not ours.
         self.log.write_text(head + "\n", encoding="utf-8")
         self.trajectory.unlink(missing_ok=True)
+        self.extrapolation.path.unlink(missing_ok=True)
+        if guarded:
+            self.extrapolation.begin()
 
     def add_frame(self, atoms: ase.Atoms) -> None:
         """Append a frame with momenta, energy and forces to the trajectory."""

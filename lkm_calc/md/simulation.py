@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..graph import edges_within
 from ..runtime import hide_progress, only_process, stop_signals
-from ..uncertainty import ExtrapolationError
+from ..uncertainty import ExtrapolationError, Guard
 from .constant_pressure import CONSTANT_PRESSURE, SIZES, check_bulk, is_bulk, pressure, volume
 from .ensembles import (
     MDSettings,
@@ -40,6 +40,9 @@ class MDError(RuntimeError):
 
 class Simulation:
     """A run of molecular dynamics in a folder: trajectory, log.csv and restart.json.
+
+    If the calculator has a guard (``on_extrapolation``), extrapolation.csv lists the steps outside
+    the training distribution.
 
     If the folder contains a restart file, the run is resumed from it, after a signal or a crash; on
     a CPU the result is bitwise identical to that of an uninterrupted run. Frames and log lines
@@ -109,6 +112,8 @@ class Simulation:
             self.generator.bit_generator.state = state["generator"]
             with only_process(self.record.folder):
                 self.record.rewind(state["files"])
+                if self._guard is not None or self.record.extrapolation.path.exists():
+                    self.record.extrapolation.rewind(state["step"])
 
     @property
     def step(self) -> int:
@@ -174,8 +179,9 @@ class Simulation:
         except (ValueError, ExtrapolationError, MDError) as error:
             raise MDError(f"The initial structure cannot be simulated: {error}") from error
         self.bound = np.flatnonzero(self._has_company(BOND)).tolist()
-        self.record.begin(is_bulk(self.atoms))
+        self.record.begin(is_bulk(self.atoms), self._guard is not None)
         self._begun = True
+        self._note_extrapolation(0)
         self.record.add_row(self._row())
         self.record.add_frame(self.atoms)
         self._save()
@@ -184,14 +190,28 @@ class Simulation:
         """Do one step and check the result."""
         try:
             self.dynamics.run(1)
+            self._note_extrapolation(self.step)
             self._check()
         except (ValueError, ExtrapolationError, MDError) as error:
+            if isinstance(error, ExtrapolationError):
+                self._note_extrapolation(self.step + 1)
             raise MDError(
                 f"Stopped at step {self.step} ({self._picoseconds():.4g} ps): {error} The last "
                 f"valid frame is the last one in {self.record.trajectory}; the restart file is "
                 "from an earlier step. Start from a relaxed structure, use a shorter time step, or "
                 "a model trained on such structures."
             ) from error
+
+    @property
+    def _guard(self) -> Guard | None:
+        """The guard of the calculator, if it has one."""
+        guard = getattr(self.atoms.calc, "guard", None)
+        return guard if isinstance(guard, Guard) else None
+
+    def _note_extrapolation(self, step: int) -> None:
+        """Log the thresholds exceeded by the last structure of the calculator, if any."""
+        if self._guard is not None and self._guard.excesses:
+            self.record.extrapolation.add(step, self._time(step), self._guard.excesses)
 
     def _check(self) -> None:
         """Raise an MDError if the current state is invalid."""
@@ -287,7 +307,11 @@ class Simulation:
         restore_thermostat(self.dynamics, saved)
 
     def _picoseconds(self) -> float:
-        return self.step * self.settings.timestep / 1000
+        return self._time(self.step)
+
+    def _time(self, step: int) -> float:
+        """Return the time of a step in ps."""
+        return step * self.settings.timestep / 1000
 
     def _row(self) -> LogRow:
         potential = float(self.atoms.get_potential_energy())

@@ -50,7 +50,7 @@
     if (plot.parity) choose(plot);
     const traces = plot.data.filter((trace) => trace.customdata);
     const chosen = traces.length ? [{
-      type: traces[0].type, mode: "markers", x: [], y: [], showlegend: false, hoverinfo: "skip",
+      type: traces[0].type.replace("bar", "scatter"), mode: "markers", x: [], y: [], showlegend: false, hoverinfo: "skip",
       marker: { symbol: "circle-open", size: 9, color: "#000", line: { width: 1.5 } },
     }] : [];
     const yaxis = { ...plot.layout.yaxis, automargin: true };
@@ -105,7 +105,10 @@
     plot.on("plotly_buttonclicked", () => setTimeout(() => mark(window.page.shown)));
   }
   for (const row of document.querySelectorAll("tr[data-structure]")) {
-    const open = () => show(Number(row.dataset.structure), -1);
+    const open = () => {
+      show(Number(row.dataset.structure), -1);
+      element("scene").scrollIntoView({ block: "nearest" });
+    };
     row.addEventListener("click", open);
     row.addEventListener("keydown", (event) => { if (event.key === "Enter") open(); });
   }

@@ -116,11 +116,17 @@ def _table(table: Any, _numbers: dict[int, int]) -> str:
     for k, row in enumerate(table.rows):
         structure = table.structures[k] if table.structures else -1
         link = f' data-structure="{structure}" tabindex="0"' if structure >= 0 else ""
-        rows.append(f"<tr{link}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>")
+        rows.append(f"<tr{link}>{''.join(map(_cell, row))}</tr>")
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _cell(text: str) -> str:
+    """Return a cell; single words are not broken at hyphens."""
+    several = ' class="words"' if " " in text else ""
+    return f"<td{several}>{escape(text)}</td>"
 
 
 def _code(code: Any, _numbers: dict[int, int]) -> str:

@@ -107,6 +107,8 @@ class Guard:
         self.thresholds = thresholds or Thresholds()
         self.counts: dict[str, int] = {}
         """Number of structures beyond the threshold, by measure."""
+        self.excesses: tuple[Excess, ...] = ()
+        """Thresholds exceeded by the last structure."""
         self.collection = Collection(file) if action == "save" else None
         self._measures = _measures(models, self.thresholds)
 
@@ -122,6 +124,7 @@ class Guard:
             ExtrapolationError: A threshold is exceeded and the action is ``stop``.
         """
         found = [excess for measure in self._measures if (excess := measure(atoms, extras))]
+        self.excesses = tuple(found)
         for excess in found:
             self.counts[excess.measure] = self.counts.get(excess.measure, 0) + 1
         if not found:

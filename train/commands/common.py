@@ -1,8 +1,6 @@
-"""Shared code of the subcommands: data, models and pages."""
+"""Shared code of the subcommands: data and models."""
 
 import argparse
-import logging
-import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from ..configs import CONFIGS
 from ..data import DataError, Frames, structures_of
 from ..fit import check_elements, device_of
 from ..formats import FORMATS, LabelKeys, read_frames
-
-logger = logging.getLogger("lkm_train")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -93,13 +89,6 @@ def check_unit(model: EnergyModel, frames: Frames, source: str) -> None:
             f"{source} contains energies in {frames.energy_unit}, but the model was trained on a "
             f"property in {unit}. Select the property with --target."
         )
-
-
-def show_page(page: Path, in_browser: bool) -> None:
-    """Log the path of a page, and open it if requested."""
-    logger.info("%s", page)
-    if in_browser and not webbrowser.open(page.resolve().as_uri()):
-        logger.warning("No browser was found. Open %s in one.", page)
 
 
 def find_config(name: str, molecule: str | None) -> tuple[Path, str | None]:

@@ -3,11 +3,10 @@
 import argparse
 from pathlib import Path
 
-from lkm_calc.commands import Subcommands, add_command
+from lkm_calc.commands import Subcommands, add_command, add_open_option, show_page
 from lkm_calc.files import expanded
 
 from ..report import read_run, write_comparison
-from .common import show_page
 
 MANUAL = """\
 Write an interactive page with the learning curves and errors of several runs
@@ -28,7 +27,7 @@ def add(commands: Subcommands) -> None:
         metavar="HTML",
         help="default: %(default)s",
     )
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    add_open_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,13 +4,20 @@ import argparse
 import logging
 from pathlib import Path
 
-from lkm_calc.commands import Subcommands, add_command, add_import_option, read_structure
+from lkm_calc.commands import (
+    Subcommands,
+    add_command,
+    add_import_option,
+    add_open_option,
+    read_structure,
+    show_page,
+)
 from lkm_calc.files import expanded
 from lkm_calc.page import PageError
 
 from ..config import ConfigError, read_config
 from ..learn import LearnSettings, learn, write_learning_page
-from .common import bundled_configs, find_config, show_page
+from .common import bundled_configs, find_config
 
 logger = logging.getLogger("lkm_train")
 
@@ -92,7 +99,7 @@ def add(commands: Subcommands) -> None:
         metavar="FOLDER",
         help="default %(default)s",
     )
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    add_open_option(parser)
     add_import_option(parser)
 
 

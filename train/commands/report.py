@@ -9,6 +9,8 @@ from lkm_calc.commands import (
     add_command,
     add_device_option,
     add_import_option,
+    add_open_option,
+    show_page,
 )
 from lkm_calc.files import expanded
 from lkm_calc.page import check_packages
@@ -17,7 +19,7 @@ from lkm_calc.runtime import fast_matmul
 from ..data import GraphFrames
 from ..fit import check_elements, device_of
 from ..report import Measured, held_frames, predict, read_run, write_run_page
-from .common import check_batch_size, check_unit, show_page
+from .common import check_batch_size, check_unit
 
 MANUAL = """\
 Write an interactive page about a run, report.html in its directory: parity plots, errors against
@@ -39,7 +41,7 @@ def add(commands: Subcommands) -> None:
     parser.add_argument(
         "--output", type=expanded, metavar="HTML", help="default: report.html in RUN"
     )
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    add_open_option(parser)
     add_device_option(parser)
     add_batch_size_option(parser, 16)
     add_import_option(parser)
