@@ -4,7 +4,7 @@
     python -m benchmarks.kernel_training --model pamnet rmd17_ethanol_train_01.npz
 
 Batches of 5 frames, float32, one thread, Muon; medians in milliseconds. The width is the number of
-channels of ACE or the width of all features of MXMNet and PAMNet. Requires rMD17 files.
+channels of ACE or the width of messages and features of the others. Requires rMD17 files.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from train.formats import read_frames
 from train.state import TrainingState
 
 CPU = torch.device("cpu")
-WIDTHS = {"ace": [32, 64], "mxmnet": [64, 128], "pamnet": [64, 128]}
+WIDTHS = {"ace": [32, 64], "dimenet++": [64, 128], "mxmnet": [64, 128], "pamnet": [64, 128]}
 """Default widths of the architectures that train with their kernels."""
 
 

@@ -1,19 +1,18 @@
 """Inputs of the DimeNet++ kernel, see dimenetpp.cpp."""
 
-from collections.abc import Iterable, Iterator
-from typing import cast
+from collections.abc import Iterator
 
 from torch import Tensor
 
 from ...graph import Graph
 from ...models import DimeNetPP
-from ...models.dimenetpp import Interaction
-from .interface import Interface, linear, linears
+from .interface import Interface, linears
 
 HYPERS = (
     "hidden",
     "num_blocks",
     "triplet_dim",
+    "basis_dim",
     "output_dim",
     "num_spherical",
     "num_radial",
@@ -45,20 +44,9 @@ def arrays(model: DimeNetPP) -> Iterator[Tensor]:
     """Yield the weights in the order in which the kernel reads them."""
     yield model.radial_basis.frequencies
     yield model.spherical_basis.pieces
-    embedding = model.embedding
-    to_target, to_source, of_edge = embedding.dense.weight.chunk(3, dim=1)
-    yield embedding.atoms.weight @ to_target.T
-    yield embedding.atoms.weight @ to_source.T
-    yield from linear(embedding.radial)
-    yield of_edge
-    yield embedding.dense.bias
-    for layer in cast(Iterable[Interaction], model.interactions):
-        yield layer.radial_weight()
-        yield layer.angular_weight()
-        for dense in (layer.from_kj, layer.from_ji, layer.down, layer.up, layer.dense):
-            yield from linear(dense)
-        yield from linears(layer.before_skip)
-        yield from linears(layer.after_skip)
+    yield model.embedding.atoms.weight
+    yield from linears(model.embedding)
+    yield from linears(model.interactions)
     yield from linears(model.outputs)
 
 
@@ -73,4 +61,4 @@ def indices(model: DimeNetPP, graph: Graph) -> tuple[Tensor, ...]:
     return ()
 
 
-INTERFACE = Interface("dimenetpp", sizes, lengths, arrays, embeddings, indices)
+INTERFACE = Interface("dimenetpp", sizes, lengths, arrays, embeddings, indices, trains=True)
