@@ -22,7 +22,7 @@
 namespace {
 
 constexpr long TILE = 96;   // rows of edges in a tile, more where one atom has more
-constexpr long CHUNK = 256; // edges of a chunk, more where one structure has more
+constexpr long CHUNK = 2048; // edges of a chunk, more where one structure has more
 
 struct Sizes {
     int64_t hidden, blocks, triplet, basis, output, degrees, radial, exponent, before, after, dense,
