@@ -1,11 +1,13 @@
 """Inputs of the DimeNet++ kernel, see dimenetpp.cpp."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import cast
 
 from torch import Tensor
 
 from ...graph import Graph
 from ...models import DimeNetPP
+from ...models.dimenetpp import Interaction
 from .interface import Interface, linears
 
 HYPERS = (
@@ -41,13 +43,22 @@ def lengths(model: DimeNetPP) -> list[float]:
 
 
 def arrays(model: DimeNetPP) -> Iterator[Tensor]:
-    """Yield the weights in the order in which the kernel reads them."""
+    """Yield the weights in the order in which the kernel reads them.
+
+    They are followed by products of weights, which the kernel computes itself after an update.
+    """
+    embedding = model.embedding
     yield model.radial_basis.frequencies
     yield model.spherical_basis.pieces
-    yield model.embedding.atoms.weight
-    yield from linears(model.embedding)
+    yield embedding.atoms.weight
+    yield from linears(embedding)
     yield from linears(model.interactions)
     yield from linears(model.outputs)
+    for of_end in embedding.dense.weight.chunk(3, dim=1)[:2]:  # target, source
+        yield (embedding.atoms.weight @ of_end.T).detach()
+    for layer in cast(Iterable[Interaction], model.interactions):
+        yield layer.radial_weight().detach()
+        yield layer.angular_weight().detach()
 
 
 def embeddings(model: DimeNetPP) -> tuple[int, int]:

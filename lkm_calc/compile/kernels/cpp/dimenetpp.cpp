@@ -123,19 +123,20 @@ template <class T> class DimeNet {
             one.dense.resize(s.dense);
         for (KeptOutput<T> &one : kept_outputs)
             one.hidden.resize(s.dense), one.slopes.resize(s.dense);
-        update(arrays);
+        set_products(update(arrays));
         set_recurrences();
     }
 
-    // Copies new weights.
-    void update(const T *const *arrays) {
+    // Copies new weights and returns the arrays after them.
+    const T *const *update(const T *const *arrays) {
         std::lock_guard<std::mutex> lock(mutex); // the buffers are the model's
         waves.set(arrays[0], s.radial, cutoff, s.exponent);
         set_rows(embedding, s.elements, s.hidden, arrays[2]);
-        each_layer(arrays + 3, false);
+        arrays = each_layer(arrays + 3, false);
         for (Interaction<T> &one : interactions)
             set_angular(one);
         ends.forth.times(s.elements, embedding(), Hp, {at_ends.get(s.elements * 2 * Hp), 2 * Hp});
+        return arrays;
     }
 
     // False if the edges are not sorted by target. With `by_values_` (and `by_embeddings_` or null),
@@ -210,8 +211,8 @@ template <class T> class DimeNet {
     // ---- weights --------------------------------------------------------------------------------
 
     // Reads the weights of all dense layers from arrays, or prepares to write their gradients; those
-    // of elements are complete after the last chunk.
-    template <class P> void each_layer(P *const *arrays, bool is_last) {
+    // of elements are complete after the last chunk. Returns the arrays after those of the layers.
+    template <class P> P *const *each_layer(P *const *arrays, bool is_last) {
         const long H = s.hidden, C = s.triplet, O = s.output, R = s.radial;
         const auto next = [&]() { return *arrays++; };
         const auto dense = [&](Dense<T> &layer, long out, long in, bool biased, Trace<T> trace) {
@@ -259,6 +260,24 @@ template <class T> class DimeNet {
                 dense(one.dense[d], O, O, true, {N, x, Op, k.slopes[d](), Op});
             weights.function(one.value, nullptr, O, next(), (P *)nullptr,
                              {N, x, Op, by_values + first_atom, 1});
+        }
+        return arrays;
+    }
+
+    // Replaces the products of weights in `update` by those of torch, which may differ in the last
+    // bit, so that forces have the same bits as without training.
+    void set_products(const T *const *arrays) {
+        const long H = s.hidden, C = s.triplet, R = s.radial, L = s.degrees;
+        for (long part = 0; part < 2; ++part, ++arrays)
+            for (long z = 0; z < s.elements; ++z)
+                std::copy_n(*arrays + z * H, H, at_ends() + (2 * z + part) * Hp);
+        for (Interaction<T> &one : interactions) {
+            one.gate.set(H, R, *arrays++, nullptr);
+            const T *angular = *arrays++;
+            for (long k = 0; k < L * R; ++k)
+                for (long c = 0; c < C; ++c)
+                    one.angular_maps.product[c * L * R + k] = angular[k * C + c];
+            set_angular(one);
         }
     }
 
