@@ -4,7 +4,7 @@
     python -m benchmarks.kernel_training --model pamnet rmd17_ethanol_train_01.npz
 
 Batches of 5 frames, float32, one thread, Muon; medians in milliseconds. The width is the number of
-channels of ACE or the width of all features of MXMNet and PAMNet. Requires rMD17 files.
+channels of ACE or the width of messages and features of the others. Requires rMD17 files.
 """
 
 import argparse
@@ -29,8 +29,17 @@ from train.formats import read_frames
 from train.state import TrainingState
 
 CPU = torch.device("cpu")
-WIDTHS = {"ace": [32, 64], "mxmnet": [64, 128], "pamnet": [64, 128]}
+WIDTHS = {"ace": [32, 64], "dimenet++": [64, 128], "mxmnet": [64, 128], "pamnet": [64, 128]}
 """Default widths of the architectures that train with their kernels."""
+
+
+def hypers_of(model: str, width: int) -> dict[str, int]:
+    """Return the hyperparameters of a model of a width."""
+    if model == "ace":
+        return {"num_channels": width, "num_radial": 6}
+    if model == "dimenet++":  # the ratios of rmd17-dimenet
+        return {"hidden": width, "triplet_dim": width // 2, "output_dim": width}
+    return {"hidden": width}
 
 
 def medians_ms(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
@@ -87,9 +96,7 @@ def main() -> None:
     print("file, width: step with kernel, without, ratio; forces with kernel, without, ratio")
     for path in options.files:
         for width in options.widths or WIDTHS[options.model]:
-            is_ace = options.model == "ace"
-            hypers = {"num_channels": width, "num_radial": 6} if is_ace else {"hidden": width}
-            model = {"name": options.model, "hypers": hypers}
+            model = {"name": options.model, "hypers": hypers_of(options.model, width)}
             with ExitStack() as stack:
                 steps = [training_step(path, model, how, stack) for how in ("auto", "off")]
                 step, slow_step = medians_ms(steps, options.repeats)

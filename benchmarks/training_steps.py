@@ -178,7 +178,7 @@ def replayed(model: EnergyModel, data: GraphFrames) -> Callable[[torch.Tensor], 
     config = Config(
         loss=LossConfig(gamma=0.01),
         optimiser=OptimiserConfig(kind="adamw", learning_rate=1e-3),
-        run=RunConfig(cuda_graphs=on_gpu, compile=not on_gpu),
+        run=RunConfig(cuda_graphs=on_gpu, compile=not on_gpu, kernels="off"),
     )
     state = TrainingState.create(model, config.optimiser)
     stepper = Stepper(state, data, config, Workers(), total=10**9)

@@ -9,8 +9,8 @@ and return the losses. In order of priority:
   double backward directly. In cuda_graphs.py.
 - ``KernelGradients`` avoids second derivatives: it uses parameter gradients of a C++ kernel at
   displaced positions. Selected with ``run.kernels = "auto"``, the default, if the model has a
-  kernel that supports training (``ace``, ``mxmnet`` and ``pamnet`` on a CPU), no atom of the
-  training frames is isolated, and the loss depends only on energies, forces, stress and embeddings.
+  kernel that supports training (all bundled architectures on a CPU), no atom of the training
+  frames is isolated, and the loss depends only on energies, forces, stress and embeddings.
   The first batch is compared with double backward, which is used instead, with a single warning, if
   the gradients differ or there is no working compiler. In first_order.py.
 - ``CompiledGradients`` is double backward compiled by torch's Inductor. Selected with

@@ -8,12 +8,13 @@ from torch import Tensor
 from ...graph import Graph
 from ...models import DimeNetPP
 from ...models.dimenetpp import Interaction
-from .interface import Interface, linear, linears
+from .interface import Interface, linears
 
 HYPERS = (
     "hidden",
     "num_blocks",
     "triplet_dim",
+    "basis_dim",
     "output_dim",
     "num_spherical",
     "num_radial",
@@ -42,24 +43,22 @@ def lengths(model: DimeNetPP) -> list[float]:
 
 
 def arrays(model: DimeNetPP) -> Iterator[Tensor]:
-    """Yield the weights in the order in which the kernel reads them."""
+    """Yield the weights in the order in which the kernel reads them.
+
+    They are followed by products of weights, which the kernel computes itself after an update.
+    """
+    embedding = model.embedding
     yield model.radial_basis.frequencies
     yield model.spherical_basis.pieces
-    embedding = model.embedding
-    to_target, to_source, of_edge = embedding.dense.weight.chunk(3, dim=1)
-    yield embedding.atoms.weight @ to_target.T
-    yield embedding.atoms.weight @ to_source.T
-    yield from linear(embedding.radial)
-    yield of_edge
-    yield embedding.dense.bias
-    for layer in cast(Iterable[Interaction], model.interactions):
-        yield layer.radial_weight()
-        yield layer.angular_weight()
-        for dense in (layer.from_kj, layer.from_ji, layer.down, layer.up, layer.dense):
-            yield from linear(dense)
-        yield from linears(layer.before_skip)
-        yield from linears(layer.after_skip)
+    yield embedding.atoms.weight
+    yield from linears(embedding)
+    yield from linears(model.interactions)
     yield from linears(model.outputs)
+    for of_end in embedding.dense.weight.chunk(3, dim=1)[:2]:  # target, source
+        yield (embedding.atoms.weight @ of_end.T).detach()
+    for layer in cast(Iterable[Interaction], model.interactions):
+        yield layer.radial_weight().detach()
+        yield layer.angular_weight().detach()
 
 
 def embeddings(model: DimeNetPP) -> tuple[int, int]:
@@ -73,4 +72,4 @@ def indices(model: DimeNetPP, graph: Graph) -> tuple[Tensor, ...]:
     return ()
 
 
-INTERFACE = Interface("dimenetpp", sizes, lengths, arrays, embeddings, indices)
+INTERFACE = Interface("dimenetpp", sizes, lengths, arrays, embeddings, indices, trains=True)

@@ -22,7 +22,7 @@ CASES = [
     ("ace", {}, {"raw_energies": True}, False, DoubleBackward),
     ("pamnet", {}, {}, False, KernelGradients),
     ("mxmnet", {}, {}, False, KernelGradients),
-    ("dimenet++", {}, {}, False, DoubleBackward),
+    ("dimenet++", {}, {}, False, KernelGradients),
     ("pamnet", {"compile": True}, {}, True, CompiledGradients),
 ]
 

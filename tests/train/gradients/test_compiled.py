@@ -46,7 +46,7 @@ def steps(
     frames = replace(frames, forces=frames.forces / 10)
     optimiser = OptimiserConfig(batch_size=4, accumulate=2)
     loss = LossConfig(gamma=gamma, gamma_warmup_steps=3)
-    config = Config(loss=loss, optimiser=optimiser, run=RunConfig(compile=compile))
+    config = Config(loss=loss, optimiser=optimiser, run=RunConfig(compile=compile, kernels="off"))
     model = small_model(seed=seed, **FEW_LAYERS)
     model.calibrate(1.0 + seed, {6: float(seed)}, [1, 6, 8])
     if learnt:

@@ -30,6 +30,12 @@ HYPERS = {
         {"node_dependent": False, "runtime_geometry": False, "correlation": 4},
         {"correlation": 1, "num_interactions": 1},
     ],
+    "dimenet++": [
+        {},
+        {"hidden": 19, "num_blocks": 1, "num_spherical": 3, "lkm_tap": "head"},
+        {"num_blocks": 3, "triplet_dim": 5, "num_radial": 3, "num_output_dense": 0},
+        {"num_before_skip": 0, "num_after_skip": 1, "output_dim": 33},
+    ],
     "mxmnet": [
         {},
         {"hidden": 19, "num_layers": 1, "num_spherical": 2, "lkm_tap": "head"},
@@ -174,6 +180,7 @@ def test_kernels_follow_their_weights(name):
 
 RUN = {
     "ace": {"num_channels": 8, "num_interactions": 2, "radial_hidden": 8},
+    "dimenet++": {"hidden": 16, "num_blocks": 1, "triplet_dim": 8, "output_dim": 16},
     "mxmnet": {"hidden": 16, "num_layers": 1, "num_spherical_radial": 3},
     "pamnet": {"hidden": 16, "num_layers": 1, "num_spherical_radial": 3},
 }
@@ -272,7 +279,7 @@ def test_which_runs_take_the_kernel():
     assert trains(model)
     assert trains(small_model("mxmnet"))
     assert trains(small_model("pamnet"))
-    assert not trains(small_model("dimenet++"))
+    assert trains(small_model("dimenet++"))
     assert trains_by_kernel(model, config_of())
     assert not trains_by_kernel(model, config_of(lkm_teacher="error"))
     with pytest.raises(ConfigError, match="kernels"):

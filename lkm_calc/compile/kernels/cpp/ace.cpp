@@ -256,7 +256,7 @@ template <class T> class ACE {
         const int threads = int(std::max<int64_t>(1, call.counts[2]));
         if (!std::is_sorted(call.target, call.target + E))
             return false;
-        make_chunks(call, N, E);
+        make_chunks(chunks, N, E, call.source, call.target, CHUNK);
         work.resize(std::max<size_t>(work.size(), threads));
         if (arrays)
             std::fill_n(sum.get(total_gradients), total_gradients, T(0));
@@ -293,9 +293,6 @@ template <class T> class ACE {
     Buffer<T> sum;
 
     std::mutex mutex;
-    struct Chunk {
-        long atom, atoms, edge, edges;
-    };
     std::vector<Chunk> chunks;
     std::vector<Work<T>> work;
 
@@ -438,23 +435,6 @@ template <class T> class ACE {
                 for (long j = 0; j <= 2 * l2; ++j)
                     if (std::abs(sums[i][j][k]) * scale > 1e-10)
                         add(l1 * l1 + i, l2 * l2 + j, k, sums[i][j][k] * scale);
-    }
-
-    // Chunks of whole structures, so that no edge connects two chunks.
-    void make_chunks(const Call<T> &call, long N, long E) {
-        chunks.clear();
-        Chunk now{0, 0, 0, 0};
-        long edge = 0, reach = -1;
-        for (long i = 0; i < N; ++i) {
-            reach = std::max(reach, i);
-            for (; edge < E && call.target[edge] == i; ++edge)
-                reach = std::max(reach, long(call.source[edge]));
-            now.atoms = i + 1 - now.atom, now.edges = edge - now.edge;
-            if (reach == i && (now.edges >= CHUNK || i == N - 1)) {
-                chunks.push_back(now);
-                now = {i + 1, 0, edge, 0};
-            }
-        }
     }
 
     // ---- a chunk ----

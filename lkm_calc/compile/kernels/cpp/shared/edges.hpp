@@ -1,4 +1,5 @@
-// Edges sorted by target, pairs of an edge and its reverse, tiles of atoms, and sums over edges.
+// Edges sorted by target, pairs of an edge and its reverse, chunks of structures, tiles of atoms, and
+// sums over edges.
 
 #pragma once
 
@@ -25,6 +26,31 @@ inline long most(const std::vector<long> &first) {
     for (size_t i = 1; i < first.size(); ++i)
         rows = std::max(rows, first[i] - first[i - 1]);
     return rows;
+}
+
+// Consecutive atoms, and the edges into them.
+struct Chunk {
+    long atom, atoms, edge, edges;
+};
+
+// Chunks of whole structures, so that no edge connects two chunks, with at least a given number of
+// edges (except for the last).
+template <class I>
+void make_chunks(std::vector<Chunk> &to, long atoms, long edges, const I *source, const I *target,
+                 long least_edges) {
+    to.clear();
+    Chunk now{0, 0, 0, 0};
+    long edge = 0, reach = -1;
+    for (long i = 0; i < atoms; ++i) {
+        reach = std::max(reach, i);
+        for (; edge < edges && target[edge] == i; ++edge)
+            reach = std::max(reach, long(source[edge]));
+        now.atoms = i + 1 - now.atom, now.edges = edge - now.edge;
+        if (reach == i && (now.edges >= least_edges || i == atoms - 1)) {
+            to.push_back(now);
+            now = {i + 1, 0, edge, 0};
+        }
+    }
 }
 
 // Tiles of whole atoms with a maximum number of rows (unless one atom has more) and of atoms.

@@ -41,22 +41,27 @@ template <class T> struct WeightGradient {
     T *bias = nullptr;
     long biased = 0; // outputs that have a bias
 
-    // Returns the gradient of the weight with padding, followed by that of the bias.
-    const T *sum(Buffer<T> &memory) const {
+    // Memory for the gradient of the weight with padding, followed by that of the bias, all zero.
+    T *start(Buffer<T> &memory) const {
+        const long count = Dense<T>::columns(parts, out) * (padded<T>(in) + 1);
+        T *by_weight = memory.get(count);
+        std::fill_n(by_weight, count, T(0));
+        return by_weight;
+    }
+    // Adds the products of all rows to it.
+    const T *add(T *by_weight) const {
         const long rows = Dense<T>::columns(parts, out), columns = padded<T>(in);
-        T *by_weight = memory.get(rows * (columns + 1)), *by_bias = by_weight + rows * columns;
-        std::fill_n(by_weight, rows * (columns + 1), T(0));
         for (long r = 0; r < trace.rows; r += TILE) {
             Trace<T> tile = trace;
             tile.rows = std::min(TILE, trace.rows - r);
             tile.x += r * trace.x_ld, tile.gy += r * trace.gy_ld;
-            learn(tile, rows, columns, by_weight, bias ? by_bias : nullptr);
+            learn(tile, rows, columns, by_weight, bias ? by_weight + rows * columns : nullptr);
         }
         return by_weight;
     }
-    void write(Buffer<T> &memory) const {
+    const T *sum(Buffer<T> &memory) const { return add(start(memory)); }
+    void write(const T *by_weight) const {
         const long columns = padded<T>(in);
-        const T *by_weight = sum(memory);
         const T *by_bias = by_weight + Dense<T>::columns(parts, out) * columns;
         Dense<T>::each(parts, out, [&](long o, long row) {
             std::copy_n(by_weight + o * columns, in, weight(row));
@@ -64,6 +69,7 @@ template <class T> struct WeightGradient {
                 bias[row] = by_bias[o];
         });
     }
+    void write(Buffer<T> &memory) const { write(sum(memory)); }
 };
 
 // The layers of a model, one after another: their weights are read from arrays, or gradients are
@@ -71,6 +77,7 @@ template <class T> struct WeightGradient {
 template <class T> struct Weights {
     std::vector<WeightGradient<T>> gradients;
     std::vector<Buffer<T>> memory; // one per thread
+    std::vector<Buffer<T>> sums;   // one per layer, for rows in several chunks
 
     // A dense layer.
     void dense(Dense<T> &layer, long parts, long out, long in, const Rows<const T> &weight,
@@ -98,6 +105,18 @@ template <class T> struct Weights {
         memory.resize(std::max<size_t>(memory.size(), threads));
         for_each(long(gradients.size()), threads,
                  [&](long k) { gradients[k].write(memory[thread()]); });
+        gradients.clear();
+    }
+    // The same for rows in several chunks: the layers are prepared again for each chunk, and the
+    // gradients are written after the last.
+    void write(int threads, bool is_first, bool is_last) {
+        sums.resize(gradients.size());
+        for_each(long(gradients.size()), threads, [&](long k) {
+            const WeightGradient<T> &one = gradients[k];
+            const T *sum = one.add(is_first ? one.start(sums[k]) : sums[k]());
+            if (is_last)
+                one.write(sum);
+        });
         gradients.clear();
     }
 };
