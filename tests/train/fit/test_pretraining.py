@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -12,9 +13,10 @@ from train.config import ConfigError, config_from_table
 from train.fit import loop
 from train.fit.loop import fit
 from train.fit.step import Stepper
+from train.formats import write_hdf5
 
 from ..sampling.springs import NAME, Springs
-from ..sampling.test_dynamics import fresh  # noqa: F401
+from ..sampling.test_dynamics import ethanol, fresh  # noqa: F401
 from .test_loop import assert_same, config, data, weights  # noqa: F401
 
 FIRST = {
@@ -130,3 +132,10 @@ def test_a_given_time_is_shared(data, tmp_path, monkeypatch):  # noqa: F811
     assert [len(rows_of(tmp_path / folder)) for folder in ("pretraining", "")] == [1, 2]
     fit(config(data, tmp_path, **FIRST), seconds=1000.0)
     assert len(shares) == 2, "a continued run keeps its numbers of epochs"
+
+
+def test_properties_are_refused(tmp_path):
+    path = tmp_path / "gaps.h5"
+    write_hdf5(replace(ethanol(60), forces=None, energy_unit="Debye"), path)
+    with pytest.raises(ConfigError, match="a property in Debye, not energies"):
+        fit(config(path, tmp_path / "run", **FIRST))
