@@ -95,7 +95,7 @@ def test_lkm_train(home, caplog):
         "[data]\ntrain = '~/d.npz'\ntest = '~/d.npz'\nn_train = 20\nn_validation = 8\n"
         "[model]\nname = 'dimenet++'\n"
         f"hypers = {{{', '.join(f'{k} = {v}' for k, v in SMALL['dimenet++'].items())}}}\n"
-        "[optimiser]\nepochs = 1\n[run]\ndirectory = '~/run'\ndevice = 'cpu'\n"
+        "[optimiser]\nepochs = 1\n[run]\ndirectory = '~/run'\ndevice = 'cpu'\nkernels = 'off'\n"
     )
     assert lkm_train(["fit", "~/c.toml"]) == 0
     assert json.loads((home / "run" / "config.json").read_text())["data"]["train"] == "~/d.npz"

@@ -288,7 +288,7 @@ def test_a_whole_run(tmp_path, monkeypatch, gpu):
     models = []
     for device in (GPU, CPU):
         on_gpu = device == GPU
-        run = {"device": str(device), "cuda_graphs": on_gpu, "dtype": "float64"}
+        run = {"device": str(device), "cuda_graphs": on_gpu, "dtype": "float64", "kernels": "off"}
         options = config(data, tmp_path / device.type, **{f"run__{k}": v for k, v in run.items()})
         hypers = options.model.hypers | SHALLOW["dimenet++"]
         options = replace(

@@ -200,7 +200,7 @@ def steps(batches, way=None, weights=None):
     frames = frames_of([rattled(seed=k) for k in range(6)])
     frames = without_forces(replace(frames, forces=frames.forces / 10), 1, 4)
     optimiser = OptimiserConfig(batch_size=4, accumulate=2)
-    run = RunConfig(compile=way == "compile", cuda_graphs=way == "cuda_graphs")
+    run = RunConfig(compile=way == "compile", cuda_graphs=way == "cuda_graphs", kernels="off")
     config = Config(loss=LossConfig(gamma=0.1), optimiser=optimiser, run=run)
     model = small_model(num_blocks=1, num_before_skip=0, num_after_skip=0, num_output_dense=0)
     data = GraphFrames(frames, model, CPU, weights)
