@@ -77,11 +77,20 @@ class Frames:
         """Join frames with the same labels and unit, each part periodic or each not.
 
         Config types are not kept.
+
+        Raises:
+            DataError: Some parts have a label or cells, and others do not.
         """
 
         def together(name: str) -> Any:
             values = [getattr(part, name) for part in parts]
-            return None if values[0] is None else np.concatenate(values)
+            missing = sum(value is None for value in values)
+            if 0 < missing < len(values):
+                raise DataError(
+                    f"{missing} of {len(values)} sets of frames to join have no {name}. Use the "
+                    "same labels for all."
+                )
+            return None if missing else np.concatenate(values)
 
         sizes = np.concatenate([part.sizes for part in parts])
         return cls(

@@ -49,7 +49,10 @@ def check_labels_source(labels: str) -> None:
         return
     missing = [text for text in PLACEHOLDERS if text not in labels]
     if missing:
-        raise ConfigError(f"The command {labels!r} lacks {' and '.join(missing)}.")
+        raise ConfigError(
+            f"The command {labels!r} lacks {' and '.join(missing)}. Write for example "
+            '"bash label.sh {structures} {labels}".'
+        )
 
 
 def label_structures(
@@ -74,17 +77,19 @@ def label_structures(
         stop: Filled by a signal handler: the call returns after the current structure.
 
     Returns:
-        The labelled frames, or None if it was stopped or no frame is left.
+        The labelled frames, or None if it was stopped.
 
     Raises:
         ConfigError: The calculator is not available, or the command failed.
-        DataError: The command returned other structures.
+        DataError: The command returned other structures, or no frame is left.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if is_command(labels):
-        frames = _of_command(structures, labels, folder)
+        found = _of_command(structures, labels, folder, stop)
+        if found is None:
+            return None
+        frames = found
     else:
-        check_labels_source(labels)
         paths = [folder / f"{k + 1:04d}.extxyz" for k in range(len(structures))]
         todo = [k for k, path in enumerate(paths) if not path.exists()]
         with tqdm(
@@ -108,9 +113,11 @@ def label_structures(
                 *(labels, len(paths) - len(done), len(paths)),
             )
         if not done:
-            return None
+            raise DataError(
+                f"{labels} failed for all structures in {folder}. Check that it can compute them."
+            )
         frames = Frames.joined([read_frames(path, check_units=False) for path in done])
-    return _plausible(frames)
+    return _plausible(frames, folder)
 
 
 def _results(structures: Sequence[Atoms], labels: str, jobs: int) -> Iterator[Any]:
@@ -153,8 +160,10 @@ def _bare(atoms: Atoms) -> Atoms:
     return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
 
 
-def _of_command(structures: Sequence[Atoms], labels: str, folder: Path) -> Frames:
-    """Run a command once for all structures; its result is kept."""
+def _of_command(
+    structures: Sequence[Atoms], labels: str, folder: Path, stop: Sequence[int]
+) -> Frames | None:
+    """Run a command once for all structures; its result is kept. Return None if stopped."""
     source, found = folder / "structures.extxyz", folder / "labels.extxyz"
     if not found.exists():
         with replacing(source) as temporary:
@@ -164,10 +173,13 @@ def _of_command(structures: Sequence[Atoms], labels: str, folder: Path) -> Frame
         for name, path in paths.items():
             words = [word.replace(name, path) for word in words]
         status = subprocess.run(words, check=False).returncode
+        if stop and not found.exists():  # Ctrl-C also reaches the command
+            return None
         if status or not found.exists():
             raise ConfigError(
                 f"The command {shlex.join(words)} "
                 + (f"ended with exit status {status}." if status else f"did not write {found}.")
+                + f" Correct it; the structures are in {source}."
             )
     frames = read_frames(found, check_units=True)
     expected = np.concatenate([atoms.positions for atoms in structures])
@@ -179,10 +191,13 @@ def _of_command(structures: Sequence[Atoms], labels: str, folder: Path) -> Frame
     return frames
 
 
-def _plausible(frames: Frames) -> Frames | None:
-    """Return the frames without those of broken molecules; None if there are none left."""
+def _plausible(frames: Frames, folder: Path) -> Frames:
+    """Return the frames without those of broken molecules."""
     if frames.forces is None:
-        raise DataError("The labels do not contain forces, which active learning needs.")
+        raise DataError(
+            f"The labels in {folder} do not contain forces, which active learning needs. Write "
+            "them too."
+        )
     largest = np.maximum.reduceat(np.abs(frames.forces).max(1), frames.starts[:-1])
     kept = np.flatnonzero(largest < MAX_FORCE)
     if len(kept) < len(frames):
@@ -190,4 +205,9 @@ def _plausible(frames: Frames) -> Frames | None:
             "%d of %d labelled structures have forces above %g eV/Å and are left out.",
             *(len(frames) - len(kept), len(frames), MAX_FORCE),
         )
-    return frames.select(kept) if len(kept) else None
+    if len(kept) == 0:
+        raise DataError(
+            f"No labelled structure in {folder} has forces below {MAX_FORCE:g} eV/Å. Check the "
+            "unit of the labels, or lower the temperature."
+        )
+    return frames.select(kept)

@@ -1,6 +1,7 @@
 """Rounds of active learning."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import shutil
@@ -177,10 +178,7 @@ def _label(
     """
     chosen = _spread(found.outside, settings.per_round)
     chosen += _spread(found.visited, max(0, settings.per_round // 2 - len(chosen)))
-    frames = label_structures(chosen, settings.labels, place / "labels", settings.jobs, stopped)
-    if frames is None and not stopped:
-        raise DataError(f"No structure of {place} could be labelled: see the messages above.")
-    return frames
+    return label_structures(chosen, settings.labels, place / "labels", settings.jobs, stopped)
 
 
 def _note_settings(folder: Path, settings: LearnSettings, config: Config, structure: Atoms) -> None:
@@ -188,6 +186,7 @@ def _note_settings(folder: Path, settings: LearnSettings, config: Config, struct
     path = folder / "learn.json"
     now: dict[str, Any] = dataclasses.asdict(settings) | {"seed": config.run.seed}
     now["structure"] = structure.get_chemical_formula()
+    now["positions"] = hashlib.sha256(structure.positions.round(6).tobytes()).hexdigest()[:16]
     changeable = ("rounds", "jobs")
     if path.exists():
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -248,7 +247,9 @@ def _training(config: Config, place: Path, model: Path | None) -> Config:
     return dataclasses.replace(
         config,
         run=dataclasses.replace(run, finetune=str(model)),
-        optimiser=dataclasses.replace(config.optimiser, learning_rate=FINETUNING_RATE),
+        optimiser=dataclasses.replace(
+            config.optimiser, learning_rate=min(config.optimiser.learning_rate, FINETUNING_RATE)
+        ),
         pretraining=PretrainingConfig(),
     )
 
@@ -288,7 +289,7 @@ def _simulate(
         if not file.exists():
             raise DataError(
                 f"The simulation in {place} failed, but no structure was outside the training "
-                f"distribution: {error}"
+                f"distribution: {error} Train it for longer (optimiser.epochs)."
             ) from error
     length = simulation.step * settings.timestep / 1000
     return Simulated(read_all(file), visited, length, failure)

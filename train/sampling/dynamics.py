@@ -115,8 +115,8 @@ def sample_frames(
     if frames is None or found < FEWEST * config.frames:
         raise DataError(
             f"Dynamics with {config.calculator} gave only {found} of {config.frames} frames. Check "
-            f"that it can compute these structures, or lower pretraining.temperature (now "
-            f"{config.temperature:g} K)."
+            f"that it can compute these structures, or lower the temperature, now "
+            f"{config.temperature:g} K."
         )
     write_hdf5(frames, path, json.dumps(settings))
     for part in parts:
@@ -144,8 +144,8 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
             if saved.get(name) != value
         )
         raise ConfigError(
-            f"{path} was sampled with other settings: {changed}. Use a new run.directory, or "
-            "delete the file."
+            f"{path} was sampled with other settings: {changed}. Use a new run.directory or "
+            "output folder, or delete the file."
         )
 
 

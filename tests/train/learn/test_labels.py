@@ -65,7 +65,8 @@ def test_failures_are_left_out(tmp_path, caplog):
     assert frames.positions == pytest.approx(kept, abs=1e-7)
     assert "failed for 2 of 6 structures" in caplog.text
     Springs.fails = (range(1, 1000),)
-    assert label_structures(structures(), NAME, tmp_path / "other") is None
+    with pytest.raises(DataError, match="failed for all structures.*Check that it can compute"):
+        label_structures(structures(), NAME, tmp_path / "other")
 
 
 def test_broken_molecules_are_left_out(tmp_path, caplog):
@@ -74,6 +75,8 @@ def test_broken_molecules_are_left_out(tmp_path, caplog):
     frames = label_structures([*structures(2), broken], NAME, tmp_path)
     assert len(frames) == 2
     assert "1 of 3 labelled structures have forces above 30 eV/Å" in caplog.text
+    with pytest.raises(DataError, match="No labelled structure .* below 30 eV/Å. Check the unit"):
+        label_structures([broken], NAME, tmp_path / "other")
 
 
 def test_a_command(tmp_path):
@@ -102,6 +105,12 @@ def test_commands_that_fail(tmp_path, change, error, text):
     small = [rattled("H2O", amplitude=0.1, seed=k) for k in range(3)]
     with pytest.raises(error, match=text):
         label_structures(small, command(tmp_path, change), tmp_path / "labels")
+
+
+def test_a_stopped_command_is_no_error(tmp_path):
+    small = [rattled("H2O", amplitude=0.1)]
+    killed = command(tmp_path, "raise SystemExit(130)")
+    assert label_structures(small, killed, tmp_path / "labels", stop=[2]) is None
 
 
 @pytest.mark.parametrize("labels", ["label.py {structures}", "label.py {labels}"])

@@ -13,13 +13,14 @@ from lkm_calc import load_model
 from lkm_calc.md import Simulation
 from train.__main__ import main
 from train.config import ConfigError, config_from_table
+from train.data import DataError
 from train.fit.step import Stepper
 from train.formats import read_hdf5
 from train.learn import LearnSettings, learn, write_learning_page
 from train.learn.rounds import read_all
 
-from ...support import SMALL, spring_labels
-from ..sampling.springs import NAME, Springs
+from ...support import SMALL, rattled, spring_labels
+from ..sampling.springs import FAILING, NAME, Springs
 from ..sampling.test_dynamics import fresh  # noqa: F401
 
 CONFIG = config_from_table(
@@ -112,6 +113,18 @@ def test_other_settings_are_refused(tmp_path):
     run(tmp_path, picoseconds=0.001)
     with pytest.raises(ConfigError, match="temperature was 500.0, is 400.0"):
         run(tmp_path, temperature=400.0)
+    settings = replace(SETTINGS, picoseconds=0.001)
+    with pytest.raises(ConfigError, match="positions was"):
+        learn(rattled("CH3CH2OH"), settings, CONFIG, tmp_path)
+
+
+def test_first_labels_that_all_fail_are_an_error(tmp_path):
+    Springs.fails = (range(1, 10**6),)
+    with pytest.raises(DataError, match="gave only 0 of 20 frames"):
+        run(tmp_path)
+    Springs.fails = ()
+    with pytest.raises(DataError, match="failed for all structures"):
+        run(tmp_path / "other", sampler=NAME, labels=FAILING)
 
 
 @pytest.mark.parametrize(

@@ -32,4 +32,13 @@ class Springs(Calculator):
         self.results = {"energy": energies[0] + 4321.0, "forces": forces[0]}
 
 
-NAME = f"{__name__}:Springs"
+class Failing(Calculator):
+    """A method that never converges."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
+        raise CalculatorError("no convergence")
+
+
+NAME, FAILING = f"{__name__}:Springs", f"{__name__}:Failing"

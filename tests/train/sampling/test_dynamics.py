@@ -1,5 +1,7 @@
 """Frames of dynamics: labels, temperature, resuming, failures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -146,3 +148,11 @@ def test_crystals_keep_their_cell(tmp_path, stress):
         assert frames.stress[19] == pytest.approx(last.get_stress(voigt=False))
     else:
         assert frames.stress is None
+
+
+def test_only_frames_with_the_same_labels_are_joined():
+    frames = ethanol(3)
+    assert np.array_equal(Frames.joined([frames, frames]).starts, 9 * np.arange(7))
+    for parts in ((frames, replace(frames, forces=None)), (replace(frames, forces=None), frames)):
+        with pytest.raises(DataError, match="1 of 2 sets of frames to join have no forces"):
+            Frames.joined(parts)
