@@ -29,7 +29,9 @@ class DataConfig:
     """Data set and training/validation split."""
 
     train: str = ""
-    """File with the training and validation frames."""
+    """File with the training frames, and the validation frames if they have no file."""
+    validation: str = ""
+    """File with the validation frames; empty to draw them from the training file."""
     test: str = ""
     """File with test frames for the final model; empty for none."""
     format: Literal["auto", "md17", "chignolin", "qm9", "hdf5", "ase"] = "auto"
@@ -56,7 +58,8 @@ class DataConfig:
     n_train: int | Literal["auto"] = "auto"
     """Number of training frames; "auto" for all that are not validation frames."""
     n_validation: int | Literal["auto"] = "auto"
-    """Number of validation frames; "auto" for a tenth of the file, at most 50."""
+    """Number of validation frames; "auto" for a tenth of the file, at most 50, or for all of
+    data.validation."""
     check_units: bool = True
     """Reject energies and forces that are implausible in their units."""
 

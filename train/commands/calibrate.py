@@ -42,9 +42,14 @@ def run(options: argparse.Namespace) -> int:
     model, frames = model_and_frames(options)
     held_out = training = structures_of(frames, options.data)
     split = own_split(model, frames, options.data)
+    if split is not None and not len(split.validation):
+        raise ConfigError(
+            f"{options.data} contains only training frames of the model. Specify the validation "
+            "frames, and this file with --train."
+        )
     if split is not None:
         training, held_out = frames.select(split.train), frames.select(split.validation)
-    elif not options.train:
+    if not options.train and (split is None or not len(split.train)):
         raise ConfigError(
             f"{options.data} is not the file that the model was trained on. Specify that file with "
             "--train: the guards need the training frames."

@@ -20,6 +20,7 @@ from .frames import random_split as random_split
 from .isolated import MAX_DIFFERENCE as MAX_DIFFERENCE
 from .isolated import IsolatedAtoms as IsolatedAtoms
 from .isolated import atom_errors as atom_errors
+from .isolated import drawn_structures as drawn_structures
 from .isolated import isolated_atoms as isolated_atoms
 from .isolated import split_structures as split_structures
 from .isolated import structures_of as structures_of

@@ -74,6 +74,32 @@ def split_structures(
     return Split(rows[split.train], rows[split.validation])
 
 
+def drawn_structures(
+    frames: Frames, number: int | str, seed: int, name: str, source: str
+) -> NDArray[np.int64]:
+    """Return the indices of some structures of a file, or of all, without isolated atoms.
+
+    Args:
+        frames: The frames of the file.
+        number: How many to draw; "auto" for all.
+        seed: Random seed.
+        name: "train" or "validation", for messages.
+        source: The file, for messages.
+
+    Raises:
+        DataError: There are only isolated atoms, or fewer structures.
+    """
+    rows = _structures(frames, source)
+    if not isinstance(number, int):
+        return rows
+    if number > len(rows):
+        raise DataError(
+            f"data.n_{name} = {number}, but {source} has {len(rows)} frames. Reduce it, or leave "
+            "it out to use all."
+        )
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:number])
+
+
 def _structures(frames: Frames, source: str) -> NDArray[np.int64]:
     """Return the indices of the frames that are not isolated atoms."""
     rows = np.flatnonzero(~frames.isolated)

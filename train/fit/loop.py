@@ -28,13 +28,11 @@ from lkm_calc.runtime import (
 from ..config import Config, ConfigError
 from ..data import (
     GraphFrames,
-    check_config_types,
     count_labels,
     describe_labels,
     epoch_order,
     frame_weights,
     isolated_atoms,
-    split_structures,
     structures_of,
 )
 from ..formats import read_data
@@ -47,6 +45,7 @@ from .parallel import Stop, Workers, own_device, workers
 from .prepare import check_elements, check_labels, prepare_model
 from .pretraining import pretraining_run
 from .record import Record
+from .sets import read_sets
 from .step import Stepper
 
 logger = logging.getLogger("lkm_train")
@@ -170,27 +169,16 @@ class _Run:
         programs: Programs | None,
         start: Path | None = None,
     ) -> None:
-        frames = read_data(config.data.train, config.data)
+        sets = read_sets(config)
         test = read_data(config.data.test, config.data) if config.data.test else None
-        weights = config.loss.config_type_weights
-        check_config_types(frames, weights, config.data.train)
         self.team, self.programs = team, programs
-        isolated = isolated_atoms(frames, config.data.train)
-        n_train, n_validation = config.data.sizes(len(frames) - isolated.n_frames)
-        data = dataclasses.replace(config.data, n_train=n_train, n_validation=n_validation)
-        self.config = config = dataclasses.replace(config, data=data)
-        self.record = Record(config, isolated, start)
-        self.split = split_structures(
-            frames,
-            n_train,
-            n_validation,
-            config.run.seed,
-            config.data.train,
-        )
-        chosen = frames.select(self.split.train)
+        self.config = config = dataclasses.replace(config, data=sets.options)
+        self.record = Record(config, sets.isolated, start)
+        self.split, chosen, held_out = sets.split, sets.train, sets.validation
         check_labels(chosen, config)
-        model = prepare_model(config, chosen, isolated.energies, start).to(device)
-        held_out = frames.select(self.split.validation)
+        model = prepare_model(config, chosen, sets.isolated.energies, start).to(device)
+        if config.data.validation:
+            check_elements(model, held_out, config.data.validation)
         self.held = Held("validation", held_out, self.split.validation)
         """The frames on which the finished model is measured."""
         if test is not None:
@@ -209,7 +197,9 @@ class _Run:
                 "one process and at another step for the first process. All processes must see "
                 "the same folder."
             )
-        self.data = GraphFrames(chosen, model, device, frame_weights(chosen, weights))
+        self.data = GraphFrames(
+            chosen, model, device, frame_weights(chosen, config.loss.config_type_weights)
+        )
         self.record.labels = {"train": count_labels(chosen), "validation": count_labels(held_out)}
         for name, counts in self.record.labels.items():
             logger.info("%s frames: %s", name, describe_labels(counts))

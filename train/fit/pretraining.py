@@ -8,10 +8,9 @@ from lkm_calc.files import expanded
 from lkm_calc.runtime import stop_signals
 
 from ..config import Config, ConfigError, DataConfig, PretrainingConfig
-from ..data import isolated_atoms, split_structures
-from ..formats import read_data
 from ..sampling import sample_frames
 from .parallel import Workers
+from .sets import read_sets
 
 FOLDER = "pretraining"
 """Folder of the first stage in that of the run."""
@@ -33,19 +32,16 @@ def pretraining_run(config: Config, device: torch.device, team: Workers) -> Conf
     path = directory / "frames.h5"
     done = True
     if team.first:
-        frames = read_data(config.data.train, config.data)
+        frames = read_sets(config).train
         if frames.energy_unit != "eV":
             raise ConfigError(
                 f"pretraining.calculator is set, but {config.data.train} contains a property in "
                 f"{frames.energy_unit}, not energies. Remove pretraining.calculator."
             )
-        alone = isolated_atoms(frames, config.data.train).n_frames
-        n_train, n_validation = config.data.sizes(len(frames) - alone)
-        split = split_structures(frames, n_train, n_validation, config.run.seed, config.data.train)
         with stop_signals() as stopped:
             done = sample_frames(
                 options,
-                frames.select(split.train),
+                frames,
                 path,
                 config.run.seed,
                 stopped,

@@ -17,7 +17,7 @@ from lkm_calc.page import PageError
 from lkm_calc.potential import read_header
 from lkm_calc.runtime import package_version
 
-from ..config import Config, ConfigError, to_table
+from ..config import Config, ConfigError, DataConfig, to_table
 from ..data import GraphFrames, IsolatedAtoms, Split, atom_errors
 from ..report import (
     Errors,
@@ -72,8 +72,7 @@ class Record:
         # Computed when the files are read, because they may be moved or changed during the run.
         self.files = {
             name: {"name": Path(path).name, "sha256": checksum(path)}
-            for name, path in (("train", config.data.train), ("test", config.data.test))
-            if path
+            for name, path in data_files(config.data).items()
         }
 
     @property
@@ -83,8 +82,9 @@ class Record:
         Training data are identified by their checksum. Paths, device and the like may change.
         """
         table = to_table(self.config)
-        table["data"]["train"] = f"SHA-256 {self.files['train']['sha256']}"
-        del table["data"]["test"]
+        del table["data"]["test"], table["data"]["validation"]
+        for name in self.files.keys() - {"test"}:
+            table["data"][name] = f"SHA-256 {self.files[name]['sha256']}"
         if self.isolated.n_frames:  # older versions treated them like all other frames
             table["data"]["isolated_atoms"] = self.isolated.by_symbol()
         for key in ("directory", "device", "eval_batch_size", "checkpoint_every", "tensorboard"):
@@ -120,7 +120,7 @@ class Record:
         """Return the description of the training for the model file, as JSON values."""
         table = to_table(self.config)
         # Paths are private and are not stored, only file names and checksums.
-        table["data"] |= {"train": "", "test": ""}
+        table["data"] |= dict.fromkeys(data_files(self.config.data), "")
         table["run"] |= {"directory": "", "finetune": Path(self.config.run.finetune).name}
         more: dict[str, Any] = {}
         if self.isolated.n_frames:
@@ -181,6 +181,12 @@ class Record:
             write_run_page(run, Measured(model, held, measured, predictions, size), self.page)
         except PageError as error:
             logger.info("%s is not written. %s", self.page.name, error)
+
+
+def data_files(options: DataConfig) -> dict[str, str]:
+    """Return the paths of the data files by option."""
+    names = ("train", "validation", "test")
+    return {name: path for name in names if (path := getattr(options, name))}
 
 
 def _tensorboard(directory: Path, step: int) -> Any:

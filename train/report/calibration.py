@@ -18,7 +18,15 @@ from lkm_calc.potential import add_calibration
 from lkm_calc.runtime import own_settings
 from lkm_calc.uncertainty import QUANTILES, Calibration, pair_names
 
-from ..data import DataError, Frames, GraphFrames, Split, random_split, split_structures
+from ..data import (
+    DataError,
+    Frames,
+    GraphFrames,
+    Split,
+    drawn_structures,
+    random_split,
+    split_structures,
+)
 from .writing import checksum
 
 MIN_ATOMS = 20
@@ -106,11 +114,22 @@ def calibrate_file(
 
 
 def own_split(model: EnergyModel, frames: Frames, path: str | Path) -> Split | None:
-    """Return the split of a file used to train a model, or None if it was a different file."""
+    """Return the split of a file with which a model was trained, or None for other files.
+
+    With separate files of training and validation frames, the other part is empty.
+    """
     training = model.provenance
-    if training.get("files", {}).get("train", {}).get("sha256") != checksum(str(path)):
+    found, files = checksum(str(path)), training.get("files", {})
+    names = [n for n in ("train", "validation") if files.get(n, {}).get("sha256") == found]
+    if not names:
         return None
     data, run = (training["config"][section] for section in ("data", "run"))
+    if "validation" in files:
+        rows = {
+            n: drawn_structures(frames, data[f"n_{n}"], run["seed"], n, str(path)) for n in names
+        }
+        nothing = np.empty(0, dtype=np.int64)
+        return Split(rows.get("train", nothing), rows.get("validation", nothing))
     sizes = data["n_train"], data["n_validation"], run["seed"]
     if "isolated_atoms" in training:  # missing without isolated atoms and in older files
         return split_structures(frames, *sizes, str(path))

@@ -154,11 +154,12 @@ def _first(training: Mapping[str, Any]) -> str:
 
 
 def _data(training: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    file = training["files"]["train"]
+    file, other = training["files"]["train"], training["files"].get("validation")
+    origin = f" of {other['name']}" if other else ""
     labels = "" if data["labels"] == "revised" else f"{data['labels']} labels, "
     return (
         f"{data['n_train']} frames of {file['name']} ({labels}{data['n_validation']} validation "
-        f"frames), SHA-256 {file['sha256'][:16]}…"
+        f"frames{origin}), SHA-256 {file['sha256'][:16]}…"
     )
 
 

@@ -144,7 +144,10 @@ def run_page(run: Run, found: Measured) -> Page:
 
 def repeat_command(training: Mapping[str, Any]) -> str:
     """Return the command that repeats a run, given its provenance."""
-    return f"lkm-train fit config.json --data.train {training['files']['train']['name']}"
+    files = training["files"]
+    names = [name for name in ("train", "validation") if name in files]
+    data = " ".join(f"--data.{name} {files[name]['name']}" for name in names)
+    return f"lkm-train fit config.json {data}"
 
 
 def _lead(run: Run, found: Measured) -> list[str]:

@@ -127,15 +127,23 @@ def held_frames(run: Run, model: EnergyModel, data: str = "") -> Held:
     if data:
         frames = read_data(data, options)
         split = own_split(model, frames, data)
+        if split is not None and not len(split.validation):
+            raise DataError(
+                f"{data} contains the training frames. Specify the validation frames of the run, "
+                "or other labelled frames."
+            )
         if split is not None:
             return Held("validation", frames.select(split.validation), split.validation)
         return Held.from_file(Path(data).name, frames)
     if options.test:
         return Held.from_file("test", _read_own(run, "test", options.test))
-    frames = _read_own(run, "train", options.train)
-    split = own_split(model, frames, options.train)
+    name, path = (
+        ("validation", options.validation) if options.validation else ("train", options.train)
+    )
+    frames = _read_own(run, name, path)
+    split = own_split(model, frames, path)
     if split is None:  # the checksum was compared before, so the file is being written
-        raise DataError(f"{options.train} changed while it was read. Repeat the command.")
+        raise DataError(f"{path} changed while it was read. Repeat the command.")
     return Held("validation", frames.select(split.validation), split.validation)
 
 
