@@ -208,6 +208,7 @@ def _plausible(frames: Frames, folder: Path) -> Frames:
     if len(kept) == 0:
         raise DataError(
             f"No labelled structure in {folder} has forces below {MAX_FORCE:g} eV/Å. Check the "
-            "unit of the labels, or lower the temperature."
+            "unit of the labels. If it is correct, the simulation breaks the molecule: train for "
+            "longer (optimiser.epochs), with more first structures, or lower the temperature."
         )
     return frames.select(kept)

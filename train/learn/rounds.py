@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from ase import Atoms
+from numpy.typing import NDArray
 
-from lkm_calc import LKMCalculator
+from lkm_calc import LKMCalculator, load_model
 from lkm_calc.files import expanded, read_structures
 from lkm_calc.md import MDError, MDSettings, Simulation
+from lkm_calc.potential import read_header
 from lkm_calc.runtime import only_process, stop_signals
 
 from ..config import FINETUNING_RATE, Config, ConfigError, PretrainingConfig
-from ..data import DataError, Frames
+from ..data import DataError, Frames, GraphFrames
 from ..fit import fit
 from ..formats import read_hdf5, write_hdf5
-from ..report import write_json
+from ..report import calibrate_file, predict, write_json
 from ..sampling import sample_frames
 from .labels import check_labels_source, is_command, label_structures
 
@@ -34,6 +37,11 @@ CHUNK = 4000
 """Steps of a simulation between checks of the number of structures outside."""
 SURPLUS = 2
 """A simulation ends when it has collected this many times the structures that are labelled."""
+HELD_OUT = 5
+"""One in so many of the first frames is a validation frame; of later ones, every second."""
+OUTLIER = 3.0
+"""Validation frames with a force error above this many times the median do not calibrate the guard:
+where the model is wrong, a structure stays outside the training distribution."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ class Round:
     frames: int
     """Number of labelled frames on which its model was trained."""
     force_mae: float
-    """Error of forces on its validation frames in meV/Å."""
+    """Error of forces on its validation frames in meV/Å; about half of them were outside the
+    training distribution of an earlier round."""
     picoseconds: float
     """Length of its simulation."""
     outside: int
@@ -114,8 +123,10 @@ def learn(
     In every round a model is trained on all labels so far, starting from the model of the round
     before, and simulates the structure with the guard of
     :class:`~lkm_calc.uncertainty.Guard`. Structures outside the training distribution are labelled
-    and added. The last model is ``model.safetensors`` in the directory, all labelled frames are
-    ``frames.h5``. An interrupted call continues with the step that was interrupted.
+    and added, every second one to the validation frames: these calibrate the guard, so that it
+    passes what the model has been found to predict well. The last model is ``model.safetensors``
+    in the directory, all labelled frames are ``frames.h5``. An interrupted call continues with the
+    step that was interrupted.
 
     Args:
         structure: Structure from which dynamics start.
@@ -136,17 +147,18 @@ def learn(
     with only_process(folder):
         _note_settings(folder, settings, config, structure)
         frames = _first(structure, settings, config, folder)
+        if frames is None:
+            return None
+        held_out = np.arange(len(frames)) % HELD_OUT == HELD_OUT - 1
         rounds: list[Round] = []
         start: Path | None = None
-        while frames is not None:
+        while True:
             number = len(rounds) + 1
             place = folder / f"round-{number}"
-            if not (place / "frames.h5").exists():
-                write_hdf5(frames, place / "frames.h5")
-            model = fit(_training(config, place, start))
+            model = _model(config, place, start, frames, held_out)
             if model is None:
                 return None
-            found = _simulate(structure, settings, config, model, place)
+            found = _simulate(structure, settings, config.run.seed + number, model, place)
             if found is None:
                 return None
             new = None
@@ -160,12 +172,44 @@ def learn(
             write_json(folder / "rounds.json", {"rounds": [dataclasses.asdict(r) for r in rounds]})
             if new is not None:
                 frames = Frames.joined([frames, new])
+                held_out = np.concatenate([held_out, np.arange(len(new)) % 2 == 1])
             if new is None or number == settings.rounds:
                 write_hdf5(frames, folder / "frames.h5", f"labels: {settings.labels}")
                 shutil.copy(model, folder / "model.safetensors")
                 return rounds
             start = model
+
+
+def _model(
+    config: Config,
+    place: Path,
+    start: Path | None,
+    frames: Frames,
+    held_out: NDArray[np.bool_],
+) -> Path | None:
+    """Return the trained and calibrated model of a round, or None if stopped."""
+    parts = {"train": ~held_out, "validation": held_out}
+    for name, rows in parts.items():
+        if not (place / f"{name}.h5").exists():
+            write_hdf5(frames.select(np.flatnonzero(rows)), place / f"{name}.h5")
+    trained = fit(_training(config, place, start))
+    if trained is None:
         return None
+    model = place / "model.safetensors"
+    shutil.copy(trained, model)
+    loaded, size = load_model(model), config.run.eval_batch_size
+    training, validation = (
+        GraphFrames(frames.select(np.flatnonzero(rows)), loaded, loaded.device)
+        for rows in parts.values()
+    )
+    forces = predict(loaded, validation, size).forces
+    assert forces is not None
+    counts = validation.atoms.counts.tolist()
+    errors = torch.stack([part.abs().mean() for part in forces.difference.split(counts)])
+    good = errors <= OUTLIER * errors.median()
+    chosen = frames.select(np.flatnonzero(held_out)[good.numpy()])
+    calibrate_file(model, GraphFrames(chosen, loaded, loaded.device), training, size)
+    return model
 
 
 def _label(
@@ -173,8 +217,8 @@ def _label(
 ) -> Frames | None:
     """Return labelled frames of a round, or None if stopped.
 
-    If few structures were outside, frames of the trajectory are added: the guard, which compares a
-    simulation with the validation frames, is stricter the fewer there are.
+    If few structures were outside, frames of the trajectory are added: the more validation frames
+    there are, the better is the guard calibrated.
     """
     chosen = _spread(found.outside, settings.per_round)
     chosen += _spread(found.visited, max(0, settings.per_round // 2 - len(chosen)))
@@ -234,12 +278,14 @@ def _first(
 
 def _training(config: Config, place: Path, model: Path | None) -> Config:
     """Return the configuration of the training of a round."""
-    path = place / "frames.h5"
-    # The guard is calibrated on validation frames: a tenth of a small set is too few.
-    n_validation = config.data.n_validation
-    if n_validation == "auto":
-        n_validation = min(50, len(read_hdf5(path)) // 5)
-    data = dataclasses.replace(config.data, train=str(path), test="", n_validation=n_validation)
+    data = dataclasses.replace(
+        config.data,
+        train=str(place / "train.h5"),
+        validation=str(place / "validation.h5"),
+        test="",
+        n_train="auto",
+        n_validation="auto",
+    )
     run = dataclasses.replace(config.run, directory=str(place / "training"))
     config = dataclasses.replace(config, data=data, run=run)
     if model is None:
@@ -255,7 +301,7 @@ def _training(config: Config, place: Path, model: Path | None) -> Config:
 
 
 def _simulate(
-    structure: Atoms, settings: LearnSettings, config: Config, model: Path, place: Path
+    structure: Atoms, settings: LearnSettings, seed: int, model: Path, place: Path
 ) -> Simulated | None:
     """Simulate with the guard; return None if stopped."""
     file = place / "outside.extxyz"
@@ -268,7 +314,7 @@ def _simulate(
     md = MDSettings(
         temperature=settings.temperature,
         timestep=settings.timestep,
-        seed=config.run.seed,
+        seed=seed,
         log_every=every,
         frame_every=every,
     )
@@ -316,7 +362,7 @@ def _summary(
     found: Simulated,
     new: Frames | None,
 ) -> Round:
-    result = json.loads((model.parent / "result.json").read_text(encoding="utf-8"))
+    result = read_header(model)["provenance"]
     return Round(
         number=number,
         frames=len(frames),

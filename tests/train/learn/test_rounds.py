@@ -3,20 +3,27 @@
 import json
 import os
 import signal
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from ase.build import molecule
 
-from lkm_calc import load_model
+from lkm_calc import LKMCalculator, load_model
 from lkm_calc.md import Simulation
 from train.__main__ import main
 from train.config import ConfigError, config_from_table
 from train.data import DataError
 from train.fit.step import Stepper
 from train.formats import read_hdf5
-from train.learn import LearnSettings, learn, write_learning_page
+from train.learn import (
+    LearnSettings,
+    label_structures,
+    learn,
+    rounds,
+    write_learning_page,
+)
 from train.learn.rounds import read_all
 
 from ...support import SMALL, rattled, spring_labels
@@ -47,33 +54,33 @@ def whole(tmp_path_factory):
 
 
 def test_rounds_add_labelled_structures(whole):
-    tmp_path, rounds, _ = whole
-    assert [one.number for one in rounds] == [1, 2]
-    assert rounds[0].frames == 20
-    assert rounds[1].frames == 20 + rounds[0].labelled
-    assert 0 < rounds[0].labelled <= 5
+    tmp_path, found, _ = whole
+    assert [one.number for one in found] == [1, 2]
+    assert found[0].frames == 20
+    assert found[1].frames == 20 + found[0].labelled
+    assert 0 < found[0].labelled <= 5
     frames = read_hdf5(tmp_path / "frames.h5")
-    assert len(frames) == rounds[1].frames + rounds[1].labelled
+    assert len(frames) == found[1].frames + found[1].labelled
     energies, forces = spring_labels(frames.positions.reshape(len(frames), -1, 3))
     assert frames.energies == pytest.approx(energies + 4321.0)
     assert frames.forces == pytest.approx(forces.reshape(-1, 3), abs=1e-6)
     outside = read_all(tmp_path / "round-1" / "outside.extxyz")
-    assert len(outside) == rounds[0].outside
+    assert len(outside) == found[0].outside
     added = frames.atoms(20)
     assert any(np.allclose(added.positions, atoms.positions, atol=1e-6) for atoms in outside)
     model = load_model(tmp_path / "model.safetensors")
     assert model.provenance["config"]["run"]["finetune"] == "model.safetensors"
     assert model.provenance["config"]["optimiser"]["learning_rate"] == 1e-3
     saved = json.loads((tmp_path / "rounds.json").read_text())["rounds"]
-    assert [one["outside"] for one in saved] == [one.outside for one in rounds]
-    page = write_learning_page(rounds, tmp_path, "Springs").read_text()
+    assert [one["outside"] for one in saved] == [one.outside for one in found]
+    page = write_learning_page(found, tmp_path, "Springs").read_text()
     assert "2 rounds" in page
 
 
 def test_ends_when_nothing_is_outside(tmp_path):
-    rounds = run(tmp_path, picoseconds=0.001, rounds=5)
-    assert len(rounds) == 1
-    assert (rounds[0].outside, rounds[0].labelled, rounds[0].picoseconds) == (0, 0, 0.001)
+    found = run(tmp_path, picoseconds=0.001, rounds=5)
+    assert len(found) == 1
+    assert (found[0].outside, found[0].labelled, found[0].picoseconds) == (0, 0, 0.001)
 
 
 @pytest.mark.parametrize("where", ["first", "training", "simulation", "labels"])
@@ -147,7 +154,7 @@ def test_the_command(tmp_path):
     molecule("CH3CH2OH").write(structure)
     config.write_text(
         '[model]\nname = "ace"\n[model.hypers]\nnum_channels = 4\nnum_interactions = 1\n'
-        "[optimiser]\nepochs = 20\n"
+        "[optimiser]\nepochs = 50\n"
     )
     words = ["learn", str(structure), "--config", str(config), "--output", str(output)]
     words += ["--first", "20", "--per-round", "3", "--rounds", "1"]
@@ -159,3 +166,47 @@ def test_the_command(tmp_path):
     assert main([*words, "--labels", NAME, "--ps", "0.001"]) == 0
     names = {"model.safetensors", "frames.h5", "rounds.json", "learn.json", "learn.html", "round-1"}
     assert names <= {path.name for path in near.iterdir()}
+
+
+def test_frames_stay_in_their_set(whole):
+    directory, found, _ = whole
+    sets = [
+        {
+            name: read_hdf5(directory / f"round-{k}" / f"{name}.h5")
+            for name in ("train", "validation")
+        }
+        for k in (1, 2)
+    ]
+    assert (len(sets[0]["train"]), len(sets[0]["validation"])) == (16, 4)
+    for name, added in (
+        ("train", (found[0].labelled + 1) // 2),
+        ("validation", found[0].labelled // 2),
+    ):
+        before, after = (one[name] for one in sets)
+        assert len(after) == len(before) + added
+        assert np.array_equal(after.positions[: len(before.positions)], before.positions)
+
+
+def test_the_guard_is_calibrated_on_what_the_model_predicts_well(tmp_path):
+    images = [rattled("CH3CH2OH", amplitude=0.05, seed=k) for k in range(40)]
+    stretched = rattled("CH3CH2OH", amplitude=0.05, seed=40)
+    stretched.positions[8] += 1.5 * (stretched.positions[8] - stretched.positions[0])
+    frames = label_structures([*images, stretched], NAME, tmp_path / "labels")
+    held_out = np.arange(41) >= 30
+
+    def flagged(frames, place):
+        config = replace(CONFIG, optimiser=replace(CONFIG.optimiser, epochs=20))
+        atoms = stretched.copy()
+        path = rounds._model(config, tmp_path / place, None, frames, held_out[: len(frames)])
+        atoms.calc = LKMCalculator(path, "cpu", on_extrapolation="warn")
+        with warnings.catch_warnings(record=True):
+            warnings.simplefilter("always")
+            atoms.get_forces()
+        return atoms.calc.extras["latent_distance"].max(), atoms.calc.guard.counts
+
+    without, counts = flagged(frames.select(np.arange(40)), "without")
+    assert without > 1.3
+    assert "latent_distance" in counts
+    found, counts = flagged(frames, "with")
+    assert found == pytest.approx(without, rel=1e-4)
+    assert "latent_distance" in counts
