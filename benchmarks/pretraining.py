@@ -1,13 +1,17 @@
-"""Force errors against the number of training frames, with and without pretraining.
+"""Force errors against the number of training frames, from several starts.
 
     python -m benchmarks.pretraining --train rmd17_ethanol_train_01.npz \
         --test rmd17_ethanol_test_01.npz --output ethanol.json
+    python -m benchmarks.pretraining --starts scratch base --steps 3000 --output ethanol.json \
+        --base runs/base-without-ethanol/model.safetensors --frames 10 25 50 200 \
+        --train rmd17_ethanol_train_01.npz --test rmd17_ethanol_test_01.npz
     python -m benchmarks.pretraining --plot pretraining.png ethanol.json aspirin.json
 
-For each seed, a model is pretrained once, on dynamics that start from the smallest training set,
-and finetuned on training sets of several sizes; others start from random weights. All options are
-the defaults but the number of epochs, which grows as the set shrinks, see :func:`epochs_for`. The
-50 validation frames are not training frames. Continues where it was interrupted.
+Trains on sets of several sizes, for each seed, from random weights (``scratch``), from a model that
+is pretrained once on dynamics starting from the smallest set (``pretrained``), and from a given
+model (``base``, see ``benchmarks.base``). All options are the defaults but the number of epochs,
+which grows as the set shrinks, see :func:`epochs_for`; with ``--steps`` all trainings are equally
+long. The 50 validation frames are not training frames. Continues where it was interrupted.
 """
 
 import argparse
@@ -20,9 +24,15 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from train.config import config_from_table, merge
+from train.config import OptimiserConfig, config_from_table, merge
 from train.fit import fit
 
+STARTS = {
+    "scratch": "random weights",
+    "pretrained": "pretrained with {calculator}",
+    "base": "from a base model",
+}
+"""Where trainings start from, and what figures call it."""
 VALIDATION = 50
 """Number of validation frames."""
 FULL, EPOCHS = 950, 150
@@ -35,17 +45,18 @@ PUBLISHED = {
 """Published errors for comparison; 950 training and 50 validation frames, or 50 training frames."""
 
 
-def epochs_for(frames: int) -> int:
-    """Return the epochs for a number of frames: steps grow with its square root."""
+def epochs_for(frames: int, steps: int | None) -> int:
+    """Return the epochs for a number of frames: without ``steps``, they grow with its root."""
+    if steps:
+        return round(steps / -(-frames // OptimiserConfig().batch_size))
     return round(EPOCHS * (FULL / frames) ** 0.5)
 
 
 def errors(
-    options: argparse.Namespace, frames: int, seed: int, changes: dict[str, Any]
+    options: argparse.Namespace, start: str, frames: int, seed: int, changes: dict[str, Any]
 ) -> dict[str, float]:
     """Train, or continue a training, and return its errors on the test frames."""
-    name = next(iter(changes), "scratch")
-    directory = options.work / f"{name}-{frames}-{seed}"
+    directory = options.work / f"{start}-{frames}-{seed}"
     common = {
         "data": {
             "train": str(options.train),
@@ -53,7 +64,7 @@ def errors(
             "n_train": frames,
             "n_validation": VALIDATION,
         },
-        "optimiser": {"epochs": epochs_for(frames)},
+        "optimiser": {"epochs": epochs_for(frames, options.steps)},
         "run": {"directory": str(directory), "seed": seed, "validate_every": 10},
     }
     result = directory / "result.json"
@@ -64,30 +75,32 @@ def errors(
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the errors by kind of start, number of frames and seed."""
-    sizes, found = sorted(options.frames), {"scratch": {}, "pretrained": {}}
+    """Return the errors by start, number of frames and seed."""
+    sizes, found = sorted(options.frames), {start: {} for start in STARTS}
     if options.output and options.output.exists():
         found |= json.loads(options.output.read_text(encoding="utf-8"))
     first = {"pretraining": {"calculator": options.calculator}}
     for seed in options.seeds:
-        start = options.work / f"pretraining-{sizes[0]}-{seed}" / "pretraining/model.safetensors"
+        model = options.work / f"pretrained-{sizes[0]}-{seed}" / "pretraining/model.safetensors"
         for frames in sizes:
-            pretrained = first if frames == sizes[0] else {"run": {"finetune": str(start)}}
-            for kind, changes in (("pretrained", pretrained), ("scratch", {})):
-                if kind == "pretrained" or options.scratch:
-                    by_seed = found[kind].setdefault(str(frames), {})
-                    by_seed[str(seed)] = errors(options, frames, seed, changes)
-                    print(kind, frames, "frames, seed", seed, by_seed[str(seed)])
-    named = {"molecule": options.train.stem.split("_")[1], "calculator": options.calculator}
-    return found | named
+            changes = {
+                "scratch": {},
+                "pretrained": first if frames == sizes[0] else {"run": {"finetune": str(model)}},
+                "base": {"run": {"finetune": options.base}},
+            }
+            for start in options.starts:
+                by_seed = found[start].setdefault(str(frames), {})
+                by_seed[str(seed)] = errors(options, start, frames, seed, changes[start])
+                print(start, frames, "frames, seed", seed, by_seed[str(seed)], flush=True)
+    return found | {"molecule": options.name, "calculator": options.calculator}
 
 
 def table(results: dict[str, Any]) -> str:
     """Return means and standard deviations over seeds as lines of text."""
     lines = []
-    for kind in ("scratch", "pretrained"):
-        for frames, by_seed in results[kind].items():
-            row = f"{results['molecule']}, {frames} frames, {kind}, {len(by_seed)} seeds:"
+    for start in STARTS:
+        for frames, by_seed in results[start].items():
+            row = f"{results['molecule']}, {frames} frames, {start}, {len(by_seed)} seeds:"
             for key in ("force_mae", "force_rmse", "energy_mae"):
                 values = [figures[key] for figures in by_seed.values()]
                 spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
@@ -100,24 +113,20 @@ def plot(sets: list[dict[str, Any]], path: Path) -> None:
     """Draw force errors against numbers of frames, one panel per molecule."""
     figure = Figure(figsize=(4 * len(sets), 3.6), layout="constrained")
     for axes, results in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
-        for kind, label, style in (
-            ("scratch", "ACE, random weights", "o--"),
-            ("pretrained", f"ACE, pretrained with {results['calculator']}", "o-"),
-        ):
+        for (start, text), style in zip(STARTS.items(), ("o--", "o-", "s-"), strict=True):
             values = {
-                int(n): [e["force_mae"] for e in s.values()] for n, s in results[kind].items()
+                int(n): [e["force_mae"] for e in s.values()] for n, s in results[start].items()
             }
             if values:
                 spread = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values.values()]
                 means = [np.mean(v) for v in values.values()]
+                label = "ACE, " + text.format_map(results)
                 axes.errorbar(list(values), means, spread, fmt=style, capsize=3, label=label)
         published = PUBLISHED.get(results["molecule"], {})
         for (name, values), marker in zip(published.items(), "*D", strict=False):
             axes.plot(list(values), list(values.values()), marker, ms=9, mfc="none", label=name)
         axes.set(xscale="log", yscale="log", xlabel="training frames", title=results["molecule"])
-        axes.set_xticks(
-            sorted({int(n) for kind in ("scratch", "pretrained") for n in results[kind]})
-        )
+        axes.set_xticks(sorted({int(n) for start in STARTS for n in results[start]}))
         axes.xaxis.set_minor_formatter(NullFormatter())
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(ScalarFormatter())
@@ -137,7 +146,10 @@ def main() -> None:
     parser.add_argument("--calculator", default="gfn2-xtb")
     parser.add_argument("--frames", type=int, nargs="+", default=[50, 200, 950])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--no-scratch", dest="scratch", action="store_false", help="leave it out")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=["scratch", "pretrained"])
+    parser.add_argument("--base", metavar="MODEL", help="model of the start called base")
+    parser.add_argument("--steps", type=int, help="steps of every training")
+    parser.add_argument("--name", help="of the molecule; by default from the name of the file")
     parser.add_argument("--work", type=Path, default=Path("runs/pretraining"))
     parser.add_argument("--output", type=Path, help="JSON file, to which errors are added")
     options = parser.parse_args()
@@ -148,6 +160,9 @@ def main() -> None:
         return
     if not (options.train and options.test):
         parser.error("--train and --test are needed")
+    if "base" in options.starts and not options.base:
+        parser.error("--base is needed")
+    options.name = options.name or options.train.stem.split("_")[1]
     torch.set_num_threads(1)
     results = measure(options)
     if options.output:
