@@ -1,6 +1,6 @@
 """A base for finetuning: one model of several molecules.
 
-    python -m benchmarks.base rmd17_*_train_01.npz --run runs/rmd17-base
+    python -m benchmarks.base rmd17_*_train_01.npz --test rmd17_*_test_01.npz --run runs/rmd17-base
     python -m benchmarks.base rmd17_*_train_01.npz --exclude ethanol --run runs/base-without-ethanol
 
 Joins the files and trains ACE on all frames, with the defaults but for the number of epochs; an
@@ -24,35 +24,37 @@ VALIDATION = 20
 """Validation frames per file, on average."""
 
 
-def joined(files: list[Path], excluded: str, path: Path) -> int:
-    """Write the frames of all files but those with ``excluded`` in their names to one file.
-
-    Returns:
-        The number of files.
-    """
-    used = [file for file in files if not excluded or excluded not in file.name]
-    if excluded and len(used) == len(files):
-        raise SystemExit(f"No file has {excluded!r} in its name.")
+def join(files: list[Path], path: Path) -> None:
+    """Write the frames of several files to one file, unless it exists."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_hdf5(Frames.joined([read_frames(file) for file in used]), path)
-    return len(used)
+        write_hdf5(Frames.joined([read_frames(file) for file in files]), path)
 
 
 def main() -> None:
     """Join and train."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", nargs="+", type=Path, help="data files, one per molecule")
-    parser.add_argument("--exclude", default="", metavar="NAME", help="leave out files named so")
+    parser.add_argument("--exclude", metavar="NAME", help="leave out files with it in their name")
+    parser.add_argument("--test", nargs="*", type=Path, default=[], help="files with test frames")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--run", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = options.run / f"{options.run.name}.h5"
-    count = joined(options.files, options.exclude, data)
+    used = [f for f in options.files if not options.exclude or options.exclude not in f.name]
+    if options.exclude and len(used) == len(options.files):
+        parser.error(f"no file has {options.exclude!r} in its name")
+    data = {"train": options.run / f"{options.run.name}.h5"}
+    join(used, data["train"])
+    if options.test:
+        data["test"] = options.run / f"{options.run.name}-test.h5"
+        join(options.test, data["test"])
     config = config_from_table(
         {
-            "data": {"train": str(data), "n_validation": VALIDATION * count},
+            "data": {
+                **{name: str(path) for name, path in data.items()},
+                "n_validation": VALIDATION * len(used),
+            },
             "optimiser": {"epochs": options.epochs},
             "run": {"directory": str(options.run), "checkpoint_every": 1},
         }
