@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("data", type=Path, help="rMD17 file")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     moments = random.Random(options.seed)
@@ -77,7 +77,7 @@ def main() -> None:
             process = subprocess.Popen(command(options.data, parts, options.epochs))
             try:
                 # Also while it starts, and later as the run proceeds.
-                process.wait(moments.uniform(0.0, 0.5 * seconds))
+                process.wait(moments.uniform(0.0, 0.15 * seconds))
                 break
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
