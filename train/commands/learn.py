@@ -74,6 +74,11 @@ def add(commands: Subcommands) -> None:
         help="structures that are labelled first; default %(default)s",
     )
     parser.add_argument(
+        "--first-temperature",
+        type=float,
+        help="temperature of the dynamics they are from in K; default 1.5 times --temperature",
+    )
+    parser.add_argument(
         "--per-round",
         type=int,
         default=default.per_round,
@@ -123,6 +128,7 @@ def run(options: argparse.Namespace) -> int:
         picoseconds=options.ps,
         timestep=options.timestep,
         first=options.first,
+        first_temperature=options.first_temperature,
         per_round=options.per_round,
         rounds=options.rounds,
         jobs=options.jobs,

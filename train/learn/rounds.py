@@ -31,7 +31,9 @@ from .labels import check_labels_source, is_command, label_structures
 
 logger = logging.getLogger("lkm_train")
 
-SPACING = 50
+HOTTER = 1.5
+"""Default temperature of the first structures relative to that of the simulations."""
+SPACING = 100
 """Femtoseconds between the first structures."""
 CHUNK = 4000
 """Steps of a simulation between checks of the number of structures outside."""
@@ -61,6 +63,9 @@ class LearnSettings:
     """Time step in fs."""
     first: int = 100
     """Number of structures that are labelled first."""
+    first_temperature: float | None = None
+    """Temperature of the dynamics they are from in K; 1.5 times ``temperature`` if None, so that
+    they contain what simulations rarely reach."""
     per_round: int = 50
     """Maximum number of structures that are labelled in a round."""
     rounds: int = 10
@@ -70,9 +75,11 @@ class LearnSettings:
 
     def check(self) -> None:
         """Raise a ConfigError for invalid values."""
-        for name in ("temperature", "picoseconds", "timestep", "per_round", "rounds", "jobs"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive.")
+        positive = ("temperature", "picoseconds", "timestep", "per_round", "rounds", "jobs")
+        for name in (*positive, "first_temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < np.inf:
+                raise ConfigError(f"{name} is {value}; it must be positive.")
         if self.first < 20:
             raise ConfigError(f"first is {self.first}; a training needs at least 20 structures.")
         if is_command(self.labels) and not self.sampler:
@@ -253,7 +260,9 @@ def _first(
     """Return the first labelled frames, from dynamics of the sampler, or None if stopped."""
     sampler = settings.sampler or settings.labels
     options = PretrainingConfig(
-        calculator=sampler, frames=settings.first, temperature=settings.temperature
+        calculator=sampler,
+        frames=settings.first,
+        temperature=settings.first_temperature or HOTTER * settings.temperature,
     )
     start = Frames(
         numbers=structure.numbers.astype(np.int64),

@@ -139,6 +139,7 @@ def test_first_labels_that_all_fail_are_an_error(tmp_path):
     [
         ({"temperature": 0.0}, "temperature is 0.0; it must be positive"),
         ({"rounds": 0}, "rounds is 0"),
+        ({"first_temperature": -5.0}, "first_temperature is -5.0"),
         ({"first": 19}, "first is 19; a training needs at least 20"),
         ({"labels": "pm7"}, "There is no calculator 'pm7'"),
         ({"labels": "dft {structures} {labels}"}, "need a calculator for the first structures"),
