@@ -20,9 +20,8 @@ import torch
 from lkm_calc.compile import Kernel
 from train.data import GraphFrames
 from train.fit import step
-from train.gradients.first_order import KernelGradients
-from train.state import TrainingState
-from train.state.optimiser import Muon
+from train.gradients import KernelGradients
+from train.state import Muon, TrainingState
 
 from .kernel_training import WIDTHS, hypers_of, training_step
 
