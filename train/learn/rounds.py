@@ -41,9 +41,9 @@ SURPLUS = 2
 """A simulation ends when it has collected this many times the structures that are labelled."""
 HELD_OUT = 5
 """One in so many of the first frames is a validation frame; of later ones, every second."""
-OUTLIER = 3.0
-"""Validation frames with a force error above this many times the median do not calibrate the guard:
-where the model is wrong, a structure stays outside the training distribution."""
+WRONG = 0.1
+"""Validation frames with a force MAE above this fraction of their mean absolute force do not
+calibrate the guard: where the model is wrong, a structure stays outside the training set."""
 
 
 @dataclass(frozen=True)
@@ -212,9 +212,12 @@ def _model(
     forces = predict(loaded, validation, size).forces
     assert forces is not None
     counts = validation.atoms.counts.tolist()
-    errors = torch.stack([part.abs().mean() for part in forces.difference.split(counts)])
-    good = errors <= OUTLIER * errors.median()
-    chosen = frames.select(np.flatnonzero(held_out)[good.numpy()])
+    errors, sizes = (
+        torch.stack([part.abs().mean() for part in values.split(counts)])
+        for values in (forces.difference, forces.labels)
+    )
+    good = np.flatnonzero(held_out)[(errors <= WRONG * sizes).numpy()]
+    chosen = frames.select(good if len(good) else np.flatnonzero(held_out))
     calibrate_file(model, GraphFrames(chosen, loaded, loaded.device), training, size)
     return model
 
