@@ -18,8 +18,10 @@ SECONDS = 120
 def opened(path: Path, width: int = 1400, height: int = 900) -> Iterator[Any]:
     """Open a page without network; check at the end that there were no errors and no requests.
 
-    The test is skipped where there is no playwright or no browser.
+    The test is skipped where there is no playwright or no browser, and with LKM_BROWSER=none.
     """
+    if os.environ.get("LKM_BROWSER") == "none":
+        pytest.skip("LKM_BROWSER is none")
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as playwright:
         own = Path(playwright.chromium.executable_path)
