@@ -20,6 +20,7 @@ HEADER = (
     "simulated, ps",
     "structures outside",
     "labelled",
+    "force MAE of these, meV/Å",
     "ended early",
 )
 
@@ -65,6 +66,7 @@ def _row(one: Round) -> list[str]:
         f"{one.picoseconds:.4g}",
         str(one.outside),
         str(one.labelled),
+        "" if one.new_force_mae is None else f"{one.new_force_mae:.1f}",
         one.failure,
     ]
 

@@ -11,23 +11,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from ase import Atoms
-from numpy.typing import NDArray
 
-from lkm_calc import LKMCalculator, load_model
+from lkm_calc import LKMCalculator
 from lkm_calc.files import expanded, read_structures
 from lkm_calc.md import MDError, MDSettings, Simulation
 from lkm_calc.potential import read_header
 from lkm_calc.runtime import only_process, stop_signals
 
-from ..config import FINETUNING_RATE, Config, ConfigError, PretrainingConfig
-from ..data import DataError, Frames, GraphFrames
-from ..fit import fit
+from ..config import Config, ConfigError, PretrainingConfig
+from ..data import DataError, Frames
 from ..formats import read_hdf5, write_hdf5
-from ..report import calibrate_file, predict, write_json
+from ..report import write_json
 from ..sampling import sample_frames
 from .labels import check_labels_source, is_command, label_structures
+from .training import Comparison, calibrated_copy, compared, trained_model
 
 logger = logging.getLogger("lkm_train")
 
@@ -41,9 +39,6 @@ SURPLUS = 2
 """A simulation ends when it has collected this many times the structures that are labelled."""
 HELD_OUT = 5
 """One in so many of the first frames is a validation frame; of later ones, every second."""
-WRONG = 0.1
-"""Validation frames with a force MAE above this fraction of their mean absolute force do not
-calibrate the guard: where the model is wrong, a structure stays outside the training set."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +102,8 @@ class Round:
     """Number of distinct structures outside the training distribution."""
     labelled: int
     """Number of new labelled frames; if few structures were outside, some are of the trajectory."""
+    new_force_mae: float | None = None
+    """Error of forces on these in meV/Å."""
     failure: str = ""
     """Why the simulation ended early, if it did."""
 
@@ -131,9 +128,10 @@ def learn(
     before, and simulates the structure with the guard of
     :class:`~lkm_calc.uncertainty.Guard`. Structures outside the training distribution are labelled
     and added, every second one to the validation frames: these calibrate the guard, so that it
-    passes what the model has been found to predict well. The last model is ``model.safetensors``
-    in the directory, all labelled frames are ``frames.h5``. An interrupted call continues with the
-    step that was interrupted.
+    passes what the model has been found to predict well. If the model was right on all of them,
+    all become validation frames, and the next round simulates with the same model. The last model
+    is ``model.safetensors`` in the directory, all labelled frames are ``frames.h5``. An interrupted
+    call continues with the step that was interrupted.
 
     Args:
         structure: Structure from which dynamics start.
@@ -158,68 +156,40 @@ def learn(
             return None
         held_out = np.arange(len(frames)) % HELD_OUT == HELD_OUT - 1
         rounds: list[Round] = []
-        start: Path | None = None
+        trained: Path | None = None
+        right, batch_size = False, config.run.eval_batch_size
         while True:
             number = len(rounds) + 1
             place = folder / f"round-{number}"
-            model = _model(config, place, start, frames, held_out)
-            if model is None:
+            if not right:
+                trained = trained_model(config, place, trained, frames, held_out)
+            if trained is None:
                 return None
+            model = place / "model.safetensors"
+            calibrated_copy(trained, model, frames, held_out, batch_size)
             found = _simulate(structure, settings, config.run.seed + number, model, place)
             if found is None:
                 return None
-            new = None
+            new = comparison = None
             if found.outside:
                 with stop_signals() as stopped:
                     new = _label(found, settings, place, stopped)
                 if stopped:
                     return None
-            rounds.append(_summary(number, frames, model, found, new))
+            if new is not None:
+                comparison = compared(model, new, batch_size)
+            rounds.append(_summary(number, frames, model, found, comparison))
             _tell(rounds[-1])
             write_json(folder / "rounds.json", {"rounds": [dataclasses.asdict(r) for r in rounds]})
-            if new is not None:
+            if new is not None and comparison is not None:
                 frames = Frames.joined([frames, new])
-                held_out = np.concatenate([held_out, np.arange(len(new)) % 2 == 1])
+                right = bool(comparison.right.all()) and not found.failure
+                every_second = np.arange(len(new)) % 2 == 1
+                held_out = np.concatenate([held_out, every_second | right])
             if new is None or number == settings.rounds:
                 write_hdf5(frames, folder / "frames.h5", f"labels: {settings.labels}")
                 shutil.copy(model, folder / "model.safetensors")
                 return rounds
-            start = model
-
-
-def _model(
-    config: Config,
-    place: Path,
-    start: Path | None,
-    frames: Frames,
-    held_out: NDArray[np.bool_],
-) -> Path | None:
-    """Return the trained and calibrated model of a round, or None if stopped."""
-    parts = {"train": ~held_out, "validation": held_out}
-    for name, rows in parts.items():
-        if not (place / f"{name}.h5").exists():
-            write_hdf5(frames.select(np.flatnonzero(rows)), place / f"{name}.h5")
-    trained = fit(_training(config, place, start))
-    if trained is None:
-        return None
-    model = place / "model.safetensors"
-    shutil.copy(trained, model)
-    loaded, size = load_model(model), config.run.eval_batch_size
-    training, validation = (
-        GraphFrames(frames.select(np.flatnonzero(rows)), loaded, loaded.device)
-        for rows in parts.values()
-    )
-    forces = predict(loaded, validation, size).forces
-    assert forces is not None
-    counts = validation.atoms.counts.tolist()
-    errors, sizes = (
-        torch.stack([part.abs().mean() for part in values.split(counts)])
-        for values in (forces.difference, forces.labels)
-    )
-    good = np.flatnonzero(held_out)[(errors <= WRONG * sizes).numpy()]
-    chosen = frames.select(good if len(good) else np.flatnonzero(held_out))
-    calibrate_file(model, GraphFrames(chosen, loaded, loaded.device), training, size)
-    return model
 
 
 def _label(
@@ -288,30 +258,6 @@ def _first(
         )
 
 
-def _training(config: Config, place: Path, model: Path | None) -> Config:
-    """Return the configuration of the training of a round."""
-    data = dataclasses.replace(
-        config.data,
-        train=str(place / "train.h5"),
-        validation=str(place / "validation.h5"),
-        test="",
-        n_train="auto",
-        n_validation="auto",
-    )
-    run = dataclasses.replace(config.run, directory=str(place / "training"))
-    config = dataclasses.replace(config, data=data, run=run)
-    if model is None:
-        return config
-    return dataclasses.replace(
-        config,
-        run=dataclasses.replace(run, finetune=str(model)),
-        optimiser=dataclasses.replace(
-            config.optimiser, learning_rate=min(config.optimiser.learning_rate, FINETUNING_RATE)
-        ),
-        pretraining=PretrainingConfig(),
-    )
-
-
 def _simulate(
     structure: Atoms, settings: LearnSettings, seed: int, model: Path, place: Path
 ) -> Simulated | None:
@@ -372,7 +318,7 @@ def _summary(
     frames: Frames,
     model: Path,
     found: Simulated,
-    new: Frames | None,
+    comparison: Comparison | None,
 ) -> Round:
     result = read_header(model)["provenance"]
     return Round(
@@ -381,7 +327,8 @@ def _summary(
         force_mae=result["validation_errors"]["force_mae"],
         picoseconds=found.picoseconds,
         outside=len(found.outside),
-        labelled=0 if new is None else len(new),
+        labelled=0 if comparison is None else len(comparison.right),
+        new_force_mae=None if comparison is None else comparison.force_mae,
         failure=found.failure,
     )
 
@@ -390,7 +337,10 @@ def _tell(one: Round) -> None:
     """Log a round."""
     logger.info(
         "round %d: %d labelled frames, force MAE %.1f meV/Å on validation frames; %.3g ps of MD "
-        "with %d structures outside the training distribution%s",
+        "with %d structures outside the training distribution%s%s",
         *(one.number, one.frames, one.force_mae, one.picoseconds, one.outside),
         f" ({one.failure})" if one.failure else "",
+        ""
+        if one.new_force_mae is None
+        else f"; force MAE {one.new_force_mae:.1f} meV/Å on new labels",
     )

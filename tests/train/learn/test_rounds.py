@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from ase.build import molecule
 
 from lkm_calc import LKMCalculator, load_model
@@ -22,9 +23,11 @@ from train.learn import (
     label_structures,
     learn,
     rounds,
+    training,
     write_learning_page,
 )
 from train.learn.rounds import read_all
+from train.learn.training import calibrated_copy, compared, trained_model
 
 from ...support import SMALL, rattled, spring_labels
 from ..sampling.springs import FAILING, NAME, Springs
@@ -188,26 +191,44 @@ def test_frames_stay_in_their_set(whole):
         assert np.array_equal(after.positions[: len(before.positions)], before.positions)
 
 
-def test_the_guard_is_calibrated_on_what_the_model_predicts_well(tmp_path):
+def test_the_guard_is_calibrated_on_what_the_model_predicts_well(tmp_path, monkeypatch):
     images = [rattled("CH3CH2OH", amplitude=0.05, seed=k) for k in range(40)]
     stretched = rattled("CH3CH2OH", amplitude=0.05, seed=40)
     stretched.positions[8] += 1.5 * (stretched.positions[8] - stretched.positions[0])
     frames = label_structures([*images, stretched], NAME, tmp_path / "labels")
     held_out = np.arange(41) >= 30
+    config = replace(CONFIG, optimiser=replace(CONFIG.optimiser, epochs=60))
+    place = tmp_path / "round-1"
+    trained = trained_model(config, place, None, frames.select(np.arange(40)), held_out[:40])
+    path = place / "model.safetensors"
 
-    def flagged(frames, place):
-        config = replace(CONFIG, optimiser=replace(CONFIG.optimiser, epochs=20))
+    def distance_of():
+        calibrated_copy(trained, path, frames, held_out, 8)
         atoms = stretched.copy()
-        path = rounds._model(config, tmp_path / place, None, frames, held_out[: len(frames)])
         atoms.calc = LKMCalculator(path, "cpu", on_extrapolation="warn")
-        with warnings.catch_warnings(record=True):
-            warnings.simplefilter("always")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             atoms.get_forces()
-        return atoms.calc.extras["latent_distance"].max(), atoms.calc.guard.counts
+        return atoms.calc.extras["latent_distance"].max()
 
-    without, counts = flagged(frames.select(np.arange(40)), "without")
-    assert without > 1.3
-    assert "latent_distance" in counts
-    found, counts = flagged(frames, "with")
-    assert found == pytest.approx(without, rel=1e-4)
-    assert "latent_distance" in counts
+    assert not compared(trained, frames, 8).right[40]
+    assert distance_of() > 1.3
+    monkeypatch.setattr(training, "WRONG", 100.0)  # even that frame would be right
+    assert distance_of() == pytest.approx(1.0)
+
+
+def test_a_model_that_is_right_is_kept(tmp_path, monkeypatch):
+    def always(path, frames, batch_size):
+        return training.Comparison(1.0, np.ones(len(frames), dtype=bool))
+
+    monkeypatch.setattr(rounds, "compared", always)
+    found = run(tmp_path)
+    assert [one.number for one in found] == [1, 2]
+    assert found[0].outside > 0
+    assert found[0].new_force_mae == 1.0
+    assert not (tmp_path / "round-2" / "training").exists()
+    one, other = (load_model(tmp_path / f"round-{k}" / "model.safetensors") for k in (1, 2))
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+    assert found[1].frames == 20 + found[0].labelled
+    assert one.provenance["calibration"] != other.provenance["calibration"]
