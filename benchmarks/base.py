@@ -25,10 +25,9 @@ VALIDATION = 20
 
 
 def join(files: list[Path], path: Path) -> None:
-    """Write the frames of several files to one file, unless it exists."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_hdf5(Frames.joined([read_frames(file) for file in files]), path)
+    """Write the frames of several files to one file; a run with other frames is not continued."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_hdf5(Frames.joined([read_frames(file) for file in files]), path)
 
 
 def main() -> None:

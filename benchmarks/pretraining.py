@@ -56,7 +56,7 @@ def errors(
     options: argparse.Namespace, start: str, frames: int, seed: int, changes: dict[str, Any]
 ) -> dict[str, float]:
     """Train, or continue a training, and return its errors on the test frames."""
-    directory = options.work / f"{start}-{frames}-{seed}"
+    directory = options.work / f"{options.name}-{start}-{frames}-{seed}"
     common = {
         "data": {
             "train": str(options.train),
@@ -67,10 +67,10 @@ def errors(
         "optimiser": {"epochs": epochs_for(frames, options.steps)},
         "run": {"directory": str(directory), "seed": seed, "validate_every": 10},
     }
-    result = directory / "result.json"
-    if not result.exists() and fit(config_from_table(merge(common, changes))) is None:
+    # A finished training with other options is refused.
+    if fit(config_from_table(merge(common, changes))) is None:
         raise SystemExit("Stopped. Run the same command to continue.")
-    found: dict[str, float] = json.loads(result.read_text())["test_errors"]
+    found: dict[str, float] = json.loads((directory / "result.json").read_text())["test_errors"]
     return found
 
 
@@ -81,7 +81,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         found |= json.loads(options.output.read_text(encoding="utf-8"))
     first = {"pretraining": {"calculator": options.calculator}}
     for seed in options.seeds:
-        model = options.work / f"pretrained-{sizes[0]}-{seed}" / "pretraining/model.safetensors"
+        first_run = options.work / f"{options.name}-pretrained-{sizes[0]}-{seed}"
+        model = first_run / "pretraining/model.safetensors"
         for frames in sizes:
             changes = {
                 "scratch": {},
@@ -99,7 +100,7 @@ def table(results: dict[str, Any]) -> str:
     """Return means and standard deviations over seeds as lines of text."""
     lines = []
     for start in STARTS:
-        for frames, by_seed in results[start].items():
+        for frames, by_seed in results.get(start, {}).items():
             row = f"{results['molecule']}, {frames} frames, {start}, {len(by_seed)} seeds:"
             for key in ("force_mae", "force_rmse", "energy_mae"):
                 values = [figures[key] for figures in by_seed.values()]
@@ -115,7 +116,8 @@ def plot(sets: list[dict[str, Any]], path: Path) -> None:
     for axes, results in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
         for (start, text), style in zip(STARTS.items(), ("o--", "o-", "s-"), strict=True):
             values = {
-                int(n): [e["force_mae"] for e in s.values()] for n, s in results[start].items()
+                int(n): [e["force_mae"] for e in s.values()]
+                for n, s in results.get(start, {}).items()
             }
             if values:
                 spread = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values.values()]
@@ -126,7 +128,7 @@ def plot(sets: list[dict[str, Any]], path: Path) -> None:
         for (name, values), marker in zip(published.items(), "*D", strict=False):
             axes.plot(list(values), list(values.values()), marker, ms=9, mfc="none", label=name)
         axes.set(xscale="log", yscale="log", xlabel="training frames", title=results["molecule"])
-        axes.set_xticks(sorted({int(n) for start in STARTS for n in results[start]}))
+        axes.set_xticks(sorted({int(n) for start in STARTS for n in results.get(start, {})}))
         axes.xaxis.set_minor_formatter(NullFormatter())
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(ScalarFormatter())

@@ -18,7 +18,7 @@ LKMCalculator(on_extrapolation=...) in its file: quantiles of the force errors, 
 embeddings of training atoms, and the closest distance of each pair of elements in the training
 frames. The weights are not changed. lkm-train fit calibrates automatically.
 
-If DATA is the file that the model was trained on, its validation frames are used.
+If the validation frames of the training were drawn from DATA, they are used.
 """
 
 
@@ -56,7 +56,11 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.train:
         options.data = options.train
-        training = structures_of(model_and_frames(options)[1], options.data)
+        frames = model_and_frames(options)[1]
+        training = structures_of(frames, options.data)
+        split = own_split(model, frames, options.data)
+        if split is not None and len(split.train):
+            training = frames.select(split.train)
     with fast_matmul():
         found = calibrate_file(
             options.model,

@@ -143,10 +143,11 @@ def run(options: argparse.Namespace) -> int:
         show_page(write_learning_page(rounds, options.output, title), options.open)
     except PageError as error:
         logger.info("learn.html is not written. %s", error)
-    if rounds[-1].outside:
+    if not rounds[-1].finished:
         logger.warning(
-            "The last simulation left the training distribution (%d structures). Run the command "
-            "again with --rounds %d.",
+            "Not finished: %d structures of the last simulation are outside the training "
+            "distribution, or the model is wrong on all validation frames. Run the command again "
+            "with --rounds %d.",
             *(rounds[-1].outside, 2 * settings.rounds),
         )
         return NOT_FINISHED

@@ -207,7 +207,8 @@ class _Run:
         if self.data.forces is not None and self.validation.forces is None:
             logger.warning(
                 "No validation frame has forces: the best model is selected by energies only, and "
-                "force errors are unknown. Increase data.n_validation, or change run.seed."
+                "force errors are unknown. Choose validation frames with forces: more of them "
+                "(data.n_validation), others (run.seed), or a file (data.validation)."
             )
         self.per_epoch = -(-len(self.data) // config.optimiser.batch_size)
         self.total = config.optimiser.epochs * self.per_epoch

@@ -82,7 +82,7 @@ class Record:
         Training data are identified by their checksum. Paths, device and the like may change.
         """
         table = to_table(self.config)
-        del table["data"]["test"], table["data"]["validation"]
+        del table["data"]["test"]
         for name in self.files.keys() - {"test"}:
             table["data"][name] = f"SHA-256 {self.files[name]['sha256']}"
         if self.isolated.n_frames:  # older versions treated them like all other frames
@@ -122,6 +122,7 @@ class Record:
         # Paths are private and are not stored, only file names and checksums.
         table["data"] |= dict.fromkeys(data_files(self.config.data), "")
         table["run"] |= {"directory": "", "finetune": Path(self.config.run.finetune).name}
+        table["pretraining"]["calculator"] = Path(self.config.pretraining.calculator).name
         more: dict[str, Any] = {}
         if self.isolated.n_frames:
             energies = self.isolated.by_symbol()

@@ -10,20 +10,22 @@ from functools import partial
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import CalculatorError
 from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lkm_calc.files import replacing
+from lkm_calc.graph import edges_within
 from lkm_calc.runtime import hide_progress
 
 from ..config import ConfigError
-from ..data import DataError, Frames
+from ..data import MIN_DISTANCE, DataError, Frames
 from ..formats import read_frames
 from ..sampling import make_calculator
 
@@ -35,6 +37,14 @@ MAX_FORCE = 30.0
 """Largest force in eV/Å of a frame that is kept: in others the molecule is broken."""
 SAME = 1e-3
 """Tolerance in Å for the positions that a command returns."""
+
+
+class Labelled(NamedTuple):
+    """Labelled structures."""
+
+    frames: Frames
+    indices: NDArray[np.int64]
+    """Indices of the structures among those that were to be labelled."""
 
 
 def is_command(labels: str) -> bool:
@@ -61,11 +71,11 @@ def label_structures(
     folder: Path,
     jobs: int = 1,
     stop: Sequence[int] = (),
-) -> Frames | None:
+) -> Labelled | None:
     """Compute energies and forces, keeping every result, so that a later call continues.
 
-    Structures for which the calculation fails, and those with a force above ``MAX_FORCE``, are left
-    out with a warning.
+    Structures for which the calculation fails, those with atoms closer than ``MIN_DISTANCE``, and
+    those with a force above ``MAX_FORCE``, are left out with a warning.
 
     Args:
         structures: Structures to label.
@@ -77,21 +87,34 @@ def label_structures(
         stop: Filled by a signal handler: the call returns after the current structure.
 
     Returns:
-        The labelled frames, or None if it was stopped.
+        The labelled frames and the indices of their structures, or None if it was stopped.
 
     Raises:
         ConfigError: The calculator is not available, or the command failed.
         DataError: The command returned other structures, or no frame is left.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    rows = np.flatnonzero([closest_distance(atoms) >= MIN_DISTANCE for atoms in structures])
+    if len(rows) < len(structures):
+        logger.warning(
+            "%d of %d structures have atoms closer than %g Å and are left out.",
+            *(len(structures) - len(rows), len(structures), MIN_DISTANCE),
+        )
+    if not len(rows):
+        raise DataError(
+            f"Atoms are too close to each other in all structures for {folder}. Train for longer "
+            "(optimiser.epochs), with more first structures, or lower the temperature."
+        )
+    structures = [structures[k] for k in rows.tolist()]
     if is_command(labels):
         found = _of_command(structures, labels, folder, stop)
         if found is None:
             return None
         frames = found
     else:
-        paths = [folder / f"{k + 1:04d}.extxyz" for k in range(len(structures))]
-        todo = [k for k, path in enumerate(paths) if not path.exists()]
+        paths = [folder / f"{k + 1:04d}.extxyz" for k in rows.tolist()]
+        failed = [path.with_suffix(".failed") for path in paths]
+        todo = [k for k, path in enumerate(paths) if not (path.exists() or failed[k].exists())]
         with tqdm(
             total=len(structures),
             initial=len(structures) - len(todo),
@@ -116,8 +139,21 @@ def label_structures(
             raise DataError(
                 f"{labels} failed for all structures in {folder}. Check that it can compute them."
             )
+        for path, mark in zip(paths, failed, strict=True):
+            if not path.exists():  # so that a later call does not try again, with another result
+                mark.touch()
         frames = Frames.joined([read_frames(path, check_units=False) for path in done])
-    return _plausible(frames, folder)
+        rows = rows[[path.exists() for path in paths]]
+    kept = _plausible(frames, folder)
+    return Labelled(frames.select(kept), rows[kept])
+
+
+def closest_distance(atoms: Atoms) -> float:
+    """Return the closest distance of two atoms of a structure, or of their images, in Å."""
+    distances = edges_within(
+        atoms.positions, MIN_DISTANCE, np.asarray(atoms.cell.complete()), atoms.pbc
+    )[1]
+    return float(distances.min(initial=np.inf))
 
 
 def _results(structures: Sequence[Atoms], labels: str, jobs: int) -> Iterator[Any]:
@@ -191,8 +227,8 @@ def _of_command(
     return frames
 
 
-def _plausible(frames: Frames, folder: Path) -> Frames:
-    """Return the frames without those of broken molecules."""
+def _plausible(frames: Frames, folder: Path) -> NDArray[np.int64]:
+    """Return the indices of frames that are not those of broken molecules."""
     if frames.forces is None:
         raise DataError(
             f"The labels in {folder} do not contain forces, which active learning needs. Write "
@@ -211,4 +247,4 @@ def _plausible(frames: Frames, folder: Path) -> Frames:
             "unit of the labels. If it is correct, the simulation breaks the molecule: train for "
             "longer (optimiser.epochs), with more first structures, or lower the temperature."
         )
-    return frames.select(kept)
+    return kept

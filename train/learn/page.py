@@ -33,13 +33,13 @@ def write_learning_page(rounds: Sequence[Round], directory: Path, title: str) ->
     """
     path = directory / "learn.html"
     last = rounds[-1]
-    finished = last.outside == 0
     lead = [
         f"{len(rounds)} rounds, {last.frames} labelled frames. "
         + (
             f"The last simulation of {last.picoseconds:g} ps was within the training distribution."
-            if finished
-            else f"The last simulation left the training distribution: {last.outside} structures."
+            if last.finished
+            else f"Not finished: {last.outside} structures of the last simulation are outside the "
+            "training distribution."
         )
     ]
     write_page(

@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +15,15 @@ from ase import Atoms
 from lkm_calc import LKMCalculator
 from lkm_calc.files import expanded, read_structures
 from lkm_calc.md import MDError, MDSettings, Simulation
-from lkm_calc.potential import read_header
 from lkm_calc.runtime import only_process, stop_signals
 
-from ..config import Config, ConfigError, PretrainingConfig
+from ..config import Config, ConfigError, DataConfig, PretrainingConfig
 from ..data import DataError, Frames
 from ..formats import read_hdf5, write_hdf5
 from ..report import write_json
 from ..sampling import sample_frames
 from .labels import check_labels_source, is_command, label_structures
-from .training import Comparison, calibrated_copy, compared, trained_model
+from .training import calibrated_copy, compared, trained_model
 
 logger = logging.getLogger("lkm_train")
 
@@ -92,10 +90,9 @@ class Round:
     number: int
     """Counted from 1."""
     frames: int
-    """Number of labelled frames on which its model was trained."""
+    """Number of labelled frames, of training and of validation."""
     force_mae: float
-    """Error of forces on its validation frames in meV/Å; about half of them were outside the
-    training distribution of an earlier round."""
+    """Error of forces on the validation frames in meV/Å."""
     picoseconds: float
     """Length of its simulation."""
     outside: int
@@ -103,7 +100,9 @@ class Round:
     labelled: int
     """Number of new labelled frames; if few structures were outside, some are of the trajectory."""
     new_force_mae: float | None = None
-    """Error of forces on these in meV/Å."""
+    """Error of forces on these in meV/Å, independent of the training."""
+    finished: bool = False
+    """Whether the simulation was within the training distribution and the model reliable."""
     failure: str = ""
     """Why the simulation ended early, if it did."""
 
@@ -140,14 +139,16 @@ def learn(
         directory: Folder of all files.
 
     Returns:
-        The rounds, or None if stopped by SIGINT or SIGTERM. If the last one has structures outside
-        the training distribution, ``settings.rounds`` was too small.
+        The rounds, or None if stopped by SIGINT or SIGTERM. If the last one is not finished,
+        ``settings.rounds`` was too small.
 
     Raises:
-        ConfigError: Settings are invalid, or the folder was written with other settings.
+        ConfigError: Settings are invalid, the folder was written with other settings, or the
+            configuration chooses frames.
         DataError: Labels failed for all structures of a round.
     """
     settings.check()
+    _check_config(config)
     folder = expanded(directory)
     with only_process(folder):
         _note_settings(folder, settings, config, structure)
@@ -166,43 +167,74 @@ def learn(
             if trained is None:
                 return None
             model = place / "model.safetensors"
-            calibrated_copy(trained, model, frames, held_out, batch_size)
+            held = calibrated_copy(trained, model, frames, held_out, batch_size)
             found = _simulate(structure, settings, config.run.seed + number, model, place)
             if found is None:
                 return None
-            new = comparison = None
-            if found.outside:
+            one = Round(
+                number=number,
+                frames=len(frames),
+                force_mae=held.force_mae,
+                picoseconds=found.picoseconds,
+                outside=len(found.outside),
+                labelled=0,
+                failure=found.failure,
+                finished=not found.outside and bool(held.right.any()),
+            )
+            if not one.finished:
+                chosen = _chosen(found, settings.per_round)
+                if not chosen:
+                    raise DataError(
+                        f"The model in {place} is wrong on all validation frames. Train it for "
+                        "longer (optimiser.epochs), with more first structures."
+                    )
                 with stop_signals() as stopped:
-                    new = _label(found, settings, place, stopped)
-                if stopped:
+                    new = label_structures(
+                        chosen, settings.labels, place / "labels", settings.jobs, stopped
+                    )
+                if new is None:
                     return None
-            if new is not None:
-                comparison = compared(model, new, batch_size)
-            rounds.append(_summary(number, frames, model, found, comparison))
-            _tell(rounds[-1])
+                comparison = compared(model, new.frames, batch_size)
+                one = dataclasses.replace(
+                    one, labelled=len(new.frames), new_force_mae=comparison.force_mae
+                )
+                # Atoms that are closer than in any training frame stay outside without training.
+                right = (
+                    not found.failure
+                    and len(new.frames) == len(chosen)
+                    and bool(comparison.right.all())
+                    and not any("closest" in atoms.info for atoms in found.outside)
+                )
+                frames = Frames.joined([frames, new.frames])
+                held_out = np.concatenate([held_out, (new.indices % 2 == 1) | right])
+            rounds.append(one)
+            _tell(one)
             write_json(folder / "rounds.json", {"rounds": [dataclasses.asdict(r) for r in rounds]})
-            if new is not None and comparison is not None:
-                frames = Frames.joined([frames, new])
-                right = bool(comparison.right.all()) and not found.failure
-                every_second = np.arange(len(new)) % 2 == 1
-                held_out = np.concatenate([held_out, every_second | right])
-            if new is None or number == settings.rounds:
+            if one.finished or number == settings.rounds:
                 write_hdf5(frames, folder / "frames.h5", f"labels: {settings.labels}")
                 shutil.copy(model, folder / "model.safetensors")
                 return rounds
 
 
-def _label(
-    found: Simulated, settings: LearnSettings, place: Path, stopped: Sequence[int]
-) -> Frames | None:
-    """Return labelled frames of a round, or None if stopped.
+def _check_config(config: Config) -> None:
+    """Raise a ConfigError if the configuration chooses frames, which is done here."""
+    data, default = config.data, DataConfig()
+    for name in ("validation", "test", "n_train", "n_validation"):
+        if getattr(data, name) != getattr(default, name):
+            raise ConfigError(
+                f"data.{name} is {getattr(data, name)!r}, but active learning chooses the frames "
+                "itself. Leave it out."
+            )
 
-    If few structures were outside, frames of the trajectory are added: the more validation frames
-    there are, the better is the guard calibrated.
+
+def _chosen(found: Simulated, most: int) -> list[Atoms]:
+    """Return the structures of a round to label.
+
+    If few were outside, frames of the trajectory are added: the more validation frames there are,
+    the better is the guard calibrated.
     """
-    chosen = _spread(found.outside, settings.per_round)
-    chosen += _spread(found.visited, max(0, settings.per_round // 2 - len(chosen)))
-    return label_structures(chosen, settings.labels, place / "labels", settings.jobs, stopped)
+    chosen = _spread(found.outside, most)
+    return chosen + _spread(found.visited, max(0, most // 2 - len(chosen)))
 
 
 def _note_settings(folder: Path, settings: LearnSettings, config: Config, structure: Atoms) -> None:
@@ -253,9 +285,10 @@ def _first(
         if sampler == settings.labels:
             return frames
         structures = [frames.atoms(f) for f in range(len(frames))]
-        return label_structures(
+        labelled = label_structures(
             structures, settings.labels, folder / "first" / "labels", settings.jobs, stopped
         )
+        return None if labelled is None else labelled.frames
 
 
 def _simulate(
@@ -276,27 +309,35 @@ def _simulate(
         log_every=every,
         frame_every=every,
     )
-    failure = ""
-    visited: list[Atoms] = []
+    record = place / "simulation.json"
+    saved: dict[str, Any] = {"outside": {}}
+    if record.exists():
+        saved |= json.loads(record.read_text(encoding="utf-8"))
     simulation = Simulation(atoms, md, place / "simulation")
     try:
-        while simulation.step < steps:
-            # At fixed steps only, so that an interruption does not change when it ends.
+        # What is outside is saved before the state of the simulation: an interrupted simulation
+        # decides as it did before, and one that ended is not continued.
+        while "failure" not in saved and simulation.step < steps:
             chunks, rest = divmod(simulation.step, CHUNK)
-            if rest == 0 and len(read_all(file)) >= SURPLUS * settings.per_round:
-                break
+            if rest == 0:
+                count = saved["outside"].setdefault(str(chunks), len(read_all(file)))
+                write_json(record, saved)
+                if count >= SURPLUS * settings.per_round:
+                    break
             if not simulation.run(min(steps, (chunks + 1) * CHUNK)):
                 return None
-        visited = read_structures(simulation.record.trajectory)[1:]
+        saved.setdefault("failure", "")
     except MDError as error:
-        failure = str(error).split(":")[0]
+        saved["failure"] = str(error).split(":")[0]
         if not file.exists():
             raise DataError(
                 f"The simulation in {place} failed, but no structure was outside the training "
                 f"distribution: {error} Train it for longer (optimiser.epochs)."
             ) from error
-    length = simulation.step * settings.timestep / 1000
-    return Simulated(read_all(file), visited, length, failure)
+    saved.setdefault("picoseconds", simulation.step * settings.timestep / 1000)
+    write_json(record, saved)
+    visited = [] if saved["failure"] else read_structures(simulation.record.trajectory)[1:]
+    return Simulated(read_all(file), visited, saved["picoseconds"], saved["failure"])
 
 
 def read_all(file: Path) -> list[Atoms]:
@@ -311,26 +352,6 @@ def _spread(structures: list[Atoms], most: int) -> list[Atoms]:
         return []
     chosen = np.linspace(0, len(structures) - 1, most).round().astype(int)
     return [structures[k] for k in np.unique(chosen).tolist()]
-
-
-def _summary(
-    number: int,
-    frames: Frames,
-    model: Path,
-    found: Simulated,
-    comparison: Comparison | None,
-) -> Round:
-    result = read_header(model)["provenance"]
-    return Round(
-        number=number,
-        frames=len(frames),
-        force_mae=result["validation_errors"]["force_mae"],
-        picoseconds=found.picoseconds,
-        outside=len(found.outside),
-        labelled=0 if comparison is None else len(comparison.right),
-        new_force_mae=None if comparison is None else comparison.force_mae,
-        failure=found.failure,
-    )
 
 
 def _tell(one: Round) -> None:

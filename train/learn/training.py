@@ -74,24 +74,25 @@ def _training(config: Config, place: Path, model: Path | None) -> Config:
 
 def calibrated_copy(
     trained: Path, path: Path, frames: Frames, held_out: NDArray[np.bool_], batch_size: int
-) -> None:
-    """Copy a model and calibrate its guard on the held-out frames on which it is right.
+) -> Comparison:
+    """Copy a model, calibrate its guard, and return its errors on the held-out frames.
 
-    Where it is wrong, a structure stays outside the training distribution.
+    The guard is calibrated on those on which the model is right: where it is wrong, a structure
+    stays outside the training distribution. If it is right on none, all are used.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(trained, path)
     held = frames.select(np.flatnonzero(held_out))
-    right = compared(path, held, batch_size).right
+    found = compared(path, held, batch_size)
+    chosen = held.select(np.flatnonzero(found.right)) if found.right.any() else held
     model = load_model(path)
     calibrate_file(
         path,
-        GraphFrames(
-            held.select(np.flatnonzero(right)) if right.any() else held, model, model.device
-        ),
+        GraphFrames(chosen, model, model.device),
         GraphFrames(frames.select(np.flatnonzero(~held_out)), model, model.device),
         batch_size,
     )
+    return found
 
 
 def compared(path: Path, frames: Frames, batch_size: int) -> Comparison:

@@ -117,8 +117,8 @@ def held_frames(run: Run, model: EnergyModel, data: str = "") -> Held:
     Args:
         run: The run.
         model: Its model.
-        data: A file to use instead of that of the run. If it is the training file, its validation
-            frames are returned.
+        data: A file to use instead of that of the run. If the validation frames were drawn from
+            it, they are returned.
 
     Raises:
         DataError: The file is missing, has changed or cannot be read.

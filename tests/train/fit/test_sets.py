@@ -85,6 +85,10 @@ def test_a_run_is_not_continued_with_other_validation_frames(files, tmp_path):
     write_npz(files["validation"], **rmd17_arrays(12, seed=8))
     with pytest.raises(StateError, match=r"data.validation was .SHA-256"):
         fit(separate(files, tmp_path / "run"))
+    same_numbers = {"data__n_train": 20, "data__n_validation": 5}
+    fit(separate(files, tmp_path / "other", n_train=20, n_validation=5), stop_after=3)
+    with pytest.raises(StateError, match="data.validation was .SHA-256"):
+        fit(config(files["train"], tmp_path / "other", **same_numbers))
 
 
 def test_the_report_shows_the_frames_of_that_file(files, tmp_path, caplog):
@@ -103,6 +107,11 @@ def test_a_model_is_calibrated_with_both_files(files, tmp_path, caplog):
     assert "--train" in caplog.text
     assert main(["calibrate", path, train]) != 0
     assert "only training frames" in caplog.text
+    assert main(["calibrate", path, validation, "--train", train]) == 0
+    assert load_model(path).provenance["calibration"] == calibration
+
+    path = str(fit(separate(files, tmp_path / "fewer", n_train=10)))
+    calibration = load_model(path).provenance["calibration"]
     assert main(["calibrate", path, validation, "--train", train]) == 0
     assert load_model(path).provenance["calibration"] == calibration
 

@@ -12,7 +12,7 @@ import torch
 from ase.build import molecule
 
 from lkm_calc import LKMCalculator, load_model
-from lkm_calc.md import Simulation
+from lkm_calc.md import MDError, Simulation
 from train.__main__ import main
 from train.config import ConfigError, config_from_table
 from train.data import DataError
@@ -80,7 +80,8 @@ def test_rounds_add_labelled_structures(whole):
     assert "2 rounds" in page
 
 
-def test_ends_when_nothing_is_outside(tmp_path):
+def test_ends_when_nothing_is_outside(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "WRONG", 100.0)  # this model would be too bad
     found = run(tmp_path, picoseconds=0.001, rounds=5)
     assert len(found) == 1
     assert (found[0].outside, found[0].labelled, found[0].picoseconds) == (0, 0, 0.001)
@@ -119,7 +120,38 @@ def test_a_stopped_call_continues_bit_for_bit(whole, tmp_path, monkeypatch, wher
         assert np.array_equal(getattr(expected, name), getattr(found, name))
 
 
-def test_other_settings_are_refused(tmp_path):
+def test_a_bad_model_is_not_the_last_one(tmp_path):
+    found = run(tmp_path / "short", picoseconds=0.11, rounds=2)
+    assert not any(one.finished for one in found)
+    assert all(one.labelled for one in found)
+    with pytest.raises(DataError, match="wrong on all validation frames"):
+        run(tmp_path / "shorter", picoseconds=0.001)
+
+
+def test_frames_cannot_be_chosen(tmp_path):
+    config = replace(CONFIG, data=replace(CONFIG.data, n_train=10))
+    with pytest.raises(ConfigError, match="data.n_train is 10, but active learning chooses"):
+        learn(molecule("CH3CH2OH"), SETTINGS, config, tmp_path)
+
+
+def test_a_failed_simulation_is_not_repeated(tmp_path, monkeypatch):
+    advance, moves = Simulation._advance, []
+
+    def failing(self, *arguments):
+        moves.append(1)
+        if len(moves) == 70:
+            raise MDError("Stopped at step 70: it failed")
+        return advance(self, *arguments)
+
+    monkeypatch.setattr(Simulation, "_advance", failing)
+    first = run(tmp_path, rounds=1)
+    assert first[0].failure == "Stopped at step 70"
+    assert first[0].picoseconds > 0
+    assert run(tmp_path, rounds=1) == first
+
+
+def test_other_settings_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "WRONG", 100.0)
     run(tmp_path, picoseconds=0.001)
     with pytest.raises(ConfigError, match="temperature was 500.0, is 400.0"):
         run(tmp_path, temperature=400.0)
@@ -153,7 +185,8 @@ def test_settings_are_checked(tmp_path, changes, text):
         run(tmp_path, **changes)
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "WRONG", 100.0)
     structure, config, output = (tmp_path / name for name in ("ethanol.xyz", "small.toml", "out"))
     molecule("CH3CH2OH").write(structure)
     config.write_text(
@@ -195,7 +228,7 @@ def test_the_guard_is_calibrated_on_what_the_model_predicts_well(tmp_path, monke
     images = [rattled("CH3CH2OH", amplitude=0.05, seed=k) for k in range(40)]
     stretched = rattled("CH3CH2OH", amplitude=0.05, seed=40)
     stretched.positions[8] += 1.5 * (stretched.positions[8] - stretched.positions[0])
-    frames = label_structures([*images, stretched], NAME, tmp_path / "labels")
+    frames = label_structures([*images, stretched], NAME, tmp_path / "labels").frames
     held_out = np.arange(41) >= 30
     config = replace(CONFIG, optimiser=replace(CONFIG.optimiser, epochs=60))
     place = tmp_path / "round-1"
@@ -217,18 +250,28 @@ def test_the_guard_is_calibrated_on_what_the_model_predicts_well(tmp_path, monke
     assert distance_of() == pytest.approx(1.0)
 
 
-def test_a_model_that_is_right_is_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize("closest", [False, True])
+def test_a_model_that_is_right_is_kept(tmp_path, monkeypatch, closest):
+    """Not if atoms were too close, of which only training changes the threshold."""
+
     def always(path, frames, batch_size):
         return training.Comparison(1.0, np.ones(len(frames), dtype=bool))
 
+    def outside(file):
+        found = read_all(file)
+        for atoms in found:
+            atoms.info = {"closest": 0.5} if closest else {"latent_distance": 1.4}
+        return found
+
     monkeypatch.setattr(rounds, "compared", always)
+    monkeypatch.setattr(rounds, "read_all", outside)
     found = run(tmp_path)
     assert [one.number for one in found] == [1, 2]
     assert found[0].outside > 0
     assert found[0].new_force_mae == 1.0
-    assert not (tmp_path / "round-2" / "training").exists()
-    one, other = (load_model(tmp_path / f"round-{k}" / "model.safetensors") for k in (1, 2))
-    for name, value in one.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name]), name
     assert found[1].frames == 20 + found[0].labelled
-    assert one.provenance["calibration"] != other.provenance["calibration"]
+    assert (tmp_path / "round-2" / "training").exists() == closest
+    models = [load_model(tmp_path / f"round-{k}" / "model.safetensors") for k in (1, 2)]
+    one, other = (model.state_dict() for model in models)
+    assert all(torch.equal(value, other[name]) for name, value in one.items()) != closest
+    assert models[0].provenance["calibration"] != models[1].provenance["calibration"]
