@@ -95,14 +95,8 @@ def test_a_command(tmp_path):
     images = ase.io.read(tmp_path / "labels" / "labels.extxyz", ":")
     assert frames.energies == pytest.approx([a.get_potential_energy() for a in images])
     (tmp_path / "label.py").unlink()
-    assert (
-        len(
-            label_structures(small, command(tmp_path, "raise SystemExit(1)"), tmp_path / "labels")[
-                0
-            ]
-        )
-        == 3
-    )
+    other = command(tmp_path, "raise SystemExit(1)")
+    assert len(label_structures(small, other, tmp_path / "labels").frames) == 3
 
 
 @pytest.mark.parametrize(
