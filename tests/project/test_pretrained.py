@@ -33,7 +33,7 @@ from ..support import (
 
 FLOORS = {
     "rmd17-aspirin": (2.24, 6.85),
-    "rmd17-azobenzene": (1.1, 4.3),
+    "rmd17-azobenzene": (0.68, 2.7),
     "rmd17-benzene": (0.09, 0.7),
     "rmd17-ethanol": (0.7, 4.2),
     "rmd17-malonaldehyde": (0.95, 5.1),
