@@ -38,7 +38,7 @@ FLOORS = {
     "rmd17-ethanol": (0.7, 4.2),
     "rmd17-malonaldehyde": (0.95, 5.1),
     "rmd17-naphthalene": (0.45, 2.1),
-    "rmd17-paracetamol": (1.9, 6.9),
+    "rmd17-paracetamol": (1.28, 5.1),
     "rmd17-salicylic": (1.2, 5.8),
     "rmd17-toluene": (0.5, 2.4),
     "rmd17-uracil": (0.52, 3.45),
