@@ -35,7 +35,7 @@ FLOORS = {
     "rmd17-aspirin": (2.24, 6.85),
     "rmd17-azobenzene": (0.68, 2.7),
     "rmd17-benzene": (0.09, 0.7),
-    "rmd17-ethanol": (0.7, 4.2),
+    "rmd17-ethanol": (0.39, 2.6),
     "rmd17-malonaldehyde": (0.95, 5.1),
     "rmd17-naphthalene": (0.45, 2.1),
     "rmd17-paracetamol": (1.28, 5.1),
