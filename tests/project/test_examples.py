@@ -250,7 +250,7 @@ def test_guard_and_committee(tmp_path, count, measure):
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for weights in other.parameters():
-                weights.mul_(1 + 0.02 * torch.randn(weights.shape, generator=generator))
+                weights.mul_(1 + 0.006 * torch.randn(weights.shape, generator=generator))
         models.append(tmp_path / "other.safetensors")
         save_model(other, models[1])
     printed = run("guard_and_committee.py", tmp_path, "--models", *models)
