@@ -50,7 +50,7 @@ parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--members", type=int, default=3, help="models of the committee")
 parser.add_argument("--start", type=int, default=40, help="frames to start with")
 parser.add_argument("--epochs", type=int, default=200, help="of each training")
-parser.add_argument("--width", type=int, default=64, help="features of the models")
+parser.add_argument("--width", type=int, default=32, help="channels of the models")
 parser.add_argument("--ps", type=float, default=2.0, help="length of each simulation")
 parser.add_argument("--temperature", type=float, default=800.0, help="in K")
 parser.add_argument("--spread", type=float, default=0.3, help="of forces from which to save, eV/Å")
@@ -60,7 +60,7 @@ parser.add_argument("--quick", action="store_true", help="1 round of small model
 options = parser.parse_args()
 if options.quick:
     options.rounds, options.members, options.start, options.most = 1, 2, 25, 25
-    options.epochs, options.width, options.ps = 40, 32, 0.1
+    options.epochs, options.width, options.ps = 40, 8, 0.1
 if options.output.exists():
     parser.error(f"{options.output} exists; remove it or name another folder with --output")
 options.output.mkdir(parents=True)
@@ -81,7 +81,7 @@ def train(frames: list[Atoms], name: str) -> list[Path]:
         "data.train": data,
         "data.n_train": len(frames) * 4 // 5,
         "data.n_validation": len(frames) - len(frames) * 4 // 5,
-        "model.hypers.hidden": options.width,
+        "model.hypers.num_channels": options.width,
         "optimiser.epochs": options.epochs,
         "optimiser.warmup_steps": 50,
         "optimiser.ema_decay": 0.98,
