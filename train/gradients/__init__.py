@@ -24,6 +24,7 @@ from .choice import gradient_function as gradient_function
 from .choice import trains_by_kernel as trains_by_kernel
 from .compiled import Programs as Programs
 from .compiled import program_key as program_key
+from .first_order import KernelGradients as KernelGradients
 from .isolated import as_trained as as_trained
 from .loss import Losses as Losses
 from .loss import training_loss as training_loss

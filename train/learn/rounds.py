@@ -223,7 +223,7 @@ def _check_config(config: Config) -> None:
         if getattr(data, name) != getattr(default, name):
             raise ConfigError(
                 f"data.{name} is {getattr(data, name)!r}, but active learning chooses the frames "
-                "itself. Leave it out."
+                "itself. Leave it out, or use a configuration without it, such as own."
             )
 
 
