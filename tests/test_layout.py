@@ -2,6 +2,8 @@
 
 import ast
 import configparser
+import importlib
+import importlib.util
 import re
 import tomllib
 
@@ -87,6 +89,18 @@ def test_rooms_are_entered_by_their_door(package):
     for path, own, other, within in crossings(package):
         allowed = not within or (own, other) in MIRRORS
         assert allowed, f"{own}/{path.name} imports from {other}.{'.'.join(within)}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_benchmarks_import_what_there_is(path):
+    """Without importing the benchmarks themselves, which may need other packages."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        module = getattr(node, "module", None) or ""
+        if isinstance(node, ast.ImportFrom) and module.split(".")[0] in ("lkm_calc", "train"):
+            found = importlib.import_module(module)
+            missing = [one.name for one in node.names if not hasattr(found, one.name)]
+            missing = [n for n in missing if importlib.util.find_spec(f"{module}.{n}") is None]
+            assert not missing, f"{path.name} imports {missing} from {module}"
 
 
 @pytest.mark.parametrize("folder", ["train", "studies", "benchmarks", "md_examples"])
