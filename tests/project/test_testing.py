@@ -117,7 +117,7 @@ def from_wrapped_positions(graph):
 def from_cast_positions(graph, output):
     """Round coordinates far from the origin instead of their differences."""
     source, target = graph.edge_index
-    positions = (graph.positions + 1e4).to(output.values.dtype)
+    positions = (graph.positions + 1e5).to(output.values.dtype)
     r = (positions[target] - positions[source]).square().sum(1).add(1e-6).sqrt()
     return output._replace(values=output.values + edge_sum(graph, r))
 
