@@ -1,10 +1,14 @@
-"""A base for finetuning: one model of several molecules.
+"""A base for finetuning: one model of several molecules, in two stages.
 
-    python -m benchmarks.base rmd17_*_train_01.npz --test rmd17_*_test_01.npz --run runs/rmd17-base
-    python -m benchmarks.base rmd17_*_train_01.npz --exclude ethanol --run runs/base-without-ethanol
+    python -m benchmarks.base runs/cheap/frames.h5 --run runs/first-stage
+    python -m benchmarks.base rmd17_*_train_01.npz --test rmd17_*_test_01.npz \
+        --finetune runs/first-stage/model.safetensors --run runs/rmd17-base
+    python -m benchmarks.base rmd17_*_train_01.npz --exclude ethanol \
+        --finetune runs/first-stage/model.safetensors --run runs/base-without-ethanol
 
-Joins the files and trains ACE on all frames, with the defaults but for the number of epochs; an
-interrupted training continues. How many frames a base saves is measured with
+The first stage trains on cheap frames of many molecules, see ``benchmarks.cheap_frames``. Joins the
+files and trains ACE on all frames, with the defaults but for the number of epochs; an interrupted
+training continues. How many frames a base saves is measured with
 ``python -m benchmarks.pretraining --base``.
 """
 
@@ -36,18 +40,22 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, help="data files, one per molecule")
     parser.add_argument("--exclude", metavar="NAME", help="leave out files with it in their name")
     parser.add_argument("--test", nargs="*", type=Path, default=[], help="files with test frames")
+    parser.add_argument("--finetune", metavar="MODEL", default="", help="start from this model")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--run", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    used = [f for f in options.files if not options.exclude or options.exclude not in f.name]
+    used, tests = (
+        [f for f in files if not options.exclude or options.exclude not in f.name]
+        for files in (options.files, options.test)
+    )
     if options.exclude and len(used) == len(options.files):
         parser.error(f"no file has {options.exclude!r} in its name")
     data = {"train": options.run / f"{options.run.name}.h5"}
     join(used, data["train"])
-    if options.test:
+    if tests:
         data["test"] = options.run / f"{options.run.name}-test.h5"
-        join(options.test, data["test"])
+        join(tests, data["test"])
     config = config_from_table(
         {
             "data": {
@@ -55,7 +63,11 @@ def main() -> None:
                 "n_validation": VALIDATION * len(used),
             },
             "optimiser": {"epochs": options.epochs},
-            "run": {"directory": str(options.run), "checkpoint_every": 1},
+            "run": {
+                "directory": str(options.run),
+                "finetune": options.finetune,
+                "checkpoint_every": 1,
+            },
         }
     )
     if fit(config) is None:

@@ -24,7 +24,7 @@ from .calculators import make_calculator
 logger = logging.getLogger("lkm_train")
 
 TRAJECTORIES = 20
-"""Maximum number of trajectories, each from another structure."""
+"""Default of the maximum number of trajectories, each from another structure."""
 STEP, EVERY, EQUILIBRATION = 1.0, 3, 100
 """Time step in fs; steps between frames; steps before the first one."""
 FRICTION = 0.02
@@ -41,6 +41,7 @@ def sample_frames(
     stop: Sequence[int] = (),
     stress: bool = False,
     every: int = EVERY,
+    trajectories: int = TRAJECTORIES,
 ) -> bool:
     """Run Langevin dynamics with a calculator and write frames with its energies and forces.
 
@@ -55,6 +56,7 @@ def sample_frames(
         stop: Filled by a signal handler: the call returns after the current step.
         stress: Also compute the stress of periodic structures, if the calculator can.
         every: Steps of ``STEP`` fs between frames.
+        trajectories: Maximum number of trajectories.
 
     Returns:
         Whether the file is complete.
@@ -72,7 +74,7 @@ def sample_frames(
     if path.exists():
         _check_settings(path, settings)
         return True
-    chosen = _starts(structures, seed)
+    chosen = _starts(structures, seed, trajectories)
     calculator: Any = make_calculator(config.calculator)
     stress = stress and "stress" in calculator.implemented_properties
     counts = np.full(len(chosen), config.frames // len(chosen))
@@ -125,12 +127,12 @@ def sample_frames(
     return True
 
 
-def _starts(structures: Frames, seed: int) -> list[Atoms]:
+def _starts(structures: Frames, seed: int, count: int) -> list[Atoms]:
     """Return structures of more than one atom, chosen at random."""
     usable = np.flatnonzero(structures.sizes > 1)
     if len(usable) == 0:
         raise DataError("Pretraining needs a structure of more than one atom to start from.")
-    order = np.random.default_rng(seed).permutation(usable)[:TRAJECTORIES]
+    order = np.random.default_rng(seed).permutation(usable)[:count]
     return [structures.atoms(f) for f in order.tolist()]
 
 

@@ -101,6 +101,21 @@ def test_a_file_of_other_settings_is_refused(tmp_path, changes, text):
         sampled(tmp_path, options)
 
 
+def test_trajectories_of_different_molecules(tmp_path):
+    sizes = range(2, 27)
+    chains = []
+    for n in sizes:
+        positions = np.zeros((1, n, 3))
+        positions[0, :, 2] = 1.12 * np.arange(n)
+        chains.append(Frames.of_one_molecule(np.full(n, 10), positions, np.zeros(1), positions))
+    options = PretrainingConfig("ase.calculators.lj:LennardJones", frames=50, temperature=50.0)
+    path = tmp_path / "frames.h5"
+    assert sample_frames(options, Frames.joined(chains), path, 0, trajectories=30)
+    frames = read_hdf5(path)
+    assert sorted(frames.sizes.tolist()) == sorted([*sizes, *sizes])
+    assert len(np.unique(frames.energies)) == 50
+
+
 def test_failing_trajectories_are_left_out(tmp_path, caplog):
     Springs.fails = (range(200, 201), range(450, 451))
     frames = sampled(tmp_path)
