@@ -45,7 +45,7 @@ FLOORS = {
 }
 """Energy MAE in meV and force MAE in meV/Å on test_01 that a bundled model must not exceed."""
 
-NAMES = ["chignolin-gfn2", *FLOORS]
+NAMES = ["chignolin-gfn2", "rmd17-base", *FLOORS]
 
 bundled = pytest.mark.parametrize("name", NAMES)
 
@@ -76,6 +76,13 @@ def test_test_errors(name, capsys):
     told = read_header(bundled_models()[name])["provenance"]["test_errors"]
     assert errors["force_mae"] == pytest.approx(told["force_mae"], rel=1e-3)
     assert errors["energy_mae"] == pytest.approx(told["energy_mae"], rel=1e-2)
+
+
+@pytest.mark.parametrize(("molecule", "bound"), [("aspirin", 12.5), ("benzene", 0.9)])
+def test_test_errors_of_the_base(molecule, bound, capsys):
+    data = shared_data(f"rmd17/rmd17_{molecule}_test_01.npz")
+    assert main(["evaluate", "rmd17-base", str(data), "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["force_mae"] <= bound
 
 
 @bundled
