@@ -48,6 +48,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ace-decay": {"optimiser": {"weight_decay": 0.1}},
     "ace-pretrained": {"pretraining": {"calculator": "gfn1-xtb"}},
     "ace-pretrained-1200K": {"pretraining": {"calculator": "gfn1-xtb", "temperature": 1200.0}},
+    "ace-base": {"run": {"finetune": "rmd17-base"}},
+    "ace-base-pretrained-1200K": {
+        "run": {"finetune": "rmd17-base"},
+        "pretraining": {"calculator": "gfn1-xtb", "temperature": 1200.0},
+    },
     "ace-linear": {"model": {"hypers": LINEAR}},
     "ace-linear-decay": {"model": {"hypers": LINEAR}, "optimiser": {"weight_decay": 0.1}},
     "dimenet++": {"model": {"name": "dimenet++", "hypers": DIMENET}, **INVARIANT},
@@ -55,7 +60,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mxmnet": {"model": {"name": "mxmnet", "hypers": NARROW}, **INVARIANT},
 }
 """Options by name; ``ace`` is the default of every option, ``ace-pretrained`` adds a first stage on
-dynamics with GFN1-xTB, ``ace-linear`` is closest to MACE, and the last three are those of
+dynamics with GFN1-xTB, ``ace-base`` starts from the base model, ``ace-linear`` is closest to MACE, and the last three are those of
 ``train/configs/rmd17-*.toml``."""
 
 
