@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from train.config import OptimiserConfig, config_from_table, merge
 from train.fit import fit
@@ -112,8 +112,10 @@ def table(results: dict[str, Any]) -> str:
 
 def plot(sets: list[dict[str, Any]], path: Path) -> None:
     """Draw force errors against numbers of frames, one panel per molecule."""
-    figure = Figure(figsize=(4 * len(sets), 3.6), layout="constrained")
-    for axes, results in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
+    figure = Figure(figsize=(3.4 * len(sets), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(sets), squeeze=False, sharey=True)[0]
+    for axes, results in zip(panels, sets, strict=True):
+        sizes = {int(n) for start in STARTS for n in results.get(start, {})}
         for (start, text), style in zip(STARTS.items(), ("o--", "o-", "s-"), strict=True):
             values = {
                 int(n): [e["force_mae"] for e in s.values()]
@@ -126,12 +128,15 @@ def plot(sets: list[dict[str, Any]], path: Path) -> None:
                 axes.errorbar(list(values), means, spread, fmt=style, capsize=3, label=label)
         published = PUBLISHED.get(results["molecule"], {})
         for (name, values), marker in zip(published.items(), "*D", strict=False):
-            axes.plot(list(values), list(values.values()), marker, ms=9, mfc="none", label=name)
+            shown = {n: value for n, value in values.items() if min(sizes) <= n <= max(sizes)}
+            if shown:
+                axes.plot(list(shown), list(shown.values()), marker, ms=9, mfc="none", label=name)
         axes.set(xscale="log", yscale="log", xlabel="training frames", title=results["molecule"])
-        axes.set_xticks(sorted({int(n) for start in STARTS for n in results.get(start, {})}))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks(sorted(sizes))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
     figure.axes[0].set_ylabel("force MAE on test frames, meV/Å")
     figure.axes[0].legend(fontsize=8)

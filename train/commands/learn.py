@@ -27,6 +27,7 @@ far and simulates the structure; structures outside its training distribution ar
 added. It ends when a whole simulation was within the training distribution.
 
   lkm-train learn molecule.xyz --labels gfn2-xtb
+  lkm-train learn molecule.xyz --labels gfn2-xtb --finetune rmd17-base
   lkm-train learn molecule.xyz --labels dft.py:calculator --sample gfn2-xtb --pretrain gfn2-xtb
   lkm-train learn molecule.xyz --sample gfn2-xtb --labels "bash label.sh {structures} {labels}"
 
@@ -44,6 +45,8 @@ a folder for each round. Options of the training follow as for lkm-train fit, fo
 Exit status: 0 finished, 1 error, 3 interrupted, 4 not finished after the last round (--rounds).
 """
 
+FINETUNED_FIRST = 25
+"""Structures that are labelled first if the first model is finetuned."""
 NOT_FINISHED = 4
 """Exit status if the last simulation left the training distribution."""
 
@@ -70,8 +73,8 @@ def add(commands: Subcommands) -> None:
     parser.add_argument(
         "--first",
         type=int,
-        default=default.first,
-        help="structures that are labelled first; default %(default)s",
+        help=f"structures that are labelled first; default {default.first}, or {FINETUNED_FIRST} "
+        "with --finetune",
     )
     parser.add_argument(
         "--first-temperature",
@@ -121,13 +124,14 @@ def run(options: argparse.Namespace) -> int:
         structure = read_structure(options.structure)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    first = FINETUNED_FIRST if config.run.finetune else LearnSettings.first
     settings = LearnSettings(
         labels=options.labels,
         sampler=options.sample,
         temperature=options.temperature,
         picoseconds=options.ps,
         timestep=options.timestep,
-        first=options.first,
+        first=first if options.first is None else options.first,
         first_temperature=options.first_temperature,
         per_round=options.per_round,
         rounds=options.rounds,

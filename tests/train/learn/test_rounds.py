@@ -205,6 +205,27 @@ def test_the_command(tmp_path, monkeypatch):
     assert names <= {path.name for path in near.iterdir()}
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], 100),
+        (["--finetune", "rmd17-base"], 25),
+        (["--run.finetune", "rmd17-base"], 25),
+        (["--finetune", "rmd17-base", "--first", "40"], 40),
+        (["--first", "0"], 0),
+    ],
+)
+def test_a_base_needs_fewer_first_structures(tmp_path, monkeypatch, words, expected):
+    asked = []
+    monkeypatch.setattr(
+        "train.commands.learn.learn", lambda _, settings, *rest: asked.append(settings.first)
+    )
+    structure = tmp_path / "ethanol.xyz"
+    molecule("CH3CH2OH").write(structure)
+    assert main(["learn", str(structure), "--labels", NAME, *words]) == 3
+    assert asked == [expected]
+
+
 def test_frames_stay_in_their_set(whole):
     directory, found, _ = whole
     sets = [
