@@ -34,23 +34,27 @@ def join(files: list[Path], path: Path) -> None:
     write_hdf5(Frames.joined([read_frames(file) for file in files]), path)
 
 
+def without(name: str | None, files: list[Path]) -> list[Path]:
+    """Return the files whose names do not have a part, parts being separated by underscores."""
+    return [file for file in files if name not in file.stem.split("_")]
+
+
 def main() -> None:
     """Join and train."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("files", nargs="+", type=Path, help="data files, one per molecule")
-    parser.add_argument("--exclude", metavar="NAME", help="leave out files with it in their name")
+    parser.add_argument("files", nargs="+", type=Path, help="data files")
+    parser.add_argument("--exclude", metavar="NAME", help="leave out files x_NAME_y")
     parser.add_argument("--test", nargs="*", type=Path, default=[], help="files with test frames")
     parser.add_argument("--finetune", metavar="MODEL", default="", help="start from this model")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--run", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    used, tests = (
-        [f for f in files if not options.exclude or options.exclude not in f.name]
-        for files in (options.files, options.test)
-    )
+    used, tests = (without(options.exclude, files) for files in (options.files, options.test))
     if options.exclude and len(used) == len(options.files):
-        parser.error(f"no file has {options.exclude!r} in its name")
+        parser.error(f"no file has the name x_{options.exclude}_y")
+    if not used:
+        parser.error(f"--exclude {options.exclude} leaves no file")
     data = {"train": options.run / f"{options.run.name}.h5"}
     join(used, data["train"])
     if tests:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from lkm_calc.runtime import stop_signals
-from train.config import PretrainingConfig
-from train.data import Frames
+from train.config import ConfigError, PretrainingConfig
+from train.data import DataError, Frames
 from train.formats import read_frames, read_qm9
 from train.sampling import sample_frames
 
@@ -42,6 +42,11 @@ def molecules(qm9: Frames, excluded: Sequence[Frames]) -> Frames:
         found = formula(qm9, frame)
         if set(found) <= set(ELEMENTS) and sum(z > 1 for z in found) <= HEAVY:
             kept += [frame] if found not in known else []
+    if not kept:
+        raise DataError(
+            f"No molecule of H, C, N and O with up to {HEAVY} heavy atoms is left. Use another "
+            "file, or fewer files in --exclude."
+        )
     return qm9.select(np.array(kept))
 
 
@@ -57,14 +62,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="HDF5 file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    starts = molecules(read_qm9(options.qm9), [read_frames(path) for path in options.exclude])
+    if options.molecules < 1 or options.frames < options.molecules:
+        parser.error("--molecules must be at least 1, and --frames at least --molecules")
     config = PretrainingConfig(options.calculator, options.frames, options.temperature)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    with stop_signals() as stopped:
-        if not sample_frames(
-            config, starts, options.output, 0, stopped, trajectories=options.molecules
-        ):
-            raise SystemExit("Stopped. Run the same command to continue.")
+    try:
+        starts = molecules(read_qm9(options.qm9), [read_frames(path) for path in options.exclude])
+        with stop_signals() as stopped:
+            finished = sample_frames(
+                config, starts, options.output, 0, stopped, trajectories=options.molecules
+            )
+    except (ConfigError, DataError) as error:
+        parser.error(str(error))
+    if not finished:
+        raise SystemExit("Stopped. Run the same command to continue.")
 
 
 if __name__ == "__main__":

@@ -253,7 +253,8 @@ def _note_settings(folder: Path, settings: LearnSettings, config: Config, struct
         ]
         if changed:
             raise ConfigError(
-                f"{folder} was written with other settings: {'; '.join(changed)}. Choose another "
+                f"{folder} was written with other settings: {'; '.join(changed)}. Restore these "
+                "values (the options have the same names, such as --first), or choose another "
                 "folder."
             )
     write_json(path, now)

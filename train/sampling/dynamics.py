@@ -1,7 +1,9 @@
 """Langevin dynamics from given structures, whose frames are labelled by its calculator."""
 
+import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,25 +58,28 @@ def sample_frames(
         stop: Filled by a signal handler: the call returns after the current step.
         stress: Also compute the stress of periodic structures, if the calculator can.
         every: Steps of ``STEP`` fs between frames.
-        trajectories: Maximum number of trajectories.
+        trajectories: Maximum number of trajectories, at least 1.
 
     Returns:
         Whether the file is complete.
 
     Raises:
-        ConfigError: The calculator is not available, or the file was sampled with other settings.
+        ConfigError: The calculator is not available, or the file was sampled with other settings or
+            from other structures.
         DataError: There is no structure of more than one atom, or the calculator fails too often.
     """
+    chosen = _starts(structures, seed, min(trajectories, config.frames))
     settings = {
         "calculator": config.calculator,
         "temperature": config.temperature,
         "frames": config.frames,
         "seed": seed,
+        "trajectories": len(chosen),
+        "structures": _digest(chosen),
     }
     if path.exists():
         _check_settings(path, settings)
         return True
-    chosen = _starts(structures, seed, trajectories)
     calculator: Any = make_calculator(config.calculator)
     stress = stress and "stress" in calculator.implemented_properties
     counts = np.full(len(chosen), config.frames // len(chosen))
@@ -121,9 +126,7 @@ def sample_frames(
             f"{config.temperature:g} K."
         )
     write_hdf5(frames, path, json.dumps(settings))
-    for part in parts:
-        part.unlink()
-    (path.parent / "trajectories").rmdir()
+    shutil.rmtree(path.parent / "trajectories")
     return True
 
 
@@ -136,15 +139,26 @@ def _starts(structures: Frames, seed: int, count: int) -> list[Atoms]:
     return [structures.atoms(f) for f in order.tolist()]
 
 
+def _digest(structures: Sequence[Atoms]) -> str:
+    """Return a checksum of elements and positions."""
+    found = hashlib.sha256()
+    for atoms in structures:
+        found.update(atoms.numbers.tobytes() + atoms.positions.round(6).tobytes())
+    return found.hexdigest()[:16]
+
+
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Raise a ConfigError if a file was sampled with other settings."""
+    """Raise a ConfigError if a file was sampled with other settings.
+
+    Settings that older versions did not store are not compared.
+    """
     saved = json.loads(read_description(path))
-    if saved != settings:
-        changed = ", ".join(
-            f"{name} was {saved.get(name)!r}, now {value!r}"
-            for name, value in settings.items()
-            if saved.get(name) != value
-        )
+    changed = ", ".join(
+        f"{name} was {saved[name]!r}, now {value!r}"
+        for name, value in settings.items()
+        if name in saved and saved[name] != value
+    )
+    if changed:
         raise ConfigError(
             f"{path} was sampled with other settings: {changed}. Use a new run.directory or "
             "output folder, or delete the file."

@@ -212,7 +212,7 @@ def test_the_command(tmp_path, monkeypatch):
         (["--finetune", "rmd17-base"], 25),
         (["--run.finetune", "rmd17-base"], 25),
         (["--finetune", "rmd17-base", "--first", "40"], 40),
-        (["--first", "0"], 0),
+        (["--first", "20"], 20),
     ],
 )
 def test_a_base_needs_fewer_first_structures(tmp_path, monkeypatch, words, expected):

@@ -101,19 +101,42 @@ def test_a_file_of_other_settings_is_refused(tmp_path, changes, text):
         sampled(tmp_path, options)
 
 
-def test_trajectories_of_different_molecules(tmp_path):
-    sizes = range(2, 27)
-    chains = []
+LENNARD_JONES = PretrainingConfig("ase.calculators.lj:LennardJones", frames=50, temperature=50.0)
+
+
+def chains(sizes):
+    """Return a chain of neon atoms of each size."""
+    found = []
     for n in sizes:
         positions = np.zeros((1, n, 3))
         positions[0, :, 2] = 1.12 * np.arange(n)
-        chains.append(Frames.of_one_molecule(np.full(n, 10), positions, np.zeros(1), positions))
-    options = PretrainingConfig("ase.calculators.lj:LennardJones", frames=50, temperature=50.0)
+        found.append(Frames.of_one_molecule(np.full(n, 10), positions, np.zeros(1), positions))
+    return Frames.joined(found)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(30, 25), (10, 10)])
+def test_trajectories_of_different_molecules(tmp_path, most, expected):
     path = tmp_path / "frames.h5"
-    assert sample_frames(options, Frames.joined(chains), path, 0, trajectories=30)
+    assert sample_frames(LENNARD_JONES, chains(range(2, 27)), path, 0, trajectories=most)
     frames = read_hdf5(path)
-    assert sorted(frames.sizes.tolist()) == sorted([*sizes, *sizes])
-    assert len(np.unique(frames.energies)) == 50
+    assert len(frames) == len(np.unique(frames.energies)) == 50
+    assert len(np.unique(frames.sizes)) == expected
+    assert set(np.unique(frames.sizes, return_counts=True)[1]) == {50 // expected}
+
+
+def test_no_more_trajectories_than_frames(tmp_path):
+    path = tmp_path / "frames.h5"
+    assert sample_frames(replace(LENNARD_JONES, frames=3), chains(range(2, 27)), path, 0)
+    assert len(np.unique(read_hdf5(path).sizes)) == 3
+
+
+def test_frames_of_other_structures_are_not_used(tmp_path):
+    path = tmp_path / "frames.h5"
+    assert sample_frames(LENNARD_JONES, chains(range(2, 12)), path, 0, trajectories=10)
+    for changes in ({"trajectories": 5}, {"structures": chains(range(3, 13))}):
+        given = {"structures": chains(range(2, 12)), "trajectories": 10} | changes
+        with pytest.raises(ConfigError, match=f"{next(iter(changes))} was"):
+            sample_frames(LENNARD_JONES, path=path, seed=0, **given)
 
 
 def test_failing_trajectories_are_left_out(tmp_path, caplog):
