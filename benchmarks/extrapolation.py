@@ -49,10 +49,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ace-pretrained": {"pretraining": {"calculator": "gfn1-xtb"}},
     "ace-pretrained-1200K": {"pretraining": {"calculator": "gfn1-xtb", "temperature": 1200.0}},
     "ace-base": {"run": {"finetune": "rmd17-base"}},
-    "ace-base-pretrained-1200K": {
-        "run": {"finetune": "rmd17-base"},
-        "pretraining": {"calculator": "gfn1-xtb", "temperature": 1200.0},
-    },
     "ace-linear": {"model": {"hypers": LINEAR}},
     "ace-linear-decay": {"model": {"hypers": LINEAR}, "optimiser": {"weight_decay": 0.1}},
     "dimenet++": {"model": {"name": "dimenet++", "hypers": DIMENET}, **INVARIANT},
