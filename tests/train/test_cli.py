@@ -120,6 +120,17 @@ def test_a_committee_differs_in_its_seeds(config, tmp_path, messages):
     assert "--members is 1" in messages.text
 
 
+def test_a_finetuned_model_supports_the_elements_of_its_frames(config, tmp_path):
+    """The energies of nitrogen would be those of another method."""
+    words = ["--finetune", "rmd17-base", "--optimiser.epochs", "1"]
+    assert main(["fit", str(config), *words]) == 0
+    path = tmp_path / "run" / "model.safetensors"
+    assert load_model("rmd17-base").elements == ("H", "C", "N", "O")
+    assert load_model(path).elements == ("H", "C", "O")
+    with pytest.raises(ValueError, match="does not support N"):
+        LKMCalculator(path).evaluate([ase.Atoms("CN", [[0, 0, 0], [1.2, 0, 0]])])
+
+
 def test_finetuning_starts_at_the_model_and_shifts_its_energies(config, tmp_path):
     assert main(["fit", str(config), "--optimiser.epochs", "20"]) == 0
     arrays = rmd17_arrays(30)

@@ -150,6 +150,7 @@ def _finetuned(
     Total energies of different levels of theory differ mostly by a constant per element, which is
     fitted by least squares to the residuals of the model. Energies of isolated atoms stored in the
     model are kept if the level of theory is the same and dropped otherwise, except those given.
+    The model supports the elements of the frames only: others are not trained further.
     """
     try:
         model = load_model(start, dtype=getattr(torch, config.run.dtype))
@@ -170,5 +171,6 @@ def _finetuned(
     new = dict(zip(reference.elements, reference.energies, strict=True))
     if max(abs(new[z] - energies[z]) for z in new) > MAX_SHIFT:
         kept = {}
-    _calibrate(model, model.scale.item(), energies | new, kept | dict(isolated))
+    kept = {z: energy for z, energy in kept.items() if z in new}
+    _calibrate(model, model.scale.item(), new, kept | dict(isolated))
     return model
