@@ -34,12 +34,12 @@ from ..support import (
 FLOORS = {
     "rmd17-aspirin": (2.24, 6.85),
     "rmd17-azobenzene": (0.68, 2.7),
-    "rmd17-benzene": (0.09, 0.7),
+    "rmd17-benzene": (0.07, 0.44),
     "rmd17-ethanol": (0.39, 2.6),
     "rmd17-malonaldehyde": (0.95, 5.1),
     "rmd17-naphthalene": (0.45, 2.1),
     "rmd17-paracetamol": (1.28, 5.1),
-    "rmd17-salicylic": (1.2, 5.8),
+    "rmd17-salicylic": (0.74, 3.79),
     "rmd17-toluene": (0.5, 2.4),
     "rmd17-uracil": (0.52, 3.45),
 }
