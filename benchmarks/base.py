@@ -43,7 +43,7 @@ def main() -> None:
     """Join and train."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", nargs="+", type=Path, help="data files")
-    parser.add_argument("--exclude", metavar="NAME", help="leave out files x_NAME_y")
+    parser.add_argument("--exclude", metavar="NAME", help="leave out files whose name has it between _")
     parser.add_argument("--test", nargs="*", type=Path, default=[], help="files with test frames")
     parser.add_argument("--finetune", metavar="MODEL", default="", help="start from this model")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
@@ -52,7 +52,7 @@ def main() -> None:
     torch.set_num_threads(1)
     used, tests = (without(options.exclude, files) for files in (options.files, options.test))
     if options.exclude and len(used) == len(options.files):
-        parser.error(f"no file has the name x_{options.exclude}_y")
+        parser.error(f"no file has {options.exclude!r} between underscores in its name")
     if not used:
         parser.error(f"--exclude {options.exclude} leaves no file")
     data = {"train": options.run / f"{options.run.name}.h5"}

@@ -40,8 +40,9 @@ def molecules(qm9: Frames, excluded: Sequence[Frames]) -> Frames:
     kept = []
     for frame in range(len(qm9)):
         found = formula(qm9, frame)
-        if set(found) <= set(ELEMENTS) and sum(z > 1 for z in found) <= HEAVY:
-            kept += [frame] if found not in known else []
+        small = sum(z > 1 for z in found) <= HEAVY
+        if small and set(found) <= set(ELEMENTS) and found not in known:
+            kept.append(frame)
     if not kept:
         raise DataError(
             f"No molecule of H, C, N and O with up to {HEAVY} heavy atoms is left. Use another "
