@@ -43,7 +43,9 @@ def main() -> None:
     """Join and train."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", nargs="+", type=Path, help="data files")
-    parser.add_argument("--exclude", metavar="NAME", help="leave out files whose name has it between _")
+    parser.add_argument(
+        "--exclude", metavar="NAME", help="leave out files whose name has it between _"
+    )
     parser.add_argument("--test", nargs="*", type=Path, default=[], help="files with test frames")
     parser.add_argument("--finetune", metavar="MODEL", default="", help="start from this model")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
