@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--molecules", type=int, default=600)
     parser.add_argument("--frames", type=int, default=12000)
     parser.add_argument("--temperature", type=float, default=700.0, help="in K")
+    parser.add_argument("--seed", type=int, default=0, help="of the molecules and the dynamics")
     parser.add_argument("--output", type=Path, required=True, help="HDF5 file")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -71,7 +72,12 @@ def main() -> None:
         starts = molecules(read_qm9(options.qm9), [read_frames(path) for path in options.exclude])
         with stop_signals() as stopped:
             finished = sample_frames(
-                config, starts, options.output, 0, stopped, trajectories=options.molecules
+                config,
+                starts,
+                options.output,
+                options.seed,
+                stopped,
+                trajectories=options.molecules,
             )
     except (ConfigError, DataError) as error:
         parser.error(str(error))
