@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from train.config import config_from_table
-from train.data import Frames
+from train.config import ConfigError, config_from_table
+from train.data import DataError, Frames
 from train.fit import fit
 from train.formats import read_frames, write_hdf5
 
@@ -76,7 +76,11 @@ def main() -> None:
             },
         }
     )
-    if fit(config) is None:
+    try:
+        finished = fit(config)
+    except (ConfigError, DataError) as error:
+        parser.error(str(error))
+    if finished is None:
         raise SystemExit("Stopped. Run the same command to continue.")
 
 

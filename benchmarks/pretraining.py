@@ -76,7 +76,8 @@ def errors(
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Return the errors by start, number of frames and seed."""
-    sizes, found = sorted(options.frames), {start: {} for start in STARTS}
+    sizes = sorted(options.frames)
+    found: dict[str, Any] = {}
     if options.output and options.output.exists():
         found |= json.loads(options.output.read_text(encoding="utf-8"))
     first = {"pretraining": {"calculator": options.calculator}}
@@ -90,7 +91,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "base": {"run": {"finetune": options.base}},
             }
             for start in options.starts:
-                by_seed = found[start].setdefault(str(frames), {})
+                by_seed = found.setdefault(start, {}).setdefault(str(frames), {})
                 by_seed[str(seed)] = errors(options, start, frames, seed, changes[start])
                 print(start, frames, "frames, seed", seed, by_seed[str(seed)], flush=True)
     return found | {"molecule": options.name, "calculator": options.calculator}
