@@ -31,6 +31,8 @@ BROKEN = 1.5
 """Length of a bond over that in the first frame from which on it is broken."""
 BINS = np.linspace(0.8, 7.0, 249)
 """Edges of the histogram of distances in Å."""
+COLUMNS, DPI = 5, 80
+"""Runs side by side, and resolution of the picture."""
 
 Array = NDArray[np.float64]
 
@@ -81,10 +83,18 @@ def analyse(folder: Path, reference: str) -> dict[str, Any]:
 
 
 def draw(runs: list[dict[str, Any]], output: Path) -> None:
-    """Draw distances above and energy or temperature over time below, a column a run."""
-    figure = Figure(figsize=(4.2 * len(runs), 5.6), layout="constrained")
-    panels: Any = figure.subplots(2, len(runs), squeeze=False)
-    for run, (top, bottom) in zip(runs, panels.T, strict=True):
+    """Draw distances above and energy or temperature over time below, for each run."""
+    columns = min(len(runs), COLUMNS)
+    rows = -(-len(runs) // columns)
+    figure = Figure(figsize=(4.2 * columns, 5.6 * rows), layout="constrained")
+    panels: Any = figure.subplots(2 * rows, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.set_visible(False)
+    for k, run in enumerate(runs):
+        row, column = divmod(k, columns)
+        top, bottom = panels[2 * row : 2 * row + 2, column]
+        top.set_visible(True)
+        bottom.set_visible(True)
         log, found, expected = run["drawn"]
         middle = (BINS[1:] + BINS[:-1]) / 2
         top.fill_between(middle, expected, color="0.8", label="reference frames, 500 K")
@@ -93,7 +103,7 @@ def draw(runs: list[dict[str, Any]], output: Path) -> None:
         top.set_ylabel("density, 1/Å")
         top.legend(fontsize=7, frameon=False)
         _over_time(bottom, log)
-    figure.savefig(output, dpi=130)
+    figure.savefig(output, dpi=DPI)
 
 
 def _over_time(axes: Axes, log: dict[str, Array]) -> None:

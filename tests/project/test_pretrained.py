@@ -45,7 +45,7 @@ FLOORS = {
 }
 """Energy MAE in meV and force MAE in meV/Å on test_01 that a bundled model must not exceed."""
 
-NAMES = ["chignolin-gfn2", "rmd17-base", *FLOORS]
+NAMES = ["chignolin-gfn2", "qm9-gfn2", "rmd17-base", *FLOORS]
 
 bundled = pytest.mark.parametrize("name", NAMES)
 
