@@ -49,6 +49,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ace-pretrained": {"pretraining": {"calculator": "gfn1-xtb"}},
     "ace-pretrained-1200K": {"pretraining": {"calculator": "gfn1-xtb", "temperature": 1200.0}},
     "ace-base": {"run": {"finetune": "rmd17-base"}},
+    "ace-gfn2": {"run": {"finetune": "qm9-gfn2"}},
+    "ace-gfn2-pretrained-1200K": {
+        "run": {"finetune": "qm9-gfn2"},
+        "pretraining": {"calculator": "gfn1-xtb", "temperature": 1200.0},
+    },
     "ace-linear": {"model": {"hypers": LINEAR}},
     "ace-linear-decay": {"model": {"hypers": LINEAR}, "optimiser": {"weight_decay": 0.1}},
     "dimenet++": {"model": {"name": "dimenet++", "hypers": DIMENET}, **INVARIANT},
@@ -56,8 +61,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mxmnet": {"model": {"name": "mxmnet", "hypers": NARROW}, **INVARIANT},
 }
 """Options by name; ``ace`` is the default of every option, ``ace-pretrained`` adds a first stage on
-dynamics with GFN1-xTB, ``ace-base`` starts from the base model, ``ace-linear`` is closest to MACE,
-and the last three are those of ``train/configs/rmd17-*.toml``."""
+dynamics with GFN1-xTB, ``ace-base`` starts from the base model and ``ace-gfn2`` from that of the
+method of the labels, ``ace-linear`` is closest to MACE, and the last three are those of ``train/configs/rmd17-*.toml``."""
 
 
 def train(recipe: str, epochs: int, seed: int, work: Path) -> Path:
