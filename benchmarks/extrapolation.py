@@ -62,7 +62,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Options by name; ``ace`` is the default of every option, ``ace-pretrained`` adds a first stage on
 dynamics with GFN1-xTB, ``ace-base`` starts from the base model and ``ace-gfn2`` from that of the
-method of the labels, ``ace-linear`` is closest to MACE, and the last three are those of ``train/configs/rmd17-*.toml``."""
+method of the labels, ``ace-linear`` is closest to MACE, and the last three are those of
+``train/configs/rmd17-*.toml``."""
 
 
 def train(recipe: str, epochs: int, seed: int, work: Path) -> Path:
