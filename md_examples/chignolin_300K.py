@@ -14,6 +14,7 @@ that the model needs more training data.
 
     python md_examples/chignolin_300K.py --start cln025.pdb
     python md_examples/chignolin_300K.py ... --ps 10      continues the run
+    python md_examples/chignolin_300K.py ... --compile    with the C++ kernel, many times as fast
     python md_examples/chignolin_300K.py ... --quick      50 fs, a quarter of a minute
 """
 
