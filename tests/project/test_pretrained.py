@@ -37,7 +37,7 @@ FLOORS = {
     "rmd17-benzene": (0.07, 0.44),
     "rmd17-ethanol": (0.39, 2.6),
     "rmd17-malonaldehyde": (0.65, 3.82),
-    "rmd17-naphthalene": (0.45, 2.1),
+    "rmd17-naphthalene": (0.30, 1.46),
     "rmd17-paracetamol": (1.28, 5.1),
     "rmd17-salicylic": (0.74, 3.79),
     "rmd17-toluene": (0.36, 1.74),
