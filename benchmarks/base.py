@@ -57,26 +57,26 @@ def main() -> None:
         parser.error(f"no file has {options.exclude!r} between underscores in its name")
     if not used:
         parser.error(f"--exclude {options.exclude} leaves no file")
-    data = {"train": options.run / f"{options.run.name}.h5"}
-    join(used, data["train"])
-    if tests:
-        data["test"] = options.run / f"{options.run.name}-test.h5"
-        join(tests, data["test"])
-    config = config_from_table(
-        {
-            "data": {
-                **{name: str(path) for name, path in data.items()},
-                "n_validation": VALIDATION * len(used),
-            },
-            "optimiser": {"epochs": options.epochs},
-            "run": {
-                "directory": str(options.run),
-                "finetune": options.finetune,
-                "checkpoint_every": 1,
-            },
-        }
-    )
     try:
+        data = {"train": options.run / f"{options.run.name}.h5"}
+        join(used, data["train"])
+        if tests:
+            data["test"] = options.run / f"{options.run.name}-test.h5"
+            join(tests, data["test"])
+        config = config_from_table(
+            {
+                "data": {
+                    **{name: str(path) for name, path in data.items()},
+                    "n_validation": VALIDATION * len(used),
+                },
+                "optimiser": {"epochs": options.epochs},
+                "run": {
+                    "directory": str(options.run),
+                    "finetune": options.finetune,
+                    "checkpoint_every": 1,
+                },
+            }
+        )
         finished = fit(config)
     except (ConfigError, DataError) as error:
         parser.error(str(error))

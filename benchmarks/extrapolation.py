@@ -50,10 +50,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ace-pretrained-1200K": {"pretraining": {"calculator": "gfn1-xtb", "temperature": 1200.0}},
     "ace-base": {"run": {"finetune": "rmd17-base"}},
     "ace-gfn2": {"run": {"finetune": "qm9-gfn2"}},
-    "ace-gfn2-pretrained-1200K": {
-        "run": {"finetune": "qm9-gfn2"},
-        "pretraining": {"calculator": "gfn1-xtb", "temperature": 1200.0},
-    },
     "ace-linear": {"model": {"hypers": LINEAR}},
     "ace-linear-decay": {"model": {"hypers": LINEAR}, "optimiser": {"weight_decay": 0.1}},
     "dimenet++": {"model": {"name": "dimenet++", "hypers": DIMENET}, **INVARIANT},

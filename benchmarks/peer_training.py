@@ -4,17 +4,19 @@
         --train rmd17_ethanol_train_01.npz --test rmd17_ethanol_test_01.npz --output ethanol.json
     python -m benchmarks.peer_training lkm-calc --minutes 20 --arguments "--pretrain gfn2-xtb" \
         --train rmd17_ethanol_train_01.npz --test rmd17_ethanol_test_01.npz --output ethanol.json
-    python -m benchmarks.peer_training --plot docs/training_cost.png ethanol.json aspirin.json
+    python -m benchmarks.peer_training --plot training_cost.png ethanol.json aspirin.json
 
-Each package is trained for ``--minutes`` on one core with the settings that its documentation
-recommends for a molecule, see :func:`mace`, :func:`nequip`, :func:`schnetpack` and :func:`lkm`, on
-the same 950 training and 50 validation frames, or on ``--n-train`` frames. The time includes all
-that the command does but its evaluation. ``--bin`` is the folder of the package's commands:
-mace-torch and nequip cannot be installed in one environment. Tested with mace-torch 0.3.16, nequip
-0.19.1 and schnetpack 2.1.1. A plot draws the mean over repeated runs.
+Each package is trained for ``--minutes`` on one core, on the same 950 training and 50 validation
+frames, or on the first ``--n-train`` of them. The time is that of training and validation;
+start-up, compilation and the test are not counted. The settings, see :func:`mace`,
+:func:`nequip`, :func:`schnetpack` and :func:`lkm`, are close to those in the documentation of
+each package. ``--bin`` is the folder of its commands: mace-torch and nequip cannot share an
+environment. Tested with mace-torch 0.3.16, nequip 0.19.1 and schnetpack 2.1.1. A plot draws the
+mean over repeated runs.
 """
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -29,7 +31,7 @@ import ase.db
 import numpy as np
 from ase.io import read, write
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
 from train.data import Frames
@@ -52,7 +54,7 @@ class Task(NamedTuple):
     folder: Path
     commands: Path | None
     arguments: list[str]
-    files: tuple[Path, Path]
+    """Further arguments of the command that trains."""
 
     def call(self, command: str, *arguments: str) -> str:
         """Run a command of the package on one core and return what it printed."""
@@ -63,7 +65,7 @@ class Task(NamedTuple):
             "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # its own checkpoint: schnetpack
         }
         done = subprocess.run(
-            [path, *arguments, *self.arguments],
+            [path, *arguments],
             cwd=self.folder,
             env=environment,
             text=True,
@@ -131,8 +133,9 @@ def read_results(path: Path, energy: str, forces: str) -> tuple[NDArray[Any], ND
 def mace(task: Task) -> dict[str, float]:
     """Train MACE, 64x0e + 64x1o, in float32, batches of 5; the rest as in its README.
 
-    Its second stage, with a larger weight of the energy, starts after three quarters of the epochs.
-    Their number follows from the time between the ends of two epochs, which are not counted.
+    There it has 128 channels, float64 and batches of 10, which would make fewer steps in the time.
+    Its second stage, with a larger weight of the energy, starts after three quarters of the epochs,
+    its default. Their number follows from the time of two epochs after a first one.
     """
     write_splits(task)
 
@@ -159,9 +162,10 @@ def mace(task: Task) -> dict[str, float]:
             "--ema_decay=0.99",
             "--amsgrad",
             "--device=cpu",
+            *task.arguments,
         )
 
-    found = re.findall(r"^(\S+ \S+) INFO: Epoch \d+:", train("timing", 2), re.MULTILINE)
+    found = re.findall(r"^(\S+ \S+) INFO: Epoch \d+:", train("timing", 3), re.MULTILINE)
     times = [datetime.fromisoformat(text.replace(",", ".")) for text in found]
     per_epoch = (times[-1] - times[0]).total_seconds() / (len(times) - 1)
     train("model", max(4, round(task.minutes * 60 / per_epoch)))
@@ -255,7 +259,10 @@ training_module:
 
 
 def nequip(task: Task) -> dict[str, float]:
-    """Train NequIP with the settings of its tutorial, without the ZBL potential."""
+    """Train NequIP with the settings of its tutorial.
+
+    Left out are the ZBL potential, early stopping and ``compile_mode``, which is for GPUs there.
+    """
     write_splits(task)
     symbols = sorted(set(task.train.atoms(0).get_chemical_symbols()))
     time = max_time(task.minutes)
@@ -269,6 +276,7 @@ def nequip(task: Task) -> dict[str, float]:
             "-cn",
             "train",
             f"hydra.run.dir={task.folder.resolve()}",
+            *task.arguments,
         ),
     )
     path = next(task.folder.glob("predicted*.xyz"))
@@ -323,12 +331,13 @@ def schnetpack(task: Task) -> dict[str, float]:
         "task.scheduler_cls=torch.optim.lr_scheduler.ReduceLROnPlateau",
         "~task.scheduler_args.smoothing_factor",
         f"+seed={task.seed}",
+        *task.arguments,
     )
     logs = sorted(task.folder.glob("**/metrics.csv"))
     names, *rows = [line.split(",") for line in logs[-1].read_text().splitlines()]
     last = dict(zip(names, rows[-1], strict=True))
     return {
-        f"{ours}": float(last[f"test_{theirs}"]) * MEV
+        ours: float(last[f"test_{theirs}"]) * MEV
         for ours, theirs in (
             ("force_mae", "forces_mae"),
             ("force_rmse", "forces_rmse"),
@@ -339,14 +348,16 @@ def schnetpack(task: Task) -> dict[str, float]:
 
 def lkm(task: Task) -> dict[str, float]:
     """Train ACE of this package with its defaults."""
-    train, test = (str(path.resolve()) for path in task.files)
+    write_splits(task)
     task.call(
         "lkm-train",
-        *("fit", "rmd17", "--data.train", train, "--data.test", test),
-        *("--data.n_train", str(len(task.train)), "--data.n_validation", str(VALIDATION)),
+        *("fit", "rmd17", "--data.train", "train.xyz", "--data.validation", "validation.xyz"),
+        *("--data.test", "test.xyz", "--data.n_train", str(len(task.train))),
+        *("--data.energy_key", "REF_energy", "--data.forces_key", "REF_forces"),
         *("--run.seed", str(task.seed), "--run.directory", "run", "--time", f"{task.minutes}m"),
+        *task.arguments,
     )
-    found: dict[str, float] = json.loads((task.folder / "run/result.json").read_text())
+    found = json.loads((task.folder / "run/result.json").read_text(encoding="utf-8"))
     return {name: found["test_errors"][name] for name in ("force_mae", "force_rmse", "energy_mae")}
 
 
@@ -364,6 +375,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     frames = read_frames(options.train)
     first = len(frames) - VALIDATION
     n_train = options.n_train or first
+    if not 0 < n_train <= first:
+        raise SystemExit(f"--n-train is {n_train}; {options.train} has {first} training frames.")
     name = re.sub(r"\W+", "-", options.name or options.package)
     folder = (
         options.work / f"{options.train.stem}-{name}-{options.minutes:g}-{n_train}-{options.seed}"
@@ -377,12 +390,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         read_frames(options.test),
         *(options.minutes, options.seed, folder, options.bin),
         shlex.split(options.arguments),
-        (options.train, options.test),
     )
     found = PACKAGES[options.package](task)
     return {
         "package": options.name or options.package,
-        "molecule": options.train.stem.split("_")[1],
+        "frames": options.train.stem,
         "n_train": n_train,
         "minutes": options.minutes,
         "seed": options.seed,
@@ -391,15 +403,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Draw force errors against minutes, one panel per molecule and number of frames."""
-    kinds = sorted({(row["molecule"], row["n_train"]) for row in results}, key=lambda k: (-k[1], k))
+    """Draw force errors against minutes, one panel per training file and number of frames."""
+    kinds = sorted({(row["frames"], row["n_train"]) for row in results}, key=lambda k: (-k[1], k))
     names = list(dict.fromkeys(row["package"] for row in results))
     figure = Figure(figsize=(3.6 * len(kinds), 3.6), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
-        for name, marker in zip(names, "osD^v<>", strict=False):
+        for name, marker in zip(names, itertools.cycle("osD^v<>"), strict=False):
             rows = [
-                r for r in results if (r["molecule"], r["n_train"], r["package"]) == (*kind, name)
+                r for r in results if (r["frames"], r["n_train"], r["package"]) == (*kind, name)
             ]
             minutes = sorted({row["minutes"] for row in rows})
             means = [np.mean([r["force_mae"] for r in rows if r["minutes"] == m]) for m in minutes]
@@ -410,7 +422,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(ScalarFormatter())
             axis.set_minor_formatter(NullFormatter())
-        axes.set_yticks([2, 5, 10, 20, 50, 100])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.grid(alpha=0.3, which="both")
     panels[0].set_ylabel("force MAE on test frames, meV/Å")
     panels[0].legend(fontsize=8)

@@ -88,13 +88,9 @@ def draw(runs: list[dict[str, Any]], output: Path) -> None:
     rows = -(-len(runs) // columns)
     figure = Figure(figsize=(4.2 * columns, 5.6 * rows), layout="constrained")
     panels: Any = figure.subplots(2 * rows, columns, squeeze=False)
-    for axes in panels.flat:
-        axes.set_visible(False)
     for k, run in enumerate(runs):
         row, column = divmod(k, columns)
         top, bottom = panels[2 * row : 2 * row + 2, column]
-        top.set_visible(True)
-        bottom.set_visible(True)
         log, found, expected = run["drawn"]
         middle = (BINS[1:] + BINS[:-1]) / 2
         top.fill_between(middle, expected, color="0.8", label="reference frames, 500 K")
@@ -103,6 +99,8 @@ def draw(runs: list[dict[str, Any]], output: Path) -> None:
         top.set_ylabel("density, 1/Å")
         top.legend(fontsize=7, frameon=False)
         _over_time(bottom, log)
+    for axes in panels[2 * rows - 2 :, len(runs) - columns * (rows - 1) :].flat:
+        axes.set_visible(False)
     figure.savefig(output, dpi=DPI)
 
 
