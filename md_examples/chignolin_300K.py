@@ -44,7 +44,7 @@ parser.add_argument("--friction", type=float, default=0.01, help="in 1/fs")
 parser.add_argument("--relax", type=int, default=200, metavar="STEPS", help="at most")
 parser.add_argument("--seed", type=int, default=0, help="of velocities and random forces")
 parser.add_argument("--output", type=Path, default=Path("runs/chignolin"), help="folder")
-parser.add_argument("--compile", action="store_true", help="by a kernel in C++, faster")
+parser.add_argument("--compile", action="store_true", help="use the compiled C++ kernel")
 parser.add_argument("--quick", action="store_true", help="50 fs after 30 steps of relaxation")
 options = parser.parse_args()
 if options.quick:
