@@ -9,12 +9,12 @@ torchmd-net. The bundled model was trained on GFN2-xTB with implicit water.
 
 What you should see in 1 ps: 300 K after some tenths of a ps, all 171 bonds intact, the backbone
 within 0.5 Å of the start, a radius of gyration of 6.0 to 6.2 Å and an end-to-end distance of 3.7
-to 4.2 Å. A hairpin takes far longer to unfold; unfolding or a broken bond on this time scale indicates
-that the model needs more training data.
+to 4.2 Å. A hairpin takes far longer to unfold; unfolding or a broken bond on this time scale
+indicates that the model needs more training data.
 
     python md_examples/chignolin_300K.py --start cln025.pdb
     python md_examples/chignolin_300K.py ... --ps 10      continues the run
-    python md_examples/chignolin_300K.py ... --compile    with the C++ kernel, about five times as fast
+    python md_examples/chignolin_300K.py ... --compile    with the C++ kernel, five times as fast
     python md_examples/chignolin_300K.py ... --quick      50 fs, a quarter of a minute
 """
 
