@@ -180,104 +180,22 @@ def mace(task: Task) -> dict[str, float]:
     return errors(*found_results, task.test)
 
 
-NEQUIP = """
-run: [train, test]
-names: {names}
-monitored: val0_epoch/weighted_sum
-data:
-  _target_: nequip.data.datamodule.ASEDataModule
-  seed: {seed}
-  train_file_path: train.xyz
-  val_file_path: validation.xyz
-  test_file_path: test.xyz
-  ase_args: {{format: extxyz}}
-  key_mapping: {{REF_energy: total_energy, REF_forces: forces}}
-  transforms:
-    - _target_: nequip.data.transforms.ChemicalSpeciesToAtomTypeMapper
-      model_type_names: ${{names}}
-    - _target_: nequip.data.transforms.NeighborListTransform
-      r_max: 5.0
-  train_dataloader: {{_target_: torch.utils.data.DataLoader, batch_size: 5, shuffle: true}}
-  val_dataloader: {{_target_: torch.utils.data.DataLoader, batch_size: 10}}
-  test_dataloader: ${{data.val_dataloader}}
-  stats_manager:
-    _target_: nequip.data.CommonDataStatisticsManager
-    dataloader_kwargs: {{batch_size: 10}}
-    type_names: ${{names}}
-trainer:
-  _target_: lightning.Trainer
-  accelerator: cpu
-  max_epochs: 100000
-  max_time: "{time}"
-  enable_progress_bar: false
-  logger: false
-  callbacks:
-    - _target_: lightning.pytorch.callbacks.ModelCheckpoint
-      monitor: ${{monitored}}
-      dirpath: .
-      filename: best
-    - _target_: nequip.train.callbacks.TestTimeXYZFileWriter
-      out_file: predicted
-      chemical_symbols: ${{names}}
-training_module:
-  _target_: nequip.train.EMALightningModule
-  ema_decay: 0.999
-  loss:
-    _target_: nequip.train.EnergyForceLoss
-    per_atom_energy: true
-    coeffs: {{total_energy: 1.0, forces: 1.0}}
-  val_metrics:
-    _target_: nequip.train.EnergyForceMetrics
-    coeffs: {{total_energy_mae: 1.0, forces_mae: 1.0}}
-  test_metrics: ${{training_module.val_metrics}}
-  optimizer: {{_target_: torch.optim.Adam, lr: 0.01}}
-  lr_scheduler:
-    scheduler:
-      _target_: torch.optim.lr_scheduler.ReduceLROnPlateau
-      factor: 0.6
-      patience: 5
-      threshold: 0.2
-      min_lr: 1.0e-6
-    monitor: ${{monitored}}
-    interval: epoch
-    frequency: 1
-  model:
-    _target_: nequip.model.NequIPGNNModel
-    seed: {seed}
-    model_dtype: float32
-    type_names: ${{names}}
-    r_max: 5.0
-    num_layers: 4
-    l_max: 1
-    num_features: 32
-    radial_mlp_depth: 2
-    radial_mlp_width: 64
-    avg_num_neighbors: ${{training_data_stats:num_neighbors_mean}}
-    per_type_energy_scales: ${{training_data_stats:per_type_forces_rms}}
-    per_type_energy_shifts: ${{training_data_stats:per_atom_energy_mean}}
-"""
-
-
 def nequip(task: Task) -> dict[str, float]:
-    """Train NequIP with the settings of its tutorial.
+    """Train NequIP with the settings of its tutorial, see ``nequip.yaml`` beside this file.
 
     Left out are the ZBL potential, early stopping and ``compile_mode``, which is for GPUs there.
     """
     write_splits(task)
     symbols = sorted(set(task.train.atoms(0).get_chemical_symbols()))
-    time = max_time(task.minutes)
-    settings = NEQUIP.format(names=json.dumps(symbols), seed=task.seed, time=time)
-    (task.folder / "train.yaml").write_text(settings, encoding="utf-8")
     task.call(
         "nequip-train",
-        *(
-            "-cp",
-            str(task.folder.resolve()),
-            "-cn",
-            "train",
-            f"hydra.run.dir={task.folder.resolve()}",
-            *task.arguments,
-        ),
+        f"--config-path={Path(__file__).resolve().parent}",
+        "--config-name=nequip",
+        f"hydra.run.dir={task.folder.resolve()}",
+        f"names=[{','.join(symbols)}]",
+        f"seed={task.seed}",
+        f"trainer.max_time='{max_time(task.minutes)}'",
+        *task.arguments,
     )
     path = next(task.folder.glob("predicted*.xyz"))
     images = read(path, ":")
@@ -376,7 +294,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     first = len(frames) - VALIDATION
     n_train = options.n_train or first
     if not 0 < n_train <= first:
-        raise SystemExit(f"--n-train is {n_train}; {options.train} has {first} training frames.")
+        raise SystemExit(f"--n-train is {n_train}; it must be from 1 to {first}.")
     name = re.sub(r"\W+", "-", options.name or options.package)
     folder = (
         options.work / f"{options.train.stem}-{name}-{options.minutes:g}-{n_train}-{options.seed}"
