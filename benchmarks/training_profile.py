@@ -33,7 +33,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "losses": [(step, "training_loss")],
     "AdamW": [(torch.optim.AdamW, "step")],
     "Muon": [(Muon, "step")],
-    "gradient norm": [(torch.nn.utils, "clip_grad_norm_")],
+    "gradient norm": [(step, "clip_norm")],
     "averages of the weights": [(TrainingState, "update_average")],
 }
 """Functions that are timed."""

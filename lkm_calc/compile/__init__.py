@@ -25,6 +25,7 @@ from .choice import force_function as force_function
 from .cuda_graphs import Capture as Capture
 from .cuda_graphs import capture_cuda_graph as capture_cuda_graph
 from .kernels import Kernel as Kernel
+from .kernels import library as library
 from .kernels import trains as trains
 from .padding import Capacity as Capacity
 from .padding import pad as pad

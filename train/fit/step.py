@@ -87,7 +87,7 @@ class Stepper:
             asked = losses.new_full((1,), float(len(stop.signals) > 0))
             self.team.sum([losses, asked, *map(_gradient, self.parameters)])
             stop.agree(asked)
-        torch.nn.utils.clip_grad_norm_(self.parameters, options.clip_norm)
+        clip_norm(self.parameters, options.clip_norm)
         for optimiser in state.optimisers:
             optimiser.step()
         state.update_average(average_decay(state.step, self.total, options))
@@ -132,6 +132,21 @@ class Stepper:
     def losses_of(self, results: EnergyForces, batch: Batch, totals: Totals) -> Losses:
         """Return the losses of a part of a batch, given the output of the model."""
         return training_loss(results, batch, self.loss, totals, self.gamma, self.state.learned)
+
+
+def clip_norm(parameters: list[torch.nn.Parameter], limit: float) -> None:
+    """Scale the gradients so that their total norm is at most ``limit``.
+
+    On a CPU, this takes a third of the time of torch's function, which has one small operation for
+    each parameter.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients or gradients[0].device.type != "cpu":
+        torch.nn.utils.clip_grad_norm_(parameters, limit)
+        return
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    if not norm <= limit:  # or NaN
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

@@ -1,6 +1,6 @@
 """Optimisers and the training state, from which a run is resumed."""
 
-from .optimiser import Muon as Muon
+from .muon import Muon as Muon
 from .optimiser import make_optimisers as make_optimisers
 from .state import StateError as StateError
 from .state import TrainingState as TrainingState

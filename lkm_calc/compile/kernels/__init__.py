@@ -4,6 +4,7 @@ The gradients are derived by hand. The local compiler builds a library from the 
 cpp within seconds, optimised for the local processor, and the library is cached.
 """
 
+from .build import library as library
 from .kernel import Kernel as Kernel
 from .kernel import has_kernel as has_kernel
 from .kernel import trains as trains
