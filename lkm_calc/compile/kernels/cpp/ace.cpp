@@ -804,16 +804,10 @@ template <class T> class ACE {
             soft_norm_back<T>(C, N, K, s.channels, own.a(), own.a_factor(), ga);
         tensor_back(layer.basis, N, own.sums(), ga, w.g_sums.get(C * N * K), false, grads);
         std::fill_n(w.g_sent.get(N * K), N * K, T(0));
-        switch (s.ell) {
-        case 1:
-            scatter<1>(w, layer, own, N, source, shift);
-            break;
-        case 2:
-            scatter<2>(w, layer, own, N, source, shift);
-            break;
-        default:
-            scatter<3>(w, layer, own, N, source, shift);
-        }
+        if (learn)
+            scatter<false>(w, layer, own, N, source, shift);
+        else
+            scatter<true>(w, layer, own, N, source, shift);
         layer.message.learn(N, own.x(), w.g_sent(), grads);
         layer.message.back(N, w.g_sent(), gx, true);
         radial_back(w, layer, own, N, E, source, shift, numbers, gx, gh, grads);
@@ -903,8 +897,21 @@ template <class T> class ACE {
         }
     }
 
-    // Backward pass of `gather`; overwrites weights with their gradients.
-    template <int L>
+    // Backward pass of `gather`; overwrites weights with their gradients. Those of Y and cut are
+    // left out if gradients of edge vectors are not needed.
+    template <bool EDGES>
+    void scatter(Work<T> &w, Layer<T> &layer, typename Work<T>::Kept &own, long N,
+                 const int64_t *source, long shift) {
+        switch (s.ell) {
+        case 1:
+            return scatter<EDGES, 1>(w, layer, own, N, source, shift);
+        case 2:
+            return scatter<EDGES, 2>(w, layer, own, N, source, shift);
+        default:
+            return scatter<EDGES, 3>(w, layer, own, N, source, shift);
+        }
+    }
+    template <bool EDGES, int L>
     void scatter(Work<T> &w, Layer<T> &layer, typename Work<T>::Kept &own, long N,
                  const int64_t *source, long shift) {
         constexpr int parts = (L + 1) * (L + 1);
@@ -931,10 +938,12 @@ template <class T> class ACE {
                         for (int m = 0; m <= 2 * l; ++m) {
                             const V<T> g = load(w.g_sums() + ((l * l + m) * N + i) * K + k);
                             along += g * Y[l * l + m];
-                            to_Y[l * l + m] += g * both;
+                            if (EDGES)
+                                to_Y[l * l + m] += g * both;
                         }
                         to_sent += along * radial;
-                        to_cut += along * both;
+                        if (EDGES)
+                            to_cut += along * both;
                         store(weight + l * K, scale * along * sent);
                     }
                     if (layer.inner) {
@@ -950,13 +959,16 @@ template <class T> class ACE {
                                 T *to = gh + (row + j) * K + k;
                                 store(to, load(to) + scale * radial * g);
                             }
-                            to_cut += along * radial;
+                            if (EDGES)
+                                to_cut += along * radial;
                             store(weight + (L + l) * K, scale * along);
                         }
                     }
                     T *to = w.g_sent() + j * K + k;
                     store(to, load(to) + scale * to_sent);
                 }
+                if (!EDGES)
+                    continue;
                 for (int c = 1; c < parts; ++c)
                     w.g_Y()[e * MOST + c] += scale * total<T>(to_Y[c]);
                 w.g_cut()[e] += norm * total<T>(to_cut);
@@ -1003,14 +1015,14 @@ template <class T> class ACE {
                 if (runtime)
                     for (long c = 1; c < C; ++c) {
                         const long row = ((c - 1) * N + i) * H;
-                        V<T> along{};
                         const T factor = share * Y[c];
                         for (long k = 0; k < H; k += W<T>) {
                             const V<T> one = load(g + e * H + k);
-                            along += one * load(own.project() + row + k);
                             store(gq + row + k, load(gq + row + k) + factor * one);
                         }
-                        w.g_Y()[e * MOST + c] += share * total<T>(along);
+                        if (!grads) // gradients of edge vectors are needed
+                            w.g_Y()[e * MOST + c] +=
+                                share * dot(g + e * H, own.project() + row, H);
                     }
             }
         if (grads)

@@ -46,13 +46,21 @@ template <class T> inline void store(T *to, V<T> v) { std::memcpy(to, &v, sizeof
 template <class T> inline V<T> all(T x) { return x - V<T>{}; }
 template <class T> inline long padded(long n) { return (n + W<T> - 1) / W<T> * W<T>; }
 
-// Sum of the elements of a vector, in order.
-template <class T> inline T total(V<T> v) {
-    T sum = 0;
-    for (int i = 0; i < W<T>; ++i)
-        sum += v[i];
-    return sum;
-}
+// Sum of the elements of a vector of N numbers: its halves are added, and so on.
+template <class T, int N> struct Sum {
+    typedef T Whole __attribute__((vector_size(N * sizeof(T))));
+    static T of(Whole v) {
+        typename Sum<T, N / 2>::Whole low, high;
+        std::memcpy(&low, &v, sizeof low);
+        std::memcpy(&high, reinterpret_cast<const char *>(&v) + sizeof low, sizeof high);
+        return Sum<T, N / 2>::of(low + high);
+    }
+};
+template <class T> struct Sum<T, 2> {
+    typedef T Whole __attribute__((vector_size(2 * sizeof(T))));
+    static T of(Whole v) { return v[0] + v[1]; }
+};
+template <class T> inline T total(V<T> v) { return Sum<T, W<T>>::of(v); }
 
 // Σ a_k b_k over whole vectors.
 template <class T> inline T dot(const T *a, const T *b, long columns) {
