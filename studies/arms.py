@@ -21,7 +21,12 @@ HOW = ("run.directory", "run.device", "run.compile", "run.cuda_graphs", "run.che
 
 REFERENCE = merge(
     to_table(Config()),
-    {"loss": {"gamma": 0.01}, "optimiser": {"kind": "adamw", "learning_rate": 1e-3}},
+    {
+        "data": {"n_train": 950, "n_validation": 50},
+        "model": {"name": "dimenet++"},
+        "loss": {"gamma": 0.01},
+        "optimiser": {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0},
+    },
 )
 """The defaults when the first results were named, which a new default does not rename."""
 

@@ -48,6 +48,7 @@ def write_report(results: Path, docs: Path) -> None:
     tables |= {
         "gamma": gamma_table(found["gamma"]),
         "pooled": pooled_table(found["baseline"]),
+        "pooled-ace": pooled_table(found["ace"]),
         "pooled-muon": pooled_table(muon),
     }
     for name, one in tables.items():
@@ -128,7 +129,7 @@ def pooled_table(found: Sequence[Setting]) -> str:
     ]
     lines = []
     for gamma in dict.fromkeys(g for setting in found for g in setting.gammas if g != "0"):
-        for model in [*models, "all"]:
+        for model in [*models, "all"] if len(models) > 1 else models:
             some = [s for s in found if model in ("all", s.labels["model"])]
             changes = [
                 [one.value for s in some if (one := effect(s, gamma, metric))] for metric in METRICS

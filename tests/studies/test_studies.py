@@ -8,7 +8,7 @@ from studies.__main__ import main
 from studies.arms import HERE, read_study, study_files
 from studies.cost import kept_bytes
 from studies.effects import Setting, effect, error_mean, mean, settings
-from studies.report import effects_table, gamma_table, pooled_table
+from studies.report import effects_table, gamma_table, pooled_table, write_report
 from train.config import ConfigError
 
 STUDY = """
@@ -87,6 +87,13 @@ def test_every_study_has_an_arm_without_mixing_for_each_setting():
         plain = {arm.labels["seed"] for arm in arms if arm.labels["gamma"] == "0"}
         assert len(plain) >= 3, f"{path.name}: at least three seeds"
         assert plain == {arm.labels["seed"] for arm in arms}
+
+
+def test_the_page_is_that_of_the_committed_results(tmp_path):
+    """Also if a default of an option changes, which must not rename the results."""
+    write_report(HERE / "results", tmp_path)
+    committed = HERE.parent / "docs" / "study.md"
+    assert (tmp_path / "study.md").read_text() == committed.read_text(), "python -m studies report"
 
 
 def test_effects_are_paired_by_seed():
