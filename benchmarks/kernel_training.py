@@ -75,7 +75,9 @@ def training_step(
         }
     )
     frames = read_frames(path).select(np.arange(100))
-    state = TrainingState.create(prepare_model(config, frames), config.optimiser, None)
+    state = TrainingState.create(
+        prepare_model(config, frames), config.optimiser, compiled=kernels == "auto"
+    )
     stepper = Stepper(state, GraphFrames(frames, state.model, CPU), config, team, 10_000)
     batches, stop = cycle(epoch_order(len(frames), 0, 0).split(5)), Stop([], team)
     return lambda: stepper.step(next(batches), 1e-3, stop)

@@ -187,7 +187,8 @@ class RunConfig:
     start, then up to twice as fast. Needs a C++ compiler."""
     kernels: Literal["auto", "off"] = "auto"
     """"auto" trains with a C++ kernel on a CPU if the architecture has one that supports training
-    (ace, dimenet++, mxmnet and pamnet), using first derivatives only."""
+    (ace, dimenet++, mxmnet and pamnet), using first derivatives only, and computes the steps of
+    Muon in C++."""
     tf32: bool = False
     """Use TF32 for matrix products on a GPU: faster, less accurate."""
     validate_every: int = 1

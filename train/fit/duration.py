@@ -71,7 +71,10 @@ def epochs_within(
         team: The processes among which every batch is split.
     """
     scratch = TrainingState.create(
-        copy.deepcopy(state.model), config.optimiser, copy.deepcopy(state.learned)
+        copy.deepcopy(state.model),
+        config.optimiser,
+        copy.deepcopy(state.learned),
+        compiled=config.run.kernels == "auto",
     )
     batches = epoch_order(len(data), config.run.seed, 0).split(config.optimiser.batch_size)
     total = config.optimiser.epochs * len(batches)

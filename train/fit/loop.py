@@ -187,7 +187,8 @@ class _Run:
             self.held = Held.from_file("test", test)
             check_elements(model, self.held.frames, config.data.test)
         learned = learned_teacher(config.loss, model)
-        self.state = TrainingState.create(model, config.optimiser, learned)
+        compiled = config.run.kernels == "auto"
+        self.state = TrainingState.create(model, config.optimiser, learned, compiled=compiled)
         if self.record.state.exists():
             self.state.load(self.record.state, self.record.identity)
             self._look_for_best()

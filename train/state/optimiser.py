@@ -9,17 +9,20 @@ from ..config import OptimiserConfig
 from .muon import Muon
 
 
-def make_optimisers(module: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimizer]:
+def make_optimisers(
+    module: nn.Module, config: OptimiserConfig, compiled: bool = True
+) -> list[torch.optim.Optimizer]:
     """Return optimisers that together update each parameter of a module once.
 
     With ``config.kind`` "muon", weight matrices of linear layers are optimised by Muon; embeddings,
     vectors and frequencies, for which a spectral norm is not meaningful, by AdamW. Only these
-    matrices decay: zero is no meaningful value of a frequency or of an element's energy.
+    matrices decay: zero is no meaningful value of a frequency or of an element's energy. For
+    ``compiled`` see :class:`Muon`.
     """
     matrices, rate, decay = _matrices(module), config.learning_rate, config.weight_decay
     found: list[torch.optim.Optimizer] = []
     if config.kind == "muon" and matrices:
-        found.append(Muon(matrices, rate, config.momentum, decay=decay))
+        found.append(Muon(matrices, rate, config.momentum, decay=decay, compiled=compiled))
     taken = set(matrices) if found else set()
     rest = [p for p in module.parameters() if p not in taken]
     decaying = set(matrices) if decay else set()

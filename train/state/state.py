@@ -74,10 +74,18 @@ class TrainingState:
 
     @classmethod
     def create(
-        cls, model: EnergyModel, config: OptimiserConfig, learned: LearnedTeacher | None = None
+        cls,
+        model: EnergyModel,
+        config: OptimiserConfig,
+        learned: LearnedTeacher | None = None,
+        *,
+        compiled: bool = True,
     ) -> "TrainingState":
-        """Create the initial state for a model and, if any, learned weights of the teacher."""
-        optimisers = make_optimisers(trained(model, learned), config)
+        """Create the initial state for a model and, if any, learned weights of the teacher.
+
+        For ``compiled`` see :class:`train.state.Muon`.
+        """
+        optimisers = make_optimisers(trained(model, learned), config, compiled)
         sums = torch.zeros(len(Losses._fields), dtype=torch.float64, device=model.device)
         averages = sums.new_zeros(2)
         return cls(model, copy.deepcopy(model), optimisers, sums, averages, Counters(), learned)
