@@ -10,11 +10,11 @@ positions, so no second derivative of the model is needed. A loss of the stress 
 strain in the same way. Terms of energies and embeddings are averaged over the two positions, with
 an error of second order in the displacement.
 
-In float32, the displacement is a compromise between truncation error and round-off. The potential
-energy surfaces of a new MXMNet or PAMNet are too rough for it: no displacement is accurate enough.
-For these architectures, the differences are computed in float64 with a smaller displacement. They
-are then more accurate than double backward in float32, and are compared with double backward in
-float64.
+In float32, the displacement is a compromise between truncation error and round-off, which depends
+on the architecture (``Interface.displacement``). The potential energy surfaces of a new MXMNet or
+PAMNet are too rough: no displacement is accurate enough. For these architectures, the differences
+are computed in float64 with a smaller displacement. They are then more accurate than double
+backward in float32, and are compared with double backward in float64.
 """
 
 import copy
@@ -37,9 +37,9 @@ from .protocol import gradient_difference
 
 logger = logging.getLogger("lkm_train")
 
-DISPLACEMENT = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""Norm in Å of the displacement of all atoms of a structure. The truncation error grows with its
-square, round-off with its inverse: tests/train/gradients/test_first_order.py."""
+DISPLACEMENT = 1e-6
+"""Norm in Å of the displacement of all atoms of a structure in float64. The truncation error grows
+with its square, round-off with its inverse: tests/train/gradients/test_first_order.py."""
 TOLERANCE = 1e-3
 """Maximum relative difference from gradients by double backward."""
 
@@ -67,9 +67,12 @@ class KernelGradients:
         self.model, self.losses, self.ordinary = model, losses, ordinary
         self.kernel = Kernel(model)
         self.weights = self.kernel.weights
-        self.differenced = self.kernel
-        if model.dtype != torch.float64 and self.kernel.interface.rough:
+        self.differenced, displacement = self.kernel, self.kernel.interface.displacement
+        if model.dtype != torch.float64 and displacement is None:
             self.differenced = Kernel(copy.deepcopy(model).double().requires_grad_(True))
+        if model.dtype == torch.float64 or displacement is None:
+            displacement = DISPLACEMENT
+        self.displacement = displacement
         self.checked = self.failed = False
 
     def __call__(self, batch: Batch, totals: Totals) -> Float[Tensor, " parts"]:
@@ -127,7 +130,7 @@ class KernelGradients:
         # Norm of atomic displacements that would change the edges by the same amount.
         squares = sum_to(direction.square().sum(1), of_edge, graph.n_graphs)
         norms = (squares * atoms / (2 * edges).clamp(min=1)).sqrt()
-        step = DISPLACEMENT[self.differenced.model.dtype] / norms
+        step = self.displacement / norms
         moving = norms > 0
         slope = torch.where(moving, 0.5 / step, 0.0)
         step = torch.where(moving, step, 0.0)

@@ -72,4 +72,6 @@ def indices(model: DimeNetPP, graph: Graph) -> tuple[Tensor, ...]:
     return ()
 
 
-INTERFACE = Interface("dimenetpp", sizes, lengths, arrays, embeddings, indices, trains=True)
+INTERFACE = Interface(
+    "dimenetpp", sizes, lengths, arrays, embeddings, indices, trains=True, displacement=3e-4
+)

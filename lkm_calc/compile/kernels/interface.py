@@ -28,8 +28,9 @@ class Interface(NamedTuple):
     """For a model and a graph, int64 tensors that the kernel reads in addition to the edges."""
     trains: bool = False
     """Whether the kernel also provides gradients with respect to the weights."""
-    rough: bool = False
-    """Whether new models are too rough for finite differences of these gradients in float32."""
+    displacement: float | None = 1e-3
+    """Norm in Å of the displacement for finite differences of these gradients in float32; None if
+    new models are too rough for it."""
 
 
 def linear(layer: nn.Linear) -> Iterator[Tensor]:

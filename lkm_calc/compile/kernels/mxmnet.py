@@ -59,5 +59,5 @@ def indices(model: MXMNet, graph: Graph) -> tuple[Tensor, ...]:
 
 
 INTERFACE = Interface(
-    "mxmnet", sizes, cutoffs, arrays, embeddings, indices, trains=True, rough=True
+    "mxmnet", sizes, cutoffs, arrays, embeddings, indices, trains=True, displacement=None
 )

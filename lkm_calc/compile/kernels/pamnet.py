@@ -65,5 +65,5 @@ def indices(model: PAMNet, graph: Graph) -> tuple[Tensor, ...]:
 
 
 INTERFACE = Interface(
-    "pamnet", sizes, cutoffs, arrays, embeddings, indices, trains=True, rough=True
+    "pamnet", sizes, cutoffs, arrays, embeddings, indices, trains=True, displacement=None
 )
