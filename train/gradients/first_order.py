@@ -8,7 +8,8 @@ gradient of the energy along −v,
 because F = −∂E/∂R. It is computed as a central difference of two parameter gradients at displaced
 positions, so no second derivative of the model is needed. A loss of the stress corresponds to a
 strain in the same way. Terms of energies and embeddings are averaged over the two positions, with
-an error of second order in the displacement.
+an error of second order in the displacement. Without forces and stress in the loss, one parameter
+gradient at the positions themselves is enough.
 
 In float32, the displacement is a compromise between truncation error and round-off, which depends
 on the architecture (``Interface.displacement``). The potential energy surfaces of a new MXMNet or
@@ -101,8 +102,15 @@ class KernelGradients:
         )
         by_energy, by_forces = by[0], by[1]
         by_stress = None if found.stress is None else by[2]
+        by_embeddings = by[len(results) :]
+        layers = None
+        if any(tensor.any() for tensor in by_embeddings):
+            layers = torch.stack(by_embeddings)
         direction = edge_directions(graph, vectors, by_forces, by_stress)
-        return losses, self._along(graph, vectors, direction, by_energy, by[len(results) :])
+        if direction.any():
+            return losses, self._along(graph, vectors, direction, by_energy, layers)
+        by_atoms = by_energy.index_select(0, graph.graph_index)
+        return losses, self.kernel.gradients(graph, vectors, by_atoms, layers)
 
     def _update(self) -> None:
         """Copy the current weights into the kernels."""
@@ -119,7 +127,7 @@ class KernelGradients:
         vectors: Float[Tensor, "edges 3"],
         direction: Float[Tensor, "edges 3"],
         by_energy: Float[Tensor, " graphs"],
-        by_embeddings: tuple[Tensor, ...],
+        by_embeddings: Float[Tensor, "layers atoms width"] | None,
     ) -> list[Tensor]:
         """Return the derivative of ∂E/∂θ along a direction, plus first-order terms."""
         of_edge = graph.graph_index.index_select(0, graph.edge_index[1])
@@ -139,9 +147,8 @@ class KernelGradients:
             (0.5 * by_energy + sign * slope).index_select(0, graph.graph_index) for sign in (1, -1)
         ]
         layers = None
-        if any(tensor.any() for tensor in by_embeddings):
-            half = 0.5 * torch.stack(by_embeddings)
-            layers = torch.cat([half, half], dim=1)
+        if by_embeddings is not None:
+            layers = torch.cat([0.5 * by_embeddings, 0.5 * by_embeddings], dim=1)
         both = Graph.collate([graph, graph])
         displaced = torch.cat([vectors + moved, vectors - moved])
         found = self.differenced.gradients(both, displaced, torch.cat(by_atoms), layers)

@@ -141,6 +141,20 @@ def test_gradients_in_single_precision(name):
 
 
 @pytest.mark.parametrize("name", HYPERS)
+def test_energies_alone_need_one_gradient(name, monkeypatch):
+    plain, sizes = Kernel.gradients, []
+
+    def counted(self, graph, *others):
+        sizes.append((graph.n_graphs, self.model.dtype))
+        return plain(self, graph, *others)
+
+    monkeypatch.setattr(Kernel, "gradients", counted)
+    model = small_model(name).float()
+    assert relative(*compared(model, molecules(), forces=0.0)) < 1e-5
+    assert sizes == [(4, torch.float32)]
+
+
+@pytest.mark.parametrize("name", HYPERS)
 @pytest.mark.parametrize("loss", [{"stress": 0.5}, {"stress": 1.0, "forces": 0.0, "energy": 0.0}])
 def test_gradients_of_stress(name, loss):
     assert relative(*compared(small_model(name), crystals(), kind="l2", **loss)) < 1e-5
