@@ -105,6 +105,7 @@ def test_shipped_configurations(path: Path):
         ({}, 5, (4, 1)),
         ({"n_train": 20}, 300, (20, 30)),
         ({"n_train": 20, "n_validation": 7}, 300, (20, 7)),
+        ({"n_test": 100}, 300, (170, 30)),
     ],
 )
 def test_the_split_is_chosen_by_the_number_of_frames(data, frames, sizes):

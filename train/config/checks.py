@@ -50,6 +50,7 @@ def check_config(config: Config) -> None:
         if not 0 < value < math.inf:
             raise ConfigError(f"{name} is {value}; it must be positive and finite.")
     not_negative = {
+        "data.n_test": config.data.n_test,
         "loss.energy": config.loss.energy,
         "loss.forces": config.loss.forces,
         "loss.stress": config.loss.stress,
@@ -105,6 +106,13 @@ def check_config(config: Config) -> None:
             'loss.lkm_teacher is "error" but loss.energy is 0; this teacher needs fitted energies. '
             "Set loss.energy, or choose another teacher."
         )
+    for name in ("test", "validation"):
+        if config.data.n_test and getattr(config.data, name):
+            raise ConfigError(
+                f"data.n_test and data.{name} cannot be combined: data.n_test draws test frames "
+                "from the file of all frames, data.train. Leave out one of them, or name a file "
+                "with test frames as data.test."
+            )
     if not config.data.train:
         raise ConfigError("data.train is missing: set it to the file with the training frames.")
     if config.model.name not in MODELS:

@@ -18,7 +18,7 @@ class DataConfig:
     validation: str = ""
     """File with the validation frames; empty to draw them from the training file."""
     test: str = ""
-    """File with test frames for the final model; empty for none."""
+    """File with test frames for the final model; empty for none (see n_test)."""
     format: Literal["auto", "md17", "chignolin", "qm9", "hdf5", "ase"] = "auto"
     """Format of the files; "auto" detects it from suffix and content."""
     labels: Literal["revised", "original"] = "revised"
@@ -41,10 +41,13 @@ class DataConfig:
     """Name of the virial in the files, −volume × stress, an energy, with the same shapes. A stress
     is then ignored unless it is named too."""
     n_train: int | Literal["auto"] = "auto"
-    """Number of training frames; "auto" for all that are not validation frames."""
+    """Number of training frames; "auto" for all that are not validation or test frames."""
     n_validation: int | Literal["auto"] = "auto"
     """Number of validation frames; "auto" for a tenth of the file, at most 50, or for all of
     data.validation."""
+    n_test: int = 0
+    """Number of test frames for the final model that are drawn from the training file, if they have
+    no file."""
     check_units: bool = True
     """Reject energies and forces that are implausible in their units."""
 
@@ -53,7 +56,8 @@ class DataConfig:
         n_train, n_validation = self.n_train, self.n_validation
         tenth = max(1, min(50, n_frames // 10))
         validation = n_validation if isinstance(n_validation, int) else tenth
-        return n_train if isinstance(n_train, int) else n_frames - validation, validation
+        rest = n_frames - validation - self.n_test
+        return n_train if isinstance(n_train, int) else rest, validation
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Labelled structures in memory, in eV and Å, and the training/validation split."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -343,16 +343,23 @@ def _check_stiffness(frames: Frames, rms: float, source: str, hint: str) -> None
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of training and validation frames."""
+    """Indices of training, validation and test frames in their files."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
+    test: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """Test frames drawn from the same file, if any."""
 
 
 def random_split(
-    n_frames: int, n_train: int, n_validation: int, seed: int, n_isolated: int = 0
+    n_frames: int,
+    n_train: int,
+    n_validation: int,
+    seed: int,
+    n_isolated: int = 0,
+    n_test: int = 0,
 ) -> Split:
-    """Draw disjoint training and validation frames.
+    """Draw disjoint training, validation and test frames.
 
     Args:
         n_frames: Number of frames in the file, without isolated atoms.
@@ -360,16 +367,20 @@ def random_split(
         n_validation: Number of validation frames.
         seed: Random seed.
         n_isolated: Number of isolated atoms in the file, for the error message.
+        n_test: Number of test frames.
 
     Raises:
-        DataError: There are too few frames, or one of the numbers is zero.
+        DataError: There are too few frames, or no training or validation frames.
     """
     not_counted = f" ({n_isolated} isolated atom(s) not counted)" if n_isolated else ""
-    if n_train < 1 or n_validation < 1 or n_train + n_validation > n_frames:
+    end = n_train + n_validation + n_test
+    if n_train < 1 or n_validation < 1 or end > n_frames:
+        tests = f", data.n_validation = {n_validation} and data.n_test = {n_test}"
+        others = tests if n_test else f" and data.n_validation = {n_validation}"
         raise DataError(
-            f"data.n_train = {n_train} and data.n_validation = {n_validation} do not fit the "
-            f"{n_frames} frames of the file{not_counted}. Each must be at least 1 and their sum at "
-            f"most {n_frames}."
+            f"data.n_train = {n_train}{others} do not fit the {n_frames} frames of the "
+            f"file{not_counted}. The first two must be at least 1 and the sum at most {n_frames}."
         )
     order = np.random.default_rng(seed).permutation(n_frames)
-    return Split(np.sort(order[:n_train]), np.sort(order[n_train : n_train + n_validation]))
+    parts = np.split(order[:end], [n_train, n_train + n_validation])
+    return Split(*map(np.sort, parts))

@@ -62,16 +62,17 @@ def structures_of(frames: Frames, source: str) -> Frames:
 
 
 def split_structures(
-    frames: Frames, n_train: int, n_validation: int, seed: int, source: str
+    frames: Frames, n_train: int, n_validation: int, seed: int, source: str, n_test: int = 0
 ) -> Split:
-    """Draw training and validation frames like :func:`random_split`, without isolated atoms.
+    """Draw the frames of each part like :func:`random_split`, without isolated atoms.
 
     Raises:
         DataError: There are only isolated atoms, or as for random_split.
     """
     rows = _structures(frames, source)
-    split = random_split(len(rows), n_train, n_validation, seed, len(frames) - len(rows))
-    return Split(rows[split.train], rows[split.validation])
+    n_isolated = len(frames) - len(rows)
+    split = random_split(len(rows), n_train, n_validation, seed, n_isolated, n_test)
+    return Split(rows[split.train], rows[split.validation], rows[split.test])
 
 
 def drawn_structures(

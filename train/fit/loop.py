@@ -181,6 +181,9 @@ class _Run:
             check_elements(model, held_out, config.data.validation)
         self.held = Held("validation", held_out, self.split.validation)
         """The frames on which the finished model is measured."""
+        if sets.test is not None:
+            self.held = Held("test", sets.test, self.split.test)
+            check_elements(model, sets.test, "The test frames")
         if test is not None:
             self.record.tested = isolated_atoms(test, config.data.test)
             structures_of(test, config.data.test)  # raises if there are none

@@ -82,7 +82,8 @@ class Record:
         Training data are identified by their checksum. Paths, device and the like may change.
         """
         table = to_table(self.config)
-        del table["data"]["test"]
+        for key in ("test", "n_test"):
+            del table["data"][key]
         for name in self.files.keys() - {"test"}:
             table["data"][name] = f"SHA-256 {self.files[name]['sha256']}"
         if self.isolated.n_frames:  # older versions treated them like all other frames
@@ -97,7 +98,7 @@ class Record:
             self.tensorboard = _tensorboard(self.directory, step)
         write_json(self.directory / "config.json", to_table(self.config))
         with replacing(self.directory / "split.npz") as temporary:
-            np.savez(temporary, train=split.train, validation=split.validation)
+            np.savez(temporary, train=split.train, validation=split.validation, test=split.test)
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -150,7 +151,7 @@ class Record:
         Args:
             state: The finished training.
             validation: The validation frames.
-            held: The test frames, or the validation frames if there is no test set.
+            held: The test frames, or the validation frames if there are no test frames.
         """
         size, device = self.config.run.eval_batch_size, validation.device
         last_errors = errors_of(predict(state.averaged_model, validation, size))

@@ -1,4 +1,4 @@
-"""The training and validation frames of a run."""
+"""The training and validation frames of a run, and test frames from the same file."""
 
 import dataclasses
 from typing import NamedTuple
@@ -20,11 +20,13 @@ from ..formats import read_data
 
 
 class Sets(NamedTuple):
-    """The training and validation frames of a run."""
+    """The frames of a run that are not from a test file."""
 
     train: Frames
     """Training frames, without isolated atoms."""
     validation: Frames
+    test: Frames | None
+    """Test frames drawn from the training file, if any."""
     split: Split
     """Their indices in their files, which are the same file without ``data.validation``."""
     isolated: IsolatedAtoms
@@ -34,7 +36,7 @@ class Sets(NamedTuple):
 
 
 def read_sets(config: Config) -> Sets:
-    """Read the data files of a run and draw its training and validation frames.
+    """Read the data files of a run, except the test file, and draw the frames of each part.
 
     Raises:
         ConfigError: The training file is also the validation file, or the loss has weights of a
@@ -49,7 +51,7 @@ def read_sets(config: Config) -> Sets:
     count = len(frames) - isolated.n_frames
     if not options.validation:
         n_train, n_validation = options.sizes(count)
-        split = split_structures(frames, n_train, n_validation, seed, options.train)
+        split = split_structures(frames, n_train, n_validation, seed, options.train, options.n_test)
         validation = frames.select(split.validation)
     else:
         if expanded(options.train).resolve() == expanded(options.validation).resolve():
@@ -70,4 +72,5 @@ def read_sets(config: Config) -> Sets:
         validation = other.select(split.validation)
         n_train, n_validation = len(split.train), len(split.validation)
     options = dataclasses.replace(options, n_train=n_train, n_validation=n_validation)
-    return Sets(frames.select(split.train), validation, split, isolated, options)
+    test = frames.select(split.test) if len(split.test) else None
+    return Sets(frames.select(split.train), validation, test, split, isolated, options)

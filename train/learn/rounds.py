@@ -219,7 +219,7 @@ def learn(
 def _check_config(config: Config) -> None:
     """Raise a ConfigError if the configuration chooses frames, which is done here."""
     data, default = config.data, DataConfig()
-    for name in ("validation", "test", "n_train", "n_validation"):
+    for name in ("validation", "test", "n_train", "n_validation", "n_test"):
         if getattr(data, name) != getattr(default, name):
             raise ConfigError(
                 f"data.{name} is {getattr(data, name)!r}, but active learning chooses the frames "

@@ -131,9 +131,10 @@ def own_split(model: EnergyModel, frames: Frames, path: str | Path) -> Split | N
         nothing = np.empty(0, dtype=np.int64)
         return Split(rows.get("train", nothing), rows.get("validation", nothing))
     sizes = data["n_train"], data["n_validation"], run["seed"]
+    n_test = data.get("n_test", 0)  # missing in older files
     if "isolated_atoms" in training:  # missing without isolated atoms and in older files
-        return split_structures(frames, *sizes, str(path))
-    return random_split(len(frames), *sizes)
+        return split_structures(frames, *sizes, str(path), n_test)
+    return random_split(len(frames), *sizes, n_test=n_test)
 
 
 def closest_distances(data: GraphFrames, model: EnergyModel, batch_size: int) -> dict[str, float]:

@@ -157,9 +157,10 @@ def _data(training: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     file, other = training["files"]["train"], training["files"].get("validation")
     origin = f" of {other['name']}" if other else ""
     labels = "" if data["labels"] == "revised" else f"{data['labels']} labels, "
+    tested = f", {data['n_test']} test frames" if data.get("n_test") else ""
     return (
         f"{data['n_train']} frames of {file['name']} ({labels}{data['n_validation']} validation "
-        f"frames{origin}), SHA-256 {file['sha256'][:16]}…"
+        f"frames{origin}{tested}), SHA-256 {file['sha256'][:16]}…"
     )
 
 

@@ -14,7 +14,7 @@ from lkm_calc.files import expanded
 from lkm_calc.potential import read_header
 
 from ..config import Config, ConfigError, config_from_table, told_of_old
-from ..data import DataError, Frames
+from ..data import DataError, Frames, Split
 from ..formats import read_data
 from .calibration import own_split
 from .writing import checksum
@@ -117,8 +117,8 @@ def held_frames(run: Run, model: EnergyModel, data: str = "") -> Held:
     Args:
         run: The run.
         model: Its model.
-        data: A file to use instead of that of the run. If the validation frames were drawn from
-            it, they are returned.
+        data: A file to use instead of that of the run. If the validation or test frames were
+            drawn from it, they are returned.
 
     Raises:
         DataError: The file is missing, has changed or cannot be read.
@@ -133,7 +133,7 @@ def held_frames(run: Run, model: EnergyModel, data: str = "") -> Held:
                 "or other labelled frames."
             )
         if split is not None:
-            return Held("validation", frames.select(split.validation), split.validation)
+            return _drawn(frames, split)
         return Held.from_file(Path(data).name, frames)
     if options.test:
         return Held.from_file("test", _read_own(run, "test", options.test))
@@ -144,6 +144,13 @@ def held_frames(run: Run, model: EnergyModel, data: str = "") -> Held:
     split = own_split(model, frames, path)
     if split is None:  # the checksum was compared before, so the file is being written
         raise DataError(f"{path} changed while it was read. Repeat the command.")
+    return _drawn(frames, split)
+
+
+def _drawn(frames: Frames, split: Split) -> Held:
+    """Return the test frames that were drawn from a file, or the validation frames."""
+    if len(split.test):
+        return Held("test", frames.select(split.test), split.test)
     return Held("validation", frames.select(split.validation), split.validation)
 
 

@@ -1,17 +1,18 @@
-"""Validation frames from a file of their own."""
+"""Validation frames from a file of their own, and test frames from the training file."""
 
 import json
 
 import numpy as np
 import pytest
+import torch
 
 from lkm_calc import load_model
 from train.__main__ import main
 from train.config import ConfigError
-from train.data import DataError
+from train.data import DataError, GraphFrames
 from train.fit import fit
 from train.formats import read_frames
-from train.report import own_split
+from train.report import errors_of, own_split, predict
 from train.state import StateError
 
 from ...support import rmd17_arrays, write_npz
@@ -128,3 +129,42 @@ def test_files_that_do_not_fit_are_refused(files, tmp_path):
     with pytest.raises(DataError, match=r"strange\.npz: .*trained"):
         fit(separate(strange, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_test_frames_are_drawn_from_the_training_file(tmp_path):
+    arrays = rmd17_arrays(42)
+    data = write_npz(tmp_path / "all.npz", **arrays)
+    sizes = {"data__n_train": "auto", "data__n_validation": 10}
+    path = fit(config(data, tmp_path / "run", **sizes, data__n_test=12))
+    split = np.load(tmp_path / "run" / "split.npz")
+    assert {name: len(split[name]) for name in split} == dict(train=20, validation=10, test=12)
+    everything = np.concatenate([split[name] for name in split])
+    np.testing.assert_array_equal(np.sort(everything), np.arange(42))
+    found = own_split(load_model(path), read_frames(data), data)
+    np.testing.assert_array_equal(found.test, split["test"])
+
+    # They neither train nor select.
+    fit(config(data, tmp_path / "without", **sizes | {"data__n_train": 20}))
+    assert_same(weights(tmp_path / "run"), weights(tmp_path / "without"))
+
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    rows = split["test"]
+    parts = {k: v[rows] if len(v) == 42 else v for k, v in arrays.items()}
+    drawn = read_frames(write_npz(tmp_path / "drawn.npz", **parts))
+    model = load_model(path)
+    errors = errors_of(predict(model, GraphFrames(drawn, model, torch.device("cpu")), 16))
+    assert errors.figures() == pytest.approx(result["test_errors"])
+    card = (tmp_path / "run" / "card.md").read_text()
+    assert "20 frames of all.npz (10 validation frames, 12 test frames)" in card
+    assert "12 test frames" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["test", "validation"])
+def test_test_frames_are_drawn_from_the_file_of_all_frames_only(name, files, tmp_path):
+    changes = {f"data__{name}": str(files["validation"]), "data__n_test": 3}
+    with pytest.raises(ConfigError, match=rf"data.n_test and data.{name} cannot be combined"):
+        config(files["train"], tmp_path / "run", **changes)
+    with pytest.raises(DataError, match=r"n_validation = 15 and data.n_test = 3 do not fit the 30"):
+        fit(config(files["train"], tmp_path / "run", data__n_train=13, data__n_test=3))
+    with pytest.raises(ConfigError, match=r"data.n_test is -1"):
+        config(files["train"], tmp_path / "run", data__n_test=-1)
