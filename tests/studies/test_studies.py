@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,8 +9,11 @@ from studies.__main__ import main
 from studies.arms import HERE, read_study, study_files
 from studies.cost import kept_bytes
 from studies.effects import Setting, effect, error_mean, mean, settings
+from studies.join import join
 from studies.report import effects_table, gamma_table, pooled_table, write_report
 from train.config import ConfigError
+
+from ..support import rmd17_arrays, write_npz
 
 STUDY = """
 [axes.width.8.model.hypers]
@@ -182,6 +186,26 @@ def test_data_that_are_not_there_are_named(tmp_path, capsys):
     arguments = ["run", "gamma", "--data", str(tmp_path), "--work", str(tmp_path)]
     assert main([*arguments, "--results", str(tmp_path)]) == 2
     assert "rmd17_ethanol_train_01.npz" in capsys.readouterr().err
+
+
+def test_files_of_one_molecule_are_joined(tmp_path):
+    arrays = rmd17_arrays(7)
+    parts = [
+        write_npz(
+            tmp_path / f"{k}.npz",
+            **{name: a[rows] if len(a) == 7 else a for name, a in arrays.items()},
+        )
+        for k, rows in enumerate([slice(0, 3), slice(3, 7)])
+    ]
+    assert join(parts, tmp_path / "joined.npz") == 7
+    joined = np.load(tmp_path / "joined.npz")
+    assert set(joined) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(joined[name], array)
+    arrays["nuclear_charges"] = arrays["nuclear_charges"] + 1
+    with pytest.raises(ValueError, match=r"other\.npz has other atoms"):
+        join([parts[0], write_npz(tmp_path / "other.npz", **arrays)], tmp_path / "none.npz")
+    assert not (tmp_path / "none.npz").exists()
 
 
 def test_kept_bytes_counts_each_tensor_once():
