@@ -165,7 +165,7 @@ def plot(paths: list[Path], output: Path) -> None:
         )
         axes.bar_label(bars, [f"{rows[n]:.2f}" for n in names], padding=2, fontsize=8)
         axes.margins(x=0.15)
-        axes.set(title=label, xlabel=f"time a step / {BASELINE}")
+        axes.set(title=label, xlabel=f"time per step / {BASELINE}")
         axes.tick_params(axis="y", labelsize=8)
     figure.savefig(output, dpi=130)
 
