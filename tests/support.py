@@ -104,6 +104,11 @@ def rmd17_arrays(frames: int = 60, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+def rmd17_rows(arrays: dict[str, np.ndarray], rows: slice | np.ndarray) -> dict[str, np.ndarray]:
+    """Return the arrays with some of the frames."""
+    return {k: v if k == "nuclear_charges" else v[rows] for k, v in arrays.items()}
+
+
 def write_npz(path: Path, **arrays: np.ndarray) -> Path:
     """Write arrays to an npz file and return its path."""
     np.savez(path, **arrays)

@@ -13,7 +13,7 @@ from studies.join import join
 from studies.report import effects_table, gamma_table, pooled_table, write_report
 from train.config import ConfigError
 
-from ..support import rmd17_arrays, write_npz
+from ..support import rmd17_arrays, rmd17_rows, write_npz
 
 STUDY = """
 [axes.width.8.model.hypers]
@@ -191,10 +191,7 @@ def test_data_that_are_not_there_are_named(tmp_path, capsys):
 def test_files_of_one_molecule_are_joined(tmp_path):
     arrays = rmd17_arrays(7)
     parts = [
-        write_npz(
-            tmp_path / f"{k}.npz",
-            **{name: a[rows] if len(a) == 7 else a for name, a in arrays.items()},
-        )
+        write_npz(tmp_path / f"{k}.npz", **rmd17_rows(arrays, rows))
         for k, rows in enumerate([slice(0, 3), slice(3, 7)])
     ]
     assert join(parts, tmp_path / "joined.npz") == 7

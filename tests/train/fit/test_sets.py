@@ -15,7 +15,7 @@ from train.formats import read_frames
 from train.report import errors_of, own_split, predict
 from train.state import StateError
 
-from ...support import rmd17_arrays, write_npz
+from ...support import rmd17_arrays, rmd17_rows, write_npz
 from .test_loop import assert_same, config, weights
 
 AUTO = {"n_train": "auto", "n_validation": "auto"}
@@ -27,10 +27,7 @@ def files(tmp_path):
     arrays = rmd17_arrays(42)
     parts = {"train": slice(0, 30), "validation": slice(30, 42)}
     return {
-        name: write_npz(
-            tmp_path / f"{name}.npz",
-            **{k: v[rows] if len(v) == 42 else v for k, v in arrays.items()},
-        )
+        name: write_npz(tmp_path / f"{name}.npz", **rmd17_rows(arrays, rows))
         for name, rows in parts.items()
     }
 
@@ -148,8 +145,7 @@ def test_test_frames_are_drawn_from_the_training_file(tmp_path):
     assert_same(weights(tmp_path / "run"), weights(tmp_path / "without"))
 
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    rows = split["test"]
-    parts = {k: v[rows] if len(v) == 42 else v for k, v in arrays.items()}
+    parts = rmd17_rows(arrays, split["test"])
     drawn = read_frames(write_npz(tmp_path / "drawn.npz", **parts))
     model = load_model(path)
     errors = errors_of(predict(model, GraphFrames(drawn, model, torch.device("cpu")), 16))
