@@ -3,20 +3,94 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from train.report import save_figure
 
-from .effects import Setting, effect
+from .effects import Mean, Setting, effect, mean
 
 NUMBER = ["1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1", "100"]
 """Labels of γ that are numbers."""
 TICKS = [-50, -20, -10, -5, 0, 5, 10, 20, 50, 100]
 """Of changes in %."""
+_SIZES = ("50", "200", "950")
+_MUON = {"optimiser": "Muon 4e-3"}
 COLOURS = {"force_mae": "tab:blue", "energy_mae": "tab:orange"}
 NAMES = {"force_mae": "forces", "energy_mae": "energy"}
+
+
+class Group(NamedTuple):
+    """Settings of a study that are one row of the summary."""
+
+    name: str
+    study: str
+    gamma: str
+    labels: Mapping[str, str]
+    """Values of axes that its settings have."""
+
+
+GROUPS = [
+    *(Group(f"ACE, rMD17, {n} frames", "ace", "auto-0.01", {"frames": n}) for n in _SIZES),
+    Group("DimeNet++, rMD17, 50 frames", "optimiser", "auto-0.1", {"frames": "50", **_MUON}),
+    *(
+        Group(f"invariant models, rMD17, 200 frames, {n} steps", "length", "auto-0.1", {"steps": n})
+        for n in ("2000", "6000", "20000")
+    ),
+    Group("DimeNet++, rMD17, 950 frames", "optimiser", "auto-0.1", {"frames": "950", **_MUON}),
+    Group("PAMNet, Chignolin, short training", "chignolin", "auto-0.1", {}),
+    Group("PAMNet, QM9, 1,500 molecules", "qm9", "0.02", {}),
+]
+"""Rows of the summary, which are left out while they have no results."""
+
+
+def plot_summary(studies: Mapping[str, Sequence[Setting]], path: Path) -> None:
+    """Draw the mean change of errors by LKM of each group, with standard errors.
+
+    They are those over settings, or over seeds for groups of one setting.
+    """
+    figure = Figure(figsize=(8, 0.9 + 0.34 * len(GROUPS)), layout="constrained")
+    axes = figure.subplots()
+    rows = [(group, _changes(group, studies[group.study])) for group in GROUPS]
+    rows = [(group, changes) for group, changes in rows if changes]
+    for metric, shift in (("force_mae", -0.14), ("energy_mae", 0.14)):
+        points = [
+            (changes[metric].value, k + shift, changes[metric].error)
+            for k, (_, changes) in enumerate(rows)
+            if metric in changes
+        ]
+        if points:
+            x, y, error = np.array(points).T
+            axes.errorbar(
+                x, y, xerr=np.nan_to_num(error), fmt="o", markersize=5, capsize=2,
+                color=COLOURS[metric], label=NAMES[metric],
+            )  # fmt: skip
+    axes.axvline(0, color="0.4", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [group.name for group, _ in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("change of the MAE by LKM, %; left of 0 LKM helps")
+    axes.grid(axis="x", alpha=0.25)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def _changes(group: Group, found: Sequence[Setting]) -> dict[str, Mean]:
+    """Return the mean changes of a group by error, those there are results of."""
+    changes = {}
+    for metric in COLOURS:
+        effects = [
+            one
+            for setting in found
+            if group.labels.items() <= setting.labels.items()
+            and (one := effect(setting, group.gamma, metric))
+        ]
+        if effects:
+            several = len(effects) > 1
+            changes[metric] = mean([one.value for one in effects]) if several else effects[0]
+    return changes
 
 
 def plot_effects(studies: Mapping[str, Sequence[Setting]], path: Path) -> None:

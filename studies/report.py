@@ -9,7 +9,7 @@ from train.report import write_text
 from . import cost, generality, layers_report
 from .arms import HERE, read_study, study_files
 from .effects import Mean, Setting, effect, error_mean, mean, settings
-from .pictures import plot_effects, plot_gamma
+from .pictures import plot_effects, plot_gamma, plot_summary
 from .tables import table
 
 Metrics = Mapping[str, tuple[str, int]]
@@ -61,6 +61,7 @@ def write_report(results: Path, docs: Path) -> None:
     left = re.findall(r"<!-- (?:table|section) .*?-->", text)
     if left:
         raise ValueError(f"page.md contains unknown markers: {', '.join(left)}.")
+    plot_summary(found, docs / "study-summary.png")
     plot_effects(found, docs / "study-effects.png")
     plot_gamma(found["gamma"], docs / "study-gamma.png")
     write_text(docs / "study.md", text)
