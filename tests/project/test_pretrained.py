@@ -34,7 +34,7 @@ from ..support import (
 FLOORS = {
     "rmd17-aspirin": (2.18, 6.44),
     "rmd17-azobenzene": (0.68, 2.7),
-    "rmd17-benzene": (0.07, 0.44),
+    "rmd17-benzene": (0.053, 0.366),
     "rmd17-ethanol": (0.39, 2.39),
     "rmd17-malonaldehyde": (0.65, 3.82),
     "rmd17-naphthalene": (0.30, 1.46),
