@@ -176,7 +176,8 @@ def test_a_property_of_qm9_from_file_to_card(tmp_path, capsys, messages):
     arrays |= {name: generator.normal(1.85, 0.1, 60) for name in ("U0", "mu")}
     data = write_npz(tmp_path / "qm9.npz", **arrays)
     command = ["fit", "qm9", "--data", str(data), "--data.target", "mu", "--run.device", "cpu"]
-    small = {"data.n_train": 40, "data.n_validation": 15, "model.hypers.hidden": 8}
+    small = {"data.n_train": 40, "data.n_validation": 15, "data.n_test": 5}
+    small |= {"model.hypers.hidden": 8}
     small |= {"optimiser.epochs": 2, "run.directory": tmp_path / "run"}
     options = [word for key, value in small.items() for word in (f"--{key}", str(value))]
     assert main([*command, *options]) == 0
