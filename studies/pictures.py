@@ -6,11 +6,12 @@ from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from train.report import save_figure
 
-from .effects import Mean, Setting, effect, mean
+from .effects import Mean, Result, Setting, effect, mean
 
 NUMBER = ["1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1", "100"]
 """Labels of γ that are numbers."""
@@ -51,29 +52,12 @@ def plot_summary(studies: Mapping[str, Sequence[Setting]], path: Path) -> None:
 
     They are those over settings, or over seeds for groups of one setting.
     """
-    figure = Figure(figsize=(8, 0.9 + 0.34 * len(GROUPS)), layout="constrained")
+    rows = [(group.name, _changes(group, studies[group.study])) for group in GROUPS]
+    rows = [(name, changes) for name, changes in rows if changes]
+    figure = Figure(figsize=(8, 0.9 + 0.4 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    rows = [(group, _changes(group, studies[group.study])) for group in GROUPS]
-    rows = [(group, changes) for group, changes in rows if changes]
-    for metric, shift in (("force_mae", -0.14), ("energy_mae", 0.14)):
-        points = [
-            (changes[metric].value, k + shift, changes[metric].error)
-            for k, (_, changes) in enumerate(rows)
-            if metric in changes
-        ]
-        if points:
-            x, y, error = np.array(points).T
-            axes.errorbar(
-                x, y, xerr=np.nan_to_num(error), fmt="o", markersize=5, capsize=2,
-                color=COLOURS[metric], label=NAMES[metric],
-            )  # fmt: skip
-    axes.axvline(0, color="0.4", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [group.name for group, _ in rows], fontsize=8)
-    axes.invert_yaxis()
+    _draw_changes(axes, rows, markersize=5, fontsize=8)
     axes.set_xlabel("change of the MAE by LKM, %; left of 0 LKM helps")
-    axes.grid(axis="x", alpha=0.25)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
     save_figure(figure, path)
 
 
@@ -95,40 +79,51 @@ def _changes(group: Group, found: Sequence[Setting]) -> dict[str, Mean]:
 
 def plot_effects(studies: Mapping[str, Sequence[Setting]], path: Path) -> None:
     """Draw the change of errors by LKM of every setting, with standard errors over seeds."""
-    rows: list[tuple[str, Setting, str]] = []
+    rows: list[tuple[str, dict[str, Mean]]] = []
+    known: list[Mapping[str, Result]] = []
     for name, found in studies.items():
         for setting in found if name != "gamma" else ():
             for gamma in setting.gammas:
-                known = any(setting.results[gamma] == s.results.get(g) for _, s, g in rows)
+                results = setting.results[gamma]
                 change = effect(setting, gamma, "energy_mae")
-                if gamma != "0" and not known and change and abs(change.value) < TICKS[-1]:
-                    label = ", ".join(setting.labels.values())
-                    rows.append((f"{name}: {label}, γ = {gamma}", setting, gamma))
+                if gamma == "0" or results in known or not change or abs(change.value) >= TICKS[-1]:
+                    continue
+                known.append(results)
+                label = ", ".join(setting.labels.values())
+                changes = {m: one for m in COLOURS if (one := effect(setting, gamma, m))}
+                rows.append((f"{name}: {label}, γ = {gamma}", changes))
     figure = Figure(figsize=(9, 1.2 + 0.2 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    for metric, shift in (("force_mae", -0.15), ("energy_mae", 0.15)):
-        points = [
-            (one.value, k + shift, one.error)
-            for k, (_, setting, gamma) in enumerate(rows)
-            if (one := effect(setting, gamma, metric))
-        ]
-        if points:
-            x, y, error = np.array(points).T
-            axes.errorbar(
-                x, y, xerr=np.nan_to_num(error), fmt="o", markersize=3.5, linewidth=1,
-                color=COLOURS[metric], label=NAMES[metric],
-            )  # fmt: skip
-    axes.axvline(0, color="0.4", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [label for label, *_ in rows], fontsize=7)
-    axes.invert_yaxis()
+    _draw_changes(axes, rows, markersize=3.5, fontsize=7)
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xlim(TICKS[0], TICKS[-1])
     axes.set_xticks(TICKS, [f"{tick:+d}" if tick else "0" for tick in TICKS])
     axes.set_xlabel("change of the mean absolute error by LKM, %; left of 0 LKM helps")
+    save_figure(figure, path)
+
+
+def _draw_changes(
+    axes: Axes, rows: Sequence[tuple[str, Mapping[str, Mean]]], markersize: float, fontsize: int
+) -> None:
+    """Draw changes by error with their standard errors, a labelled row each, first at the top."""
+    for metric, shift in (("force_mae", -0.15), ("energy_mae", 0.15)):
+        points = [
+            (changes[metric].value, k + shift, changes[metric].error)
+            for k, (_, changes) in enumerate(rows)
+            if metric in changes
+        ]
+        if points:
+            x, y, error = np.array(points).T
+            axes.errorbar(
+                x, y, xerr=np.nan_to_num(error), fmt="o", markersize=markersize, linewidth=1,
+                color=COLOURS[metric], label=NAMES[metric],
+            )  # fmt: skip
+    axes.axvline(0, color="0.4", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=fontsize)
+    axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
-    save_figure(figure, path)
 
 
 def plot_gamma(found: Sequence[Setting], path: Path) -> None:
