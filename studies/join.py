@@ -21,7 +21,10 @@ def join(files: list[Path], output: Path) -> int:
     for file, part in zip(files[1:], parts[1:], strict=True):
         same = np.array_equal(part.pop(atoms, ()), joined[atoms])
         if not same or part.keys() != parts[0].keys():
-            raise ValueError(f"{file} has other atoms or arrays than {files[0]}.")
+            raise ValueError(
+                f"{file} has other atoms or arrays than {files[0]}. Join "
+                "files of one molecule and one source."
+            )
     joined |= {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     np.savez(output, **joined)
     return len(joined["energies" if "energies" in joined else "E"])

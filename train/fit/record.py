@@ -162,8 +162,12 @@ class Record:
         measured = GraphFrames(held.frames, model, device) if tested else validation
         predictions = predict(model, measured, size)
         errors = errors_of(predictions)
+        # Test frames may have been requested after the best model was saved.
+        config = model.provenance["config"]
+        data = config["data"] | {"n_test": self.config.data.n_test}
         provenance = model.provenance | {
             "files": self.files,
+            "config": config | {"data": data},
             f"{held.name}_errors": errors.figures(),
         }
         if tested and self.tested.energies:

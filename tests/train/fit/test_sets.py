@@ -155,6 +155,18 @@ def test_test_frames_are_drawn_from_the_training_file(tmp_path):
     assert "12 test frames" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_test_frames_may_be_requested_later(tmp_path):
+    data = write_npz(tmp_path / "all.npz", **rmd17_arrays(42))
+    sizes = {"data__n_train": 20, "data__n_validation": 10}
+    assert fit(config(data, tmp_path / "run", **sizes), stop_after=7) is None
+    path = fit(config(data, tmp_path / "run", **sizes, data__n_test=12))
+    found = own_split(load_model(path), read_frames(data), data)
+    np.testing.assert_array_equal(found.test, np.load(tmp_path / "run" / "split.npz")["test"])
+    assert len(found.test) == 12
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert "12 test frames" in (tmp_path / "run" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("name", ["test", "validation"])
 def test_test_frames_are_drawn_from_the_file_of_all_frames_only(name, files, tmp_path):
     changes = {f"data__{name}": str(files["validation"]), "data__n_test": 3}
